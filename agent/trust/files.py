@@ -24,28 +24,34 @@ def read_key_file(path: Path, *, secret: bool = False, guarded: bool = True) -> 
         ConfigError: ``key_file_missing``, ``key_file_unreadable``, ``key_file_kind`` (a symlink, fifo, folder),
             ``key_file_owner``, ``key_file_mode``, ``key_file_size``.
     """
+    descriptor = _open(path, guarded=guarded)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError("key_file_kind", "is no regular file", path=path)
+        if guarded:
+            check_guard(path, status, _OTHERS_ANY if secret else _OTHERS_WRITE)
+        with open(descriptor, "rb", closefd=False) as file:  # a descriptor, not a path
+            data = file.read(KEY_FILE_MAX + 1)
+    except OSError as caught:
+        raise ConfigError("key_file_unreadable", f"can't be read: {os.strerror(caught.errno or 0)}", path=path) from caught
+    finally:
+        os.close(descriptor)
+    if len(data) > KEY_FILE_MAX:
+        raise ConfigError("key_file_size", f"is longer than {KEY_FILE_MAX} bytes", path=path)
+    return data
+
+
+def _open(path: Path, *, guarded: bool) -> int:
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # a fifo must not make us wait
     try:
-        descriptor = os.open(path, flags | (os.O_NOFOLLOW if guarded else 0))
+        return os.open(path, flags | (os.O_NOFOLLOW if guarded else 0))
     except FileNotFoundError as caught:
         raise ConfigError("key_file_missing", "is not there", path=path) from caught
     except OSError as caught:
         if caught.errno == errno.ELOOP:
             raise ConfigError("key_file_kind", "is a symlink", path=path) from caught
         raise ConfigError("key_file_unreadable", f"can't be opened: {os.strerror(caught.errno or 0)}", path=path) from caught
-    with open(descriptor, "rb") as file:  # noqa: PTH123  # a descriptor, not a path
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError("key_file_kind", "is no regular file", path=path)
-        if guarded:
-            check_guard(path, status, _OTHERS_ANY if secret else _OTHERS_WRITE)
-        try:
-            data = file.read(KEY_FILE_MAX + 1)
-        except OSError as caught:
-            raise ConfigError("key_file_unreadable", f"can't be read: {os.strerror(caught.errno or 0)}", path=path) from caught
-    if len(data) > KEY_FILE_MAX:
-        raise ConfigError("key_file_size", f"is longer than {KEY_FILE_MAX} bytes", path=path)
-    return data
 
 
 def check_guard(path: Path, status: os.stat_result, forbidden: int = _OTHERS_WRITE) -> None:
