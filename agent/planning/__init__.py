@@ -1,0 +1,1 @@
+"""A grant → ordered steps. Pure apart from looking at the host."""
