@@ -10,25 +10,22 @@ help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 demo: venv ## the main job, seen working on a disposable host (ARGS=--json: one object as the last line)
-	@sh tests/hosts/needs.sh
 	@$(BIN)/python -m examples.demo $(ARGS)
 
 test: venv ## every check: linters, unit tests, and the host suite on booted test hosts (ARGS: pytest's own)
-	@sh tests/hosts/needs.sh
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: venv ## only the linters
 	@$(BIN)/python -m pytest -q tests/unit/test_linters.py
 
 host: venv ## a root shell on a fresh test host with Tidegate running
-	@sh tests/hosts/needs.sh
 	@$(BIN)/python -m tests.hosts shell --prepare tests.hosts.prepare:install_tidegate
 
 venv: $(VENV)/.made ## .venv with Tidegate and the tools of its tests
 
 $(VENV)/.made: pyproject.toml
 	@echo "venv: installing Tidegate and the tools of its tests into $(VENV) ..." >&2
-	@$(PYTHON) -m venv $(VENV) || { sh tests/hosts/needs.sh venv && $(PYTHON) -m venv $(VENV); }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); apt-get install --yes python3-venv >&2 && $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 
 from agent import VERSION, policy, trust
-from agent.audit import Trail
+from agent.audit import HostIdentity, Trail
 from agent.config import Config, config_path, load_config
 from agent.control.handlers import Handlers
 from agent.control.server import ControlServer
@@ -79,7 +79,7 @@ class Daemon:
             loop.add_reader(descriptor, self._on_timer)
         self.pipeline.ledger.rearm = lambda: self._soon(self._arm)
         self._arm()
-        watch = self._watch()
+        watches = self._watch()
         control = self._control()
         await control.start()
         self._take_all()
@@ -88,7 +88,8 @@ class Daemon:
         await self._stopping.wait()
         _tell_systemd("STOPPING=1")
         control.close()
-        watch.stop()
+        for watch in watches:
+            watch.stop()
         for pool in (self._taking, self._shutting, self._answering):
             await loop.run_in_executor(None, pool.shutdown)
         self._timer.close()
@@ -120,8 +121,8 @@ class Daemon:
             table=table,
             teardown=Teardown(writer, enforcers, table, Cgroups.find(), clock),
             inbox=Inbox(paths.inbox),
-            outbox=Outbox(paths.outbox, host_key.sign),
-            trail=Trail(paths.outbox, host_id),
+            outbox=Outbox(paths.outbox, clock, host_key.sign),
+            trail=Trail(paths.outbox, HostIdentity.of_this_host(host_id, VERSION), clock),
         )
 
     def _prepare(self) -> None:
@@ -136,14 +137,26 @@ class Daemon:
                 self.pipeline.unready[name] = error
                 log.error("%s grants are refused until this is mended: %s", name, error)
 
-    def _watch(self) -> Watch:
+    def _watch(self) -> list[Watch]:
+        """The inbox for what comes; the admin's folders also for what goes: a deleted policy is a change."""
         paths = self._config.paths
-        watch = Watch(
-            [paths.inbox, paths.policy_dir, paths.trust_dir, paths.sshd_config.parent, paths.sshd_drop_in.parent],
-            lambda folder, name: self._soon(self._on_change, folder, name),
-        )
-        watch.start()
-        return watch
+        admin = {
+            paths.policy_dir,
+            paths.trust_dir,
+            paths.sshd_config.parent,
+            paths.sshd_drop_in.parent,
+            paths.sudoers_drop_in.parent,
+        }
+        watches = [
+            Watch([paths.inbox], self._changed),
+            Watch([folder for folder in admin if folder.is_dir()], self._changed, removals=True),
+        ]
+        for watch in watches:
+            watch.start()
+        return watches
+
+    def _changed(self, folder: Path, name: str) -> None:
+        self._soon(self._on_change, folder, name)
 
     def _control(self) -> ControlServer:
         handlers = Handlers(self.pipeline, self.problems)
@@ -187,13 +200,15 @@ class Daemon:
         elif folder == self._config.paths.trust_dir:
             self._later("keys", self._reload_keys)
         else:
-            self._later("sshd", lambda: self._job(self._taking, self._prepare))
+            self._later("sshd and sudo", lambda: self._job(self._taking, self._prepare))
 
     def _take_all(self) -> None:
         for name in self.pipeline.inbox.names():
             self._job(self._taking, self._take, name)
 
     def _take(self, name: str) -> None:
+        if self.pipeline.inbox.busy(name):
+            return
         try:
             self.pipeline.take(name)
             self._problems.pop("journal", None)

@@ -27,7 +27,7 @@ from agent.model import Enforcer, Grant, Plan
 from agent.model.summary import summarise
 from agent.planning import uids
 from agent.sessions import terminals
-from agent.spool import Inbox, Outbox
+from agent.spool import Inbox, Outbox, shown
 
 log = logging.getLogger("tidegate")
 
@@ -77,7 +77,7 @@ class Pipeline:
         except HostError as error:
             self._refuse(name, UnenforceableError(error.code, error.reason))
         else:
-            self.outbox.answer(source=name, verdict="accepted", jti=live.record.jti, at_ns=self.clock.wall_ns())
+            self.outbox.answer("accepted", name, jti=live.record.jti)
         self.inbox.discard(name)
 
     def open(self, token: bytes) -> LiveGrant:
@@ -285,13 +285,11 @@ class Pipeline:
                 raise UnenforceableError("host_not_ready", f"{want.type} can't be enforced here now: {self.unready[want.type]}")
 
     def _refuse(self, name: str, error: RefusedError) -> None:
-        at_ns = self.clock.wall_ns()
-        source = ascii(name)[1:-1]
+        at_ns, source = self.clock.wall_ns(), shown(name)
         self.journal.refused(Refusal(at_ns, source, error.code, error.reason, error.field or "", "", ""))
-        self.outbox.answer(source=source, verdict="refused", at_ns=at_ns, error=error)
+        self.outbox.answer("refused", name, code=error.code, reason=error.reason, field=error.field)
         event = AuditEvent(EventKind.GRANT_REFUSED, at_ns, code=error.code, reason=str(error), ok=False, detail={"source": source})
         self.trail.emit([event])
-        log.warning("refused %s: %s", source, ascii(str(error)))
 
 
 def _refuse_what_is_not_built(grant: Grant) -> None:
