@@ -7,6 +7,7 @@ socket. The loop itself only waits: on the deadline timer, the watched folders a
 import asyncio
 import contextlib
 import grp
+import hashlib
 import logging
 import os
 import signal
@@ -63,6 +64,7 @@ class Daemon:
         self._reloads: dict[str, asyncio.TimerHandle] = {}
         self._stopping = asyncio.Event()
         self._ring = trust.KeyRing({})
+        self._prepared = b""  # digest of sshd's and sudo's files when the enforcers were last prepared
         self.pipeline = self._assemble()
 
     async def run(self) -> None:
@@ -136,6 +138,12 @@ class Daemon:
                 self._problems[f"enforcer {name}"] = str(error)
                 self.pipeline.unready[name] = error
                 log.error("%s grants are refused until this is mended: %s", name, error)
+        self._prepared = _digest(self._config)
+
+    def _prepare_if_changed(self) -> None:
+        """Not for what preparing itself wrote, and put back when the proof failed: that would go on for ever."""
+        if _digest(self._config) != self._prepared:
+            self._prepare()
 
     def _watch(self) -> list[Watch]:
         """The inbox for what comes; the admin's folders also for what goes: a deleted policy is a change."""
@@ -200,7 +208,7 @@ class Daemon:
         elif folder == self._config.paths.trust_dir:
             self._later("keys", self._reload_keys)
         else:
-            self._later("sshd and sudo", lambda: self._job(self._taking, self._prepare))
+            self._later("sshd and sudo", lambda: self._job(self._taking, self._prepare_if_changed))
 
     def _take_all(self) -> None:
         for name in self.pipeline.inbox.names():
@@ -286,6 +294,16 @@ def _make_folders(config: Config) -> None:
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(mode)
+
+
+def _digest(config: Config) -> bytes:
+    """SHA-256 over the names and bytes of sshd's and sudo's configuration files."""
+    paths, digest = config.paths, hashlib.sha256()
+    folders = (paths.sshd_config.parent, paths.sshd_drop_in.parent, paths.sudoers_drop_in.parent)
+    for file in sorted(file for folder in folders if folder.is_dir() for file in folder.iterdir() if file.is_file()):
+        with contextlib.suppress(OSError):
+            digest.update(bytes(file) + b"\0" + file.read_bytes() + b"\0")
+    return digest.digest()
 
 
 def _tell_systemd(state: str) -> None:
