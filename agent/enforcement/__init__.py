@@ -1,0 +1,5 @@
+"""Running steps forward and back. Recovery replays journaled steps through the same two functions."""
+
+from agent.enforcement.run import apply, revert
+
+__all__ = ["apply", "revert"]

@@ -1,0 +1,56 @@
+"""Opening stops at the first failure; closing never stops. Every step is idempotent both ways, so both may run again."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from agent.errors import HostError, TidegateError
+from agent.host.contract import Writer
+from agent.model import Enforcer, Phase, Step
+
+
+def apply(
+    steps: Sequence[Step], enforcers: Mapping[str, Enforcer], writer: Writer, on_done: Callable[[Step], None] = lambda _: None
+) -> None:
+    """Apply in the given order; ``on_done`` hears of each step that is in place.
+
+    Raises:
+        HostError: the first step that failed; the ones before it are in place, and this one may be half.
+    """
+    for step in steps:
+        _of(step, enforcers).apply(step, writer)
+        on_done(step)
+
+
+def revert(
+    steps: Sequence[Step],
+    enforcers: Mapping[str, Enforcer],
+    phase: Phase,
+    writer: Writer,
+    on_done: Callable[[Step], None] = lambda _: None,
+) -> list[tuple[Step, TidegateError]]:
+    """Undo the steps of one phase, last first, past every failure.
+
+    Returns:
+        The steps whose undo failed, with why; they stay open, to be tried again. An error no enforcer foresaw counts too:
+        whatever is wrong with one step, the others are still undone.
+    """
+    failed: list[tuple[Step, TidegateError]] = []
+    for step in reversed(steps):
+        if step.phase is not phase:
+            continue
+        try:
+            _of(step, enforcers).revert(step, writer)
+        except TidegateError as error:
+            failed.append((step, error))
+        except Exception as error:  # fail closed on opening, never on closing
+            failed.append((step, HostError("undo_crashed", f"{type(error).__name__}: {error}")))
+        else:
+            on_done(step)
+    return failed
+
+
+def _of(step: Step, enforcers: Mapping[str, Enforcer]) -> Enforcer:
+    """The step's enforcer. Raises HostError ``no_enforcer``."""
+    enforcer = enforcers.get(step.enforcer)
+    if enforcer is None:
+        raise HostError("no_enforcer", f"no enforcer {step.enforcer!r} for {step.target}")
+    return enforcer

@@ -1,0 +1,1 @@
+"""Who is in, the tenants' shell, and what is recorded."""
