@@ -260,9 +260,7 @@ class Pipeline:
 
     def _uids(self) -> Callable[[str], int]:
         """Reserves one UID after the other for a plan; nothing is written until the plan is journaled."""
-        free = uids.free_uids(
-            self.config, self.journal.last_uid(), self.journal.spoken_for_uids(), self.writer, self._has_processes
-        )
+        free = uids.free_uids(self.config, self.journal.last_uid(), self.journal.spoken_for_uids(), self.writer, self._in_use)
         return lambda _login: next(free)
 
     def _in_use(self, uid: int) -> bool:

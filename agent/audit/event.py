@@ -65,9 +65,9 @@ class AuditEvent:
 # gets in (keys, principals, locks, homes), which grant.opened and grant.ended already tell.
 _STEP_KINDS: Mapping[tuple[str, str], tuple[EventKind, EventKind]] = {
     ("account", "create"): (EventKind.ACCOUNT_CREATED, EventKind.ACCOUNT_DELETED),
-    ("account", "join"): (EventKind.GROUP_JOINED, EventKind.GROUP_LEFT),
-    ("group", "join"): (EventKind.GROUP_JOINED, EventKind.GROUP_LEFT),
-    ("sudo", "grant"): (EventKind.PRIVILEGE_GRANTED, EventKind.PRIVILEGE_REVOKED),
+    ("account", "membership"): (EventKind.GROUP_JOINED, EventKind.GROUP_LEFT),
+    ("group", "membership"): (EventKind.GROUP_JOINED, EventKind.GROUP_LEFT),
+    ("sudo", "rule"): (EventKind.PRIVILEGE_GRANTED, EventKind.PRIVILEGE_REVOKED),
 }
 
 

@@ -33,8 +33,7 @@ def revert(steps: Sequence[tuple[int, Step]], phase: Phase, enforcers: Enforcers
         try:
             enforcers[step.enforcer].revert(step, writer)
             results.append((seq, ""))
-        except (TidegateError, OSError) as error:
-            results.append((seq, f"{step.summary}: {error}"))
-        except KeyError:
-            results.append((seq, f"{step.summary}: no enforcer {step.enforcer!r} here"))
+        except Exception as error:  # one no enforcer foresaw counts too: the other steps are undone all the same
+            what = str(error) if isinstance(error, TidegateError) else f"{type(error).__name__}: {error}"
+            results.append((seq, f"{step.summary}: {what}"))
     return results

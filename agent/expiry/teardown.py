@@ -124,7 +124,9 @@ class Teardown:
             return  # a live process on a removed account would be an orphan on a reusable UID
         shut.undone += revert(live.steps, Phase.REMOVE, self._enforcers, self._writer)
         for uid in live.tenants:
-            shut.residue += [Residue("file", path, "owned by the tenant", removed=True) for path in self._writer.sweep_files(uid)]
+            removed, left = self._writer.sweep_files(uid)
+            shut.residue += [Residue("file", path, "owned by the tenant", removed=True) for path in removed]
+            shut.residue += [Residue("file", path, "owned by the tenant") for path in left]
         steps = [step for _, step in live.steps]
         for name, enforcer in self._enforcers.items():
             shut.residue += enforcer.residue([step for step in steps if step.enforcer == name], self._writer)

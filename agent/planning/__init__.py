@@ -1,1 +1,5 @@
-"""A grant → ordered steps. Pure apart from looking at the host."""
+"""Grant → ordered steps, pure but for looking at the host."""
+
+from agent.planning.plan import plan
+
+__all__ = ["plan"]

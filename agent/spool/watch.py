@@ -89,9 +89,9 @@ class Watch:
             return
         moved = event.event_type == "moved"
         if event.event_type == "deleted" or moved:
-            self._gone(folder, os.fspath(event.src_path or ""), was_moved=moved)
+            self._gone(folder, os.fsdecode(event.src_path or ""), was_moved=moved)
         if moved or event.event_type != "deleted":
-            path = os.fspath((event.dest_path if moved else event.src_path) or "")
+            path = os.fsdecode((event.dest_path if moved else event.src_path) or "")
             self._came(folder, path, created=event.event_type == "created")
 
     def _gone(self, folder: str, path: str, *, was_moved: bool) -> None:
