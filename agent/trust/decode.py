@@ -47,18 +47,12 @@ def decode(
     if verified.typ != TYP_GRANT:
         raise InvalidGrantError("token_kind", f"is no {TYP_GRANT}")
     reader = FieldReader(strictjson.parse_object(verified.payload), "", required=_REQUIRED, optional=_OPTIONAL)
-    iss = reader.one("iss", fields.text)
-    check_issuer(iss, verified.signers)
-    aud = reader.one("aud", fields.text)
-    if aud != host_id:
-        raise InvalidGrantError("wrong_host", f"is for another host: {aud[:100]!a}", field="aud")
-    sub = reader.one("sub", fields.text)
-    _check_approvers(sub, verified.signers)
+    iss, sub = _parties(reader, verified.signers, host_id)
     iat, nbf, exp = _times(reader, now_s, iat_leeway_s, max_age_s)
     jti = reader.one("jti", fields.jti)
     return Grant(
         iss=iss,
-        aud=aud,
+        aud=host_id,
         sub=sub,
         iat=iat,
         nbf=nbf,
@@ -72,6 +66,18 @@ def decode(
         recording_required=reader.optional("recording", _recording, False),
         supersedes=_supersedes(reader, jti),
     )
+
+
+def _parties(reader: FieldReader, signers: Sequence[Signer], host_id: str) -> tuple[str, str]:
+    """Who grants and who gets it, once it is known that the signers may say so, and say it to this host."""
+    iss = reader.one("iss", fields.text)
+    check_issuer(iss, signers)
+    aud = reader.one("aud", fields.text)
+    if aud != host_id:
+        raise InvalidGrantError("wrong_host", f"is for another host: {aud[:100]!a}", field="aud")
+    sub = reader.one("sub", fields.text)
+    _check_approvers(sub, signers)
+    return iss, sub
 
 
 def check_issuer(iss: str, signers: Sequence[Signer]) -> None:

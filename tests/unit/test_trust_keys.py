@@ -28,6 +28,7 @@ from agent.trust import (
     write_private_jwk,
 )
 from agent.trust.files import KEY_FILE_MAX
+from agent.trust.keys import FILES_MAX, KEYS_MAX
 from tests.vectors import make
 
 Jwk = dict[str, Any]
@@ -157,6 +158,13 @@ def test_a_bad_file_is_refused_and_named(folder: Path, text: bytes, code: str) -
     assert refused(lambda: load_keyring(folder), code).path == path
 
 
+def test_a_folder_and_a_set_have_their_bounds(folder: Path) -> None:
+    refused(lambda: keyring({"keys": [public()] * (KEYS_MAX + 1)}), "jwks_invalid")
+    for number in range(FILES_MAX + 1):
+        write(folder / f"{number}.jwks")
+    refused(lambda: load_keyring(folder), "trust_too_many_files")
+
+
 def test_what_others_could_have_written_is_no_key_file(folder: Path) -> None:
     path = write(folder / "a.jwks", public())
     for mode in (0o664, 0o646):
@@ -244,6 +252,9 @@ def test_a_damaged_or_exposed_host_key_is_never_replaced(tmp_path: Path) -> None
         path.write_bytes(damaged)
         refused(lambda: HostKey.load_or_create(path), code)
         assert path.read_bytes() == damaged
+    for kid in ("a/b", 1, None):
+        path.write_bytes(json.dumps({**make.private("cp-1"), "kid": kid}).encode())
+        refused(lambda: HostKey.load_or_create(path), "key_kid")
     path.write_bytes(json.dumps({**make.private("cp-1"), "d": make.private("cp-2")["d"]}).encode())
     refused(lambda: HostKey.load_or_create(path), "key_invalid")
 

@@ -1,15 +1,30 @@
 """No byte of a token can be changed, and no bytes at all make the pre-parser raise anything but a refusal, or take long."""
 
 import json
+import re
 import time
+from dataclasses import replace
 
 import jwt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.errors import InvalidGrantError, RefusedError, UntrustedError
-from agent.trust import TYP_EVENT, TYP_GRANT, base64url, canonical, claimed_typ, sign_compact, sign_general, token_max, verify
+from agent.trust import (
+    TYP_EVENT,
+    TYP_GRANT,
+    KeyRing,
+    base64url,
+    canonical,
+    claimed_typ,
+    parse_object,
+    sign_compact,
+    sign_general,
+    token_max,
+    verify,
+)
+from agent.trust.strictjson import DEPTH_MAX, INTEGER_DIGITS_MAX
 from agent.trust.token import PAYLOAD_MAX
 from tests.unit.trust_kit import RING, VECTORS, accept, token_of
 from tests.vectors import make
@@ -141,6 +156,63 @@ def test_the_kind_of_a_token_is_read_for_choosing_only() -> None:
         claimed_typ(sign_compact(make.claims(), "JWT", make.private("cp-1")).encode())
     with pytest.raises(RefusedError, match="header_typ"):
         verify(event, RING, typ=TYP_GRANT)
+
+
+def test_signatures_for_two_kinds_of_token_are_no_token_of_either() -> None:
+    grant = json.loads(sign_general(make.claims(), TYP_GRANT, [make.private("cp-1")]))
+    event = json.loads(sign_general(make.claims(), TYP_EVENT, [make.private("cp-2")]))
+    mixed = {**grant, "signatures": grant["signatures"] + event["signatures"]}
+    with pytest.raises(UntrustedError, match="header_typ"):
+        claimed_typ(json.dumps(mixed).encode())
+
+
+def test_one_key_under_two_kids_is_one_signer_even_in_a_ring_made_by_hand() -> None:
+    key = RING.get("cp-1")
+    assert key is not None
+    ring = KeyRing({"cp-1": key, "cp-9": replace(key, kid="cp-9")})
+    token = sign_general(make.claims(), TYP_GRANT, [make.private("cp-1"), {**make.private("cp-1"), "kid": "cp-9"}])
+    with pytest.raises(UntrustedError, match="signer_twice"):
+        verify(token.encode(), ring, typ=TYP_GRANT)
+
+
+NESTED: object = 0
+NESTED_OBJECTS: object = None
+for _ in range(DEPTH_MAX):
+    NESTED, NESTED_OBJECTS = [NESTED], {"b": NESTED_OBJECTS}
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        ({"a": 1.0}, "json_float"),
+        ({"a": [float("nan")]}, "json_float"),
+        ({"a": "\ud800"}, "json_lone_surrogate"),
+        ({"\udfff": 1}, "json_lone_surrogate"),
+        ({1: "a"}, "json_not_plain"),
+        ({"a": b"x"}, "json_not_plain"),
+        ({"a": {1, 2}}, "json_not_plain"),
+        ({"a": NESTED}, "json_not_plain"),
+        ({"a": {"b": NESTED}}, "json_not_plain"),
+        ({"a": NESTED_OBJECTS}, "json_not_plain"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_signed(value: dict[str, object], code: str) -> None:
+    with pytest.raises(InvalidGrantError, match=code):
+        sign_compact(value, TYP_GRANT, make.private("cp-1"))
+
+
+@example(None)
+@given(VALUES)
+def test_what_is_signed_is_read_back_the_same(value: object) -> None:
+    text = canonical({"a": value})
+    if all(len(digits) <= INTEGER_DIGITS_MAX for digits in re.findall(rb"[0-9]+", text)):
+        assert parse_object(text) == {"a": value}
+
+
+@pytest.mark.parametrize("kid", [None, 1, "", "a/b"])
+def test_nothing_is_signed_under_a_kid_that_no_ring_holds(kid: object) -> None:
+    with pytest.raises(ValueError, match="kid"):
+        sign_compact({}, TYP_GRANT, {**make.private("cp-1"), "kid": kid})
 
 
 def test_another_implementation_reads_and_writes_the_same_tokens() -> None:

@@ -118,6 +118,8 @@ def goods() -> Iterator[Vector]:
     yield good("members of the header in another order", compact(canonical(claims()), json.dumps(header()).encode()))
     yield good("only what is required", signed(claims(reason=None, ticket=None, recording=None)))
     yield good("supersedes another", signed(claims(supersedes="grant-0")))
+    groups = [{"type": "group", "identifier": "deploy", "groups": [name]} for name in ("docker", "adm")]
+    yield good("two group entries for one login", details(*groups))
     yield good("90 days", signed(claims(exp=NOW + 90 * 86400)))
     yield good("begins later", signed(claims(nbf=NOW + 600)))
     yield good("last second", signed(claims(iat=NOW - 60, nbf=NOW - 60, exp=NOW + 1)))
@@ -141,7 +143,7 @@ def headers() -> Iterator[Vector]:
     yield untrusted("alg HS256 under the public key", "header_alg", f"{mac_input}.{base64url.encode(mac)}")
     for alg in ("RS256", "ES256", "eddsa", "Ed448", ["EdDSA"], 1):
         yield untrusted(f"alg {alg}", "header_alg", headed(alg=alg))
-    for typ in ("JWT", "secevent+jwt", "Access-Grant+JWT", "application/access-grant+jwt", "", 1):
+    for typ in ("JWT", "secevent+jwt", "Access-Grant+JWT", "application/access-grant+jwt", "", 1, [TYP_GRANT]):
         yield untrusted(f"typ {typ!r}", "header_typ", headed(typ=typ))
     own = jwk.to_public_jwk(secret("stranger").public_key(), "cp-1", [ISS])
     extra: dict[str, object] = {
@@ -249,6 +251,7 @@ def generals() -> Iterator[Vector]:
     yield untrusted("flattened JSON", "token_shape", json.dumps({"payload": token["payload"], **first}))
     yield untrusted("payload is an object", "token_shape", json.dumps({"payload": {}, "signatures": [first]}))
     yield untrusted("signature is a number", "token_shape", with_signatures({**first, "signature": 1}))
+    yield untrusted("protected is an object", "token_shape", with_signatures({**first, "protected": header()}))
     yield untrusted("signature is no object", "token_shape", with_signatures("x"))
     yield untrusted("two payloads", "json_duplicate_key", with_signatures(first).replace("{", '{"payload":"e30",', 1))
     yield untrusted("text after the object", "token_shape", with_signatures(first) + " x")
