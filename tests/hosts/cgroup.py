@@ -4,24 +4,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.hosts import tools
+from tests.hosts import mounts, tools
 from tests.hosts.errors import HostUnavailable
 
 
-@dataclass(frozen=True)
-class _Mount:
-    point: Path
-    options: tuple[str, ...]
-
-
-def _mounts(*kinds: str) -> list[_Mount]:
-    found = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, tail = line.partition(" - ")
-        kind, _, options = tail.split(" ", 2)
-        if kind in kinds:
-            found.append(_Mount(Path(fields.split()[4]), tuple(options.split(","))))
-    return found
+def _mounts(*kinds: str) -> list[mounts.Mount]:
+    return [mount for mount in mounts.all_mounts() if mount.kind in kinds]
 
 
 @dataclass(frozen=True)

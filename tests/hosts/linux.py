@@ -17,6 +17,7 @@ MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 _MNT_DETACH = 0x2
 _PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -51,6 +52,21 @@ def setns(fd: int, flags: int) -> None:
 def set_name(name: str) -> None:
     """Set the name ps shows for this process (15 characters)."""
     _checked(_libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0), "prctl")
+
+
+def adopt_orphans() -> None:
+    """Become the parent of all orphans among this process's descendants (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+
+
+def reap() -> bool:
+    """Reap what children have ended; True when there are none any more."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return True
+    return False
 
 
 def forget_login() -> None:

@@ -34,23 +34,27 @@ _swept = threading.Lock(), threading.Event()
 class Host(Shell, ssh.Network):
     """One host. Made by `boot`; a context manager, with `stop()`; it ends with this process at the latest."""
 
+    kind: ClassVar[str] = "nspawn"
+    snapshot_paths: ClassVar[tuple[str, ...]] = snapshot.DEFAULT_PATHS
     programs: ClassVar[tuple[str, ...]] = ("systemd-nspawn", "ip", "nsenter", "ssh", "ssh-keygen")
 
     def __init__(self, name: str | None, pids_max: int, boot_timeout: float, lower: Path) -> None:
-        self._id = cleanup.PREFIX + secrets.token_hex(6)
-        self.name = name or self._id
+        # What all of this host is called on the machine: folder, lock, cgroup, mounts.
+        self.id = cleanup.PREFIX + secrets.token_hex(6)
+        self.name = name or self.id
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,62}", self.name):
             raise ValueError(f"not a host name: {self.name!r}")
-        self._folder = cache.run_folder() / self._id
+        self._folder = cache.run_folder() / self.id
         self._leader = 0
         self._address = ""
+        self.interface = ""  # the machine's end of the veth pair
         self.root = self._folder / "root"
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - read when the supervisor has ended
         self._control, theirs = socket.socketpair()
         self._answers = self._control.makefile("r")
-        lock = cache.lock(cache.run_folder() / f"{self._id}.lock", wait=False)
+        lock = cache.lock(cache.run_folder() / f"{self.id}.lock", wait=False)
         if lock is None:
-            raise HostFailed(f"another process holds the lock of {self._id}")
+            raise HostFailed(f"another process holds the lock of {self.id}")
         with theirs:
             # The lock's descriptor goes to the supervisor: it is free again at the moment that dies, and not before.
             self._supervisor = subprocess.Popen(
@@ -59,7 +63,9 @@ class Host(Shell, ssh.Network):
                 cwd=_REPOSITORY, start_new_session=True,
             )  # fmt: skip
         os.close(lock)
-        spec = Spec(self._id, self.name, str(lower), str(self._folder.parent), os.getpid(), pids_max, boot_timeout)
+        spec = Spec(
+            self.kind, self.id, self.name, str(lower), str(self._folder.parent), os.getpid(), pids_max, boot_timeout
+        )
         self._control.sendall(json.dumps(asdict(spec)).encode() + b"\n")
 
     @classmethod
@@ -86,7 +92,7 @@ class Host(Shell, ssh.Network):
         _live.add(host)
         try:
             made = host._answer()
-            host._address = made["host_address"]
+            host._address, host.interface = made["host_address"], made["interface"]
             host._identify()
             if prepare is not None:
                 prepare(host.root)
@@ -132,8 +138,9 @@ class Host(Shell, ssh.Network):
         """Whether the host's PID 1 is there."""
         return self._leader != 0 and Path("/proc", str(self._leader)).is_dir()
 
-    def snapshot(self, paths: Sequence[str] = snapshot.DEFAULT_PATHS) -> snapshot.Snapshot:
-        """All below `paths` in the host, with hashes; paths that do not exist are left out."""
+    def snapshot(self, paths: Sequence[str] = ()) -> snapshot.Snapshot:
+        """All below `paths` (default: `snapshot_paths`) in the host, with hashes; what does not exist is left out."""
+        paths = paths or self.snapshot_paths
         return snapshot.parse(self.run(["python3", "-I", "-c", snapshot.SCRIPT, *paths], timeout=60).stdout)
 
     def reboot(self, clean: bool = True, timeout: float = 30.0) -> None:
@@ -166,7 +173,7 @@ class Host(Shell, ssh.Network):
         left = self._complaint()
         self._stderr.close()
         if left:
-            raise HostFailed(f"taking down {self._id}: {left}")
+            raise HostFailed(f"taking down {self.id}: {left}")
 
     def __enter__(self) -> Self:
         return self
@@ -202,7 +209,7 @@ class Host(Shell, ssh.Network):
     def _answer(self) -> dict[str, Any]:
         line = self._answers.readline()
         if not line:
-            raise HostFailed(f"the supervisor of {self._id} ended: {self._complaint() or 'it says nothing'}")
+            raise HostFailed(f"the supervisor of {self.id} ended: {self._complaint() or 'it says nothing'}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise (HostUnavailable if answer["unavailable"] else HostFailed)(answer["error"])
@@ -213,7 +220,7 @@ class Host(Shell, ssh.Network):
         return self._stderr.read().decode(errors="replace").strip()
 
     def _leaf(self, number: int) -> tuple[Path | None, list[Path]]:
-        cgroup = Cgroup.named(self._id)
+        cgroup = Cgroup.named(self.id)
         # Named like a unit's, so that systemd's own tools can parse it; it is none, so systemd leaves it alone.
         leaf = cgroup.folder / f"payload/system.slice/outside-{os.getpid()}-{number}.scope"
         leaf.mkdir()

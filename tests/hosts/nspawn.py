@@ -2,63 +2,73 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.hosts import tools
+from tests.hosts import mounts, tools
 from tests.hosts.cgroup import Cgroup
 
 # A process id namespace around nspawn itself: when its parent dies, by whatever signal, the kernel kills every process
 # in it. (nspawn alone leaves the host running.) The mount namespace is for the fresh /run below and a matching /proc.
 _WRAPPER = (
     *tools.DIE_WITH_PARENT,
-    "unshare",
-    "--mount",
-    "--propagation",
-    "slave",
-    "--pid",
-    "--fork",
-    "--kill-child",
-    "--mount-proc",
+    *("unshare", "--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child", "--mount-proc"),
 )
 
 
-def launch(script: str, cgroup: Cgroup | None, argv: Sequence[str]) -> list[str]:
-    """`argv` in the wrapper: inside the cgroup, after `script` (sh) has run there."""
+def enter(cgroup: Cgroup | None) -> str:
+    """sh commands by which the shell moves itself into `cgroup`."""
     # "0" is the writing process itself: its own number would be that of the new namespace.
-    enter = "".join(f"echo 0 > {shlex.quote(str(path))}\n" for path in (cgroup.entrances() if cgroup else ()))
-    return [*_WRAPPER, "sh", "-euc", f'{script}\n{enter}exec "$@"', "sh", *argv]
+    paths = cgroup.entrances() if cgroup else []
+    return "".join(f"echo 0 > {shlex.quote(str(path))}\n" for path in paths)
 
 
-def command(name: str, hostname: str, tree: Path, network: str, cgroup: Cgroup) -> list[str]:
-    """The argv that boots the tree as the host `name`; `network` is the path of its network namespace."""
-    nspawn = [
-        "systemd-nspawn",
-        "--quiet",
-        "--boot",
-        "--settings=no",
-        "--register=no",
-        "--keep-unit",
-        f"--machine={name}",
-        f"--hostname={hostname}",
-        f"--directory={tree}",
-        f"--network-namespace-path={network}",
-        "--capability=CAP_NET_ADMIN",
-        "--resolv-conf=off",
-        "--timezone=off",
-        "--link-journal=no",
-        "--console=pipe",
-        "--notify-ready=yes",
-        # systemd's own word for it on the kernel command line; its status lines are the console log of a failed boot.
-        "systemd.show_status=1",
-    ]
-    # nspawn keeps a folder for each host in /run/systemd, and never removes it: let it have its own /run.
-    return launch("mount -t tmpfs -o mode=755 tidegate /run", cgroup, nspawn)
+@dataclass(frozen=True)
+class Nspawn:
+    """A host of the kind "nspawn": a cached Debian root, booted whole by systemd-nspawn."""
 
+    name: str
+    hostname: str
+    lower: Path
+    folder: Path
+    cgroup: Cgroup
 
-def leader(cgroup: Cgroup) -> int:
-    """The process id, as the machine sees it, of the host's PID 1. Raises LookupError before it has one."""
-    for pid in (cgroup.folder / "payload/init.scope/cgroup.procs").read_text().split():
-        status = Path("/proc", pid, "status").read_text()
-        if any(line.startswith("NSpid:") and line.split()[-1] == "1" for line in status.splitlines()):
-            return int(pid)
-    raise LookupError("the host has no PID 1")
+    def make_tree(self) -> Path:
+        """Mount the host's file tree; returns where. Raises OSError."""
+        return mounts.mount_root(self.name, self.lower, self.folder)
+
+    def argv(self, tree: Path, namespace: int) -> Sequence[str]:
+        """What to start, with `namespace` (a descriptor) its network; it says READY=1 to NOTIFY_SOCKET when booted."""
+        nspawn = [
+            "systemd-nspawn",
+            "--quiet",
+            "--boot",
+            "--settings=no",
+            "--register=no",
+            "--keep-unit",
+            f"--machine={self.name}",
+            f"--hostname={self.hostname}",
+            f"--directory={tree}",
+            f"--network-namespace-path=/proc/self/fd/{namespace}",
+            "--capability=CAP_NET_ADMIN",
+            # What systemd gives a real host; nspawn would give the kernel's own 4096, and dbus complains.
+            "--rlimit=NOFILE=1024:524288",
+            "--resolv-conf=off",
+            "--timezone=off",
+            "--link-journal=no",
+            "--console=pipe",
+            "--notify-ready=yes",
+            # For systemd, as if on the kernel's command line: its status lines tell why a boot failed.
+            "systemd.show_status=1",
+        ]
+        # nspawn keeps a folder for each host in /run/systemd, and never removes it: let it have its own /run.
+        script = f'mount -t tmpfs -o mode=755 tidegate /run\n{enter(self.cgroup)}exec "$@"'
+        return [*_WRAPPER, "sh", "-euc", script, "sh", *nspawn]
+
+    def leader(self, started: int) -> int:
+        """The machine's process id of the host's PID 1; `started` is that of `argv`. Raises LookupError."""
+        for pid in (self.cgroup.folder / "payload/init.scope/cgroup.procs").read_text().split():
+            status = Path("/proc", pid, "status").read_text()
+            if any(line.startswith("NSpid:") and line.split()[-1] == "1" for line in status.splitlines()):
+                return int(pid)
+        raise LookupError("the host has no PID 1")

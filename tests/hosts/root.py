@@ -8,7 +8,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from tests.hosts import cache, tools
+from tests.hosts import cache, mounts, tools
 from tests.hosts.errors import BuildFailed, HostUnavailable
 
 DEFAULT_SUITE = "bookworm"
@@ -28,7 +28,7 @@ _MASKED = (
     "man-db.timer systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service "
     "systemd-resolved.service systemd-timesyncd.service console-getty.service getty@.service container-getty@.service "
     "getty-static.service getty.target systemd-firstboot.service systemd-machine-id-commit.service "
-    "systemd-journal-flush.service ssh.socket rsync.service"
+    "systemd-sysctl.service dev-hugepages.mount ssh.socket rsync.service"
 )
 
 # Run by sh inside the root. The package files sit on a bind mount of the cache, so no `apt-get clean` here.
@@ -54,6 +54,7 @@ rm -rf /var/lib/apt/lists/*
 : > /etc/machine-id
 rm -f /var/lib/dbus/machine-id
 ln -s /etc/machine-id /var/lib/dbus/machine-id
+mkdir -p /var/log/journal
 rm -rf /var/log/journal/*
 # A host is gone seconds after its test: waiting 90 s for a unit that does not stop would only hide the unit.
 mkdir -p /etc/systemd/journald.conf.d
@@ -136,6 +137,24 @@ def _build(suite: str, roots: Path) -> Path:
     root.rename(finished)
     progress.say(f"done: {finished}")
     return finished
+
+
+def prune() -> list[str]:
+    """Remove roots of other recipes than today's, and half-built ones, which nothing uses; returns their names."""
+    roots = cache.folder() / "roots"
+    used = {option for mount in mounts.all_mounts() for option in mount.options}
+    removed = []
+    for root in sorted(roots.glob("*-*")) if roots.is_dir() else []:
+        suite = root.name.removeprefix(".building-").partition("-")[0]
+        current = root.name == f"{suite}-{key(suite)}"
+        if current or f"lowerdir={root}" in used:
+            continue
+        fd = cache.lock(roots / f"{suite}.lock", wait=False)
+        if fd is not None:  # else it is being built
+            shutil.rmtree(root)
+            os.close(fd)
+            removed.append(root.name)
+    return removed
 
 
 # Namespaces of their own: a build killed half-way leaves neither a process nor a mount.

@@ -83,10 +83,12 @@ class Shell(ABC):
             with process:
                 try:
                     out, err = process.communicate(input, timeout)
-                except BaseException:
+                except BaseException as failure:
                     if leaf is not None:
                         (leaf / "cgroup.kill").write_text("1")
                     process.kill()
+                    if isinstance(failure, subprocess.TimeoutExpired):
+                        raise subprocess.TimeoutExpired(command, timeout, failure.output, failure.stderr) from None
                     raise
         done = subprocess.CompletedProcess(_argv(command), process.returncode, out, err)
         if check and done.returncode != 0:

@@ -7,6 +7,7 @@ JSON, each further one a command: `boot`, `halt`, `kill`. Each answer is a JSON 
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import selectors
@@ -21,17 +22,20 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from tests.hosts import cleanup, linux, mounts, network, nspawn, tools
+from tests.hosts import cleanup, linux, network, tools
 from tests.hosts.cgroup import Cgroup
 from tests.hosts.errors import HostError, HostFailed, HostUnavailable
+from tests.hosts.namespaces import Namespaces
+from tests.hosts.nspawn import Nspawn
 
 _SIGRTMIN_HALT = 3  # systemd as PID 1 takes SIGRTMIN+3 for "halt" (systemd(1))
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What the owner asks for: the host's name, what its tree lies on, where its files go."""
+    """What the owner asks for: which kind of host, its name, what its tree lies on, where its files go."""
 
+    kind: str
     name: str
     hostname: str
     lower: str
@@ -39,6 +43,16 @@ class Spec:
     owner: int
     pids_max: int
     boot_timeout: float
+
+    def host(self) -> Nspawn | Namespaces:
+        """The host to be. Raises HostUnavailable."""
+        fields = (self.name, self.hostname, Path(self.lower), Path(self.run, self.name))
+        if self.kind == "nspawn":
+            return Nspawn(*fields, Cgroup.named(self.name))
+        try:
+            return Namespaces(*fields, Cgroup.named(self.name))
+        except HostUnavailable:
+            return Namespaces(*fields, None)
 
 
 class Ended(Exception):  # noqa: N818
@@ -52,19 +66,19 @@ class Supervisor:
         self._spec = spec
         self._control = control
         self._incoming = b""
-        self._folder = Path(spec.run, spec.name)
-        self._cgroup = Cgroup.named(spec.name)
+        self._host = spec.host()
         self._owner = os.pidfd_open(spec.owner)
         self._namespace = -1
         self._link: network.Link | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        # READY=1 comes here: systemd-nspawn looks it up by name (sd_notify(3)), the other kind has it as its stdout.
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     def serve(self) -> None:
         """Do what the owner says until it ends."""
-        self._folder.mkdir(mode=0o755)
-        self._cgroup.create(self._spec.pids_max)
-        tree = mounts.mount_root(self._spec.name, Path(self._spec.lower), self._folder)
+        self._host.folder.mkdir(mode=0o755)
+        self._make_cgroup()
+        tree = self._host.make_tree()
         self._namespace = network.new_namespace()
         self._link = network.connect(self._namespace)
         self._notify.bind(f"\0{self._spec.name}")
@@ -73,7 +87,7 @@ class Supervisor:
             command = self._command()
             if command == "boot":
                 self._boot(tree)
-                self._answer({"state": "booted", "leader": nspawn.leader(self._cgroup)})
+                self._answer({"state": "booted", "leader": self._host.leader(self._started().pid)})
             elif command in ("halt", "kill"):
                 self._end_processes(clean=command == "halt")
                 self._answer({"state": "ended"})
@@ -90,21 +104,32 @@ class Supervisor:
             network.disconnect(self._link)
         cleanup.destroy(self._spec.name, Path(self._spec.run))
 
+    def _make_cgroup(self) -> None:
+        if self._host.cgroup is None:
+            return
+        try:
+            self._host.cgroup.create(self._spec.pids_max)
+        except HostUnavailable:
+            if isinstance(self._host, Nspawn):
+                raise
+            # Half of it may be there: it is not used, and removed with the host.
+            self._host = dataclasses.replace(self._host, cgroup=None)
+
     def _boot(self, tree: Path) -> None:
-        self._cgroup.clear()
-        argv = nspawn.command(
-            self._spec.name, self._spec.hostname, tree, f"/proc/self/fd/{self._namespace}", self._cgroup
-        )
+        if self._host.cgroup is not None:
+            self._host.cgroup.clear()
         environment = {
             **tools.environment(),
             "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
             "NOTIFY_SOCKET": f"@{self._spec.name}",
         }
-        with self._console().open("ab") as console:
+        said = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        with self._console().open("ab") as console, said:
+            said.connect(f"\0{self._spec.name}")
             self._process = subprocess.Popen(
-                argv,
+                self._host.argv(tree, self._namespace),
                 stdin=subprocess.DEVNULL,
-                stdout=console,
+                stdout=(console if isinstance(self._host, Nspawn) else said).fileno(),
                 stderr=console,
                 env=environment,
                 pass_fds=(self._namespace,),
@@ -128,16 +153,18 @@ class Supervisor:
 
     def _end_processes(self, clean: bool) -> None:
         process = self._started()
-        if clean and process.poll() is None:
-            os.kill(nspawn.leader(self._cgroup), signal.SIGRTMIN + _SIGRTMIN_HALT)
-            try:
+        if clean and process.poll() is None and isinstance(self._host, Nspawn):
+            os.kill(self._host.leader(process.pid), signal.SIGRTMIN + _SIGRTMIN_HALT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(self._spec.boot_timeout)
-            except subprocess.TimeoutExpired:
-                clean = False
-        if not self._cgroup.kill():
+        if self._host.cgroup is not None and not self._host.cgroup.kill():
             print(f"host {self._spec.name}: processes that cannot be killed", file=sys.stderr)
+        # Without a cgroup this ends it all: PID 1 of the host goes with its parent, and all of the host with its PID 1.
         process.kill()
         process.wait()
+        # A dead process keeps its number, its cgroup and its namespaces busy until it is reaped.
+        if not tools.wait_until(linux.reap, timeout=5.0, step=0.002):
+            print(f"host {self._spec.name}: processes that do not end", file=sys.stderr)
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -145,7 +172,7 @@ class Supervisor:
         return self._process
 
     def _console(self) -> Path:
-        return self._folder / "console"
+        return self._host.folder / "console"
 
     def _console_tail(self) -> str:
         return "\n".join(self._console().read_text(errors="replace").splitlines()[-20:])
@@ -186,6 +213,7 @@ def main() -> int:
     """Serve the owner on stdin; 0 when the host is gone."""
     linux.set_name("tidegate-host")
     linux.forget_login()
+    linux.adopt_orphans()
     control = socket.socket(fileno=os.dup(0))
     stream: IO[str] = control.makefile("r", newline="\n")
     spec = Spec(**json.loads(stream.readline()))
