@@ -152,11 +152,16 @@ def _make_run_folder(writer: Writer) -> None:
 
 
 def _reload(writer: Writer) -> None:
-    """Make the running sshd read its files again; with socket activation every new connection does, and none runs."""
+    """Make the running sshd read its files again; with socket activation every new connection does, and none runs.
+
+    By signal, not by ``systemctl reload``: that job would wait for tidegated's own start job, which is ordered before ssh
+    and may be what is waiting for us.
+    """
     if writer.tool("systemctl") is not None:
         for unit in ("ssh.service", "sshd.service"):
             if writer.check(["systemctl", "is-active", "--quiet", unit]).ok:
-                _said(writer.run(["systemctl", "reload", unit]), "it could not be reloaded")
+                signalled = writer.run(["systemctl", "kill", "--signal=HUP", "--kill-who=main", unit])
+                _said(signalled, "it could not be reloaded")
                 return
     number = (writer.read(_PID_FILE) or b"").strip()
     if number.isdigit():

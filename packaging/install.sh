@@ -19,10 +19,15 @@ for package in agent enforcers; do
 done
 put 0755 packaging/bin/tidegate /usr/bin/tidegate
 put 0755 packaging/bin/tidegated /usr/sbin/tidegated
-put 0755 packaging/bin/tidegate-shell /usr/lib/tidegate/tidegate-shell
+put 0755 agent/sessions/shell.py /usr/lib/tidegate/tidegate-shell
 put 0644 systemd/tidegated.service /usr/lib/systemd/system/tidegated.service
 put 0644 packaging/sysusers.conf /usr/lib/sysusers.d/tidegate.conf
 put 0644 packaging/tmpfiles.conf /usr/lib/tmpfiles.d/tidegate.conf
+
+# The two groups, as the package's sysusers.d does at installation; a booted host has them already.
+if [ -n "$root" ] && command -v systemd-sysusers >/dev/null; then
+  systemd-sysusers --root="$root" tidegate.conf
+fi
 
 install -d -m 0755 "$root/etc/tidegate" "$root/etc/tidegate/conf.d" "$root/etc/tidegate/policy.d" "$root/etc/tidegate/trust.d"
 [ -e "$root/etc/tidegate/tidegate.yaml" ] || put 0644 packaging/tidegate.yaml /etc/tidegate/tidegate.yaml
