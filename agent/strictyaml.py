@@ -270,9 +270,7 @@ class _Builder:
         if _INTEGER.fullmatch(text):
             return int(text)
         if _DIGITS.fullmatch(text):
-            reason = (
-                "leading zeros, 0o, 0x and over 18 digits mean different things to YAML's versions; write it plainly or quote"
-            )
+            reason = "leading zeros, 0o, 0x and over 18 digits mean different things to YAML's versions; write it plainly or quote"
             self._refuse(event, key, "yaml_ambiguous_number", reason)
         if _FLOAT.fullmatch(text):
             self._refuse(event, key, "yaml_float", "no setting takes a fraction; quote it if it is meant as text")

@@ -61,15 +61,25 @@ PRIVILEGED_GROUPS = {
 }
 _OWN = "belongs to Tidegate itself"
 
-# Folders where somebody other than root can put a file, or through which any file can be named.
-WRITABLE = (
-    "/home", "/tmp", "/var/tmp", "/dev", "/run/user", "/run/lock", "/var/lock", "/var/crash", "/proc", "/mnt", "/media",  # noqa: S108 - named, not used
-    "/run/media", "/var/spool/cron", "/var/mail", "/var/spool/mail",
+# Folders where somebody other than root can put a file.
+_WRITABLE = (
+    "/home", "/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/user", "/run/lock", "/var/lock", "/var/crash",  # noqa: S108 - named, not used
+    "/mnt", "/media", "/run/media", "/var/spool/cron", "/var/mail", "/var/spool/mail",
 )  # fmt: skip
+_DEVICES = ("/dev", "/proc")
 _HARMLESS = frozenset({"/dev/null", "/dev/stdin", "/dev/stdout", "/dev/stderr"})
 _SECRETS = ("/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/sudoers.d", "/root", "/etc/ssh", "/etc/ssl/private",
             "/etc/tidegate", "/var/lib/tidegate", "/run/tidegate")  # fmt: skip
 _LOADER = re.compile(r"ld(?:-linux.*|-musl.*|64)?\.so.*|ld-[0-9.]+\.so")
+_RUNNING_OPTIONS = frozenset({
+    "-exec", "--exec", "-execdir", "--command", "--shell", "--rsh", "--pager", "--editor", "--modprobe", "--eval", "--to-command",
+    "--use-compress-program", "--checkpoint-action", "--unzip-command", "--compress-program", "--up",
+})  # fmt: skip
+# Programs that come under several names: emacs-nox, vim.basic, python3.11-dbg, qemu-system-arm.
+_FAMILIES = frozenset({
+    "emacs", "vim", "nvim", "bash", "zsh", "ksh", "dash", "busybox", "perl", "python", "pypy", "lua", "ruby", "php", "git", "qemu",
+    "mkfs", "mount", "umount", "fsck", "nc", "netcat", "telnet", "nano", "lxc", "grub", "rpm", "tclsh", "wish", "gdb", "ssh", "tidegate",
+})  # fmt: skip
 _VERSION = re.compile(r"[-.]?[0-9][0-9.]*$")
 _TRIPLET = re.compile(r"^(?:x86_64|aarch64|i[3-6]86|arm[a-z0-9]*|riscv64|powerpc64le|s390x)-(?:[a-z0-9]+-)*gnu[a-z0-9]*-")
 _DANGEROUS_UNITS = ("debug-shell", "rescue", "emergency", "console-getty", "tidegate", "tidegated")
@@ -94,7 +104,7 @@ def root_equivalent(words: Sequence[str], extra: Collection[str] = ()) -> str | 
         return "is not named by its absolute path"
     if words[0] in extra:
         return "is root-equivalent on this host (extra_root_equivalent)"
-    if _inside(words[0], WRITABLE):
+    if _inside(words[0], (*_WRITABLE, *_DEVICES)):
         return "lies in a folder that users can write to"
     by_name = _by_name(words)
     return by_name if by_name is not None else _by_arguments(words)
@@ -116,11 +126,12 @@ def _by_name(words: Sequence[str]) -> str | None:
 
 
 def _names(base: str) -> list[str]:
-    """The names a program may be known by: ``python3.11`` is ``python``, ``vim.basic`` is ``vim``, ``emacs-nox`` is ``emacs``."""
+    """The names a program may be known by: ``python3.11`` is ``python``, and of a family ``vim.basic`` is ``vim``."""
     found = base.lower()
     native = _TRIPLET.sub("", found)
-    names = [found, native, _VERSION.sub("", native), native.split(".", 1)[0], native.split("-", 1)[0]]
-    return [*names, _VERSION.sub("", names[3]), _VERSION.sub("", names[4])]
+    names = [found, native, _VERSION.sub("", native)]
+    stem = _VERSION.sub("", re.split(r"[-.]", native, maxsplit=1)[0])
+    return [*names, stem] if stem in _FAMILIES else names
 
 
 def _is_safe(arguments: Sequence[str], safe: Collection[tuple[str, ...]]) -> bool:
@@ -144,7 +155,7 @@ def _unit_command(name: str, arguments: Sequence[str]) -> str | None:
     if any(option not in SAFE_SYSTEMCTL_OPTIONS for option in options):
         return "takes an option that may act on another root, host or user"
     verb, units = (plain[0], plain[1:]) if plain else ("", [])
-    if verb in {"status", "show", "list-units", "list-timers", "cat", "list-unit-files"}:
+    if verb in {"", "status", "show", "list-units", "list-timers", "cat", "list-unit-files"}:
         if name == "systemctl" and "--no-pager" in options:
             return None if not any("/" in unit for unit in units) else "names a unit by its path"
         return "shows its output in a pager, which can run a shell (--no-pager avoids that)"
@@ -160,11 +171,15 @@ def _unit_command(name: str, arguments: Sequence[str]) -> str | None:
 
 def _by_arguments(words: Sequence[str]) -> str | None:
     for word in words[1:]:
+        if word.partition("=")[0] in _RUNNING_OPTIONS:
+            return f"takes {word[:40]}, which runs another program"
         for path in _paths(word):
             if path in _HARMLESS:
                 continue
-            if _inside(path, WRITABLE):
+            if _inside(path, _WRITABLE):
                 return f"is pointed at {path[:64]}, where users can write"
+            if _inside(path, _DEVICES):
+                return f"is pointed at {path[:64]}, a device or a process's own file"
             if _inside(path, _SECRETS):
                 return f"is pointed at {path[:64]}, which holds the host's secrets or rules"
         if "tidegate" in word:
