@@ -76,10 +76,10 @@ _RUNNING_OPTIONS = frozenset({
     "--use-compress-program", "--checkpoint-action", "--unzip-command", "--compress-program", "--up",
 })  # fmt: skip
 # Programs that come under several names: emacs-nox, vim.basic, python3.11-dbg, qemu-system-arm.
-_FAMILIES = frozenset({
-    "emacs", "vim", "nvim", "bash", "zsh", "ksh", "dash", "busybox", "perl", "python", "pypy", "lua", "ruby", "php", "git", "qemu",
-    "mkfs", "mount", "umount", "fsck", "nc", "netcat", "telnet", "nano", "lxc", "grub", "rpm", "tclsh", "wish", "gdb", "ssh", "tidegate",
-})  # fmt: skip
+_FAMILIES = frozenset(
+    "emacs vim nvim bash zsh ksh dash busybox perl python pypy lua ruby php git qemu mkfs mount umount fsck nc netcat telnet nano lxc "
+    "grub rpm tclsh wish gdb ssh tidegate".split()
+)
 _VERSION = re.compile(r"[-.]?[0-9][0-9.]*$")
 _TRIPLET = re.compile(r"^(?:x86_64|aarch64|i[3-6]86|arm[a-z0-9]*|riscv64|powerpc64le|s390x)-(?:[a-z0-9]+-)*gnu[a-z0-9]*-")
 _DANGEROUS_UNITS = ("debug-shell", "rescue", "emergency", "console-getty", "tidegate", "tidegated")

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.policy_help import ACCOUNT, DECODERS, SSH, decide, grant, policy, rule_text, write
 
 from agent.errors import ConfigError
 from agent.model import AccountWant, GroupWant, RoleWant, SudoWant
 from agent.policy import Allowed, Denied, load_policy_file
+from tests.unit.policy_help import ACCOUNT, DECODERS, SSH, decide, grant, policy, rule_text, write
 
 ROLES = """
 roles:
