@@ -76,10 +76,12 @@ _RUNNING_OPTIONS = frozenset({
     "--use-compress-program", "--checkpoint-action", "--unzip-command", "--compress-program", "--up",
 })  # fmt: skip
 # Programs that come under several names: emacs-nox, vim.basic, python3.11-dbg, qemu-system-arm.
-_FAMILIES = frozenset(
-    "emacs vim nvim bash zsh ksh dash busybox perl python pypy lua ruby php git qemu mkfs mount umount fsck nc netcat telnet nano lxc "
-    "grub rpm tclsh wish gdb ssh tidegate".split()
-)
+_FAMILIES = frozenset({
+    "bash", "busybox", "dash", "emacs", "fsck", "gdb", "git", "grub", "ksh", "lua", "lxc", "mkfs", "mount", "nano", "nc",
+    "netcat", "nvim", "perl", "php", "pypy", "python", "qemu", "rpm", "ruby", "ssh", "tclsh", "telnet", "tidegate", "umount",
+    "vim", "wish", "zsh",
+})  # fmt: skip
+_PROGRAM_FOLDER = re.compile(r"(?:/usr(?:/local)?)?/s?bin/[^/]+")
 _VERSION = re.compile(r"[-.]?[0-9][0-9.]*$")
 _TRIPLET = re.compile(r"^(?:x86_64|aarch64|i[3-6]86|arm[a-z0-9]*|riscv64|powerpc64le|s390x)-(?:[a-z0-9]+-)*gnu[a-z0-9]*-")
 _DANGEROUS_UNITS = ("debug-shell", "rescue", "emergency", "console-getty", "tidegate", "tidegated")
@@ -100,7 +102,7 @@ def root_equivalent(words: Sequence[str], extra: Collection[str] = ()) -> str | 
     ``extra``: program paths that are so on this host. ``run_as`` does not matter: what can run anything as another user can
     also leave something behind as that user.
     """
-    if not words or not words[0].startswith("/"):
+    if not words or not words[0].startswith("/") or words[0].endswith("/"):
         return "is not named by its absolute path"
     if words[0] in extra:
         return "is root-equivalent on this host (extra_root_equivalent)"
@@ -182,6 +184,8 @@ def _by_arguments(words: Sequence[str]) -> str | None:
                 return f"is pointed at {path[:64]}, a device or a process's own file"
             if _inside(path, _SECRETS):
                 return f"is pointed at {path[:64]}, which holds the host's secrets or rules"
+            if _PROGRAM_FOLDER.match(path) and _names_program(path):
+                return f"is given {path[:64]}, a program that it may run"
         if "tidegate" in word:
             return "acts on Tidegate itself"
     return None
@@ -193,6 +197,10 @@ def _paths(word: str) -> list[str]:
     if re.match(r"-[A-Za-z0-9]/", word):
         found.append(word[2:])
     return [re.sub(r"/(?:\.?/)+", "/", path).rstrip("/") or "/" for path in found]
+
+
+def _names_program(path: str) -> bool:
+    return any(name in PROGRAMS for name in _names(path.rsplit("/", 1)[1]))
 
 
 def _inside(path: str, folders: Collection[str]) -> bool:

@@ -1,6 +1,7 @@
 """Policy files: what is wrong is told with its file, line and key; what was good stays in force."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from agent.errors import ConfigError
 from agent.policy import Allowed, Policy, PolicyStore, check, load_policy, load_policy_file, parse
 from agent.strictyaml import parse_yaml, read_yaml
-from tests.unit.policy_help import DECODERS, ISSUER, RESTART, decide, grant, policy, rule_text, write
+from tests.unit.policy_help import DECODERS, ISSUER, NOW, RESTART, decide, grant, policy, rule_text, signer, write
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples/policy.d").glob("*.yaml"))
@@ -211,6 +212,36 @@ def test_a_quoted_word_of_a_command_is_one_word(tmp_path: Path) -> None:
     from agent.model import AccountWant, SudoWant
 
     assert isinstance(decide(found, grant(AccountWant("jit-a"), SudoWant("jit-a", ("root",), (RESTART,)))), Allowed)
+
+
+def test_the_examples_allow_what_they_are_written_for_and_no_more() -> None:
+    from agent.model import AccountWant, GroupWant, RoleWant, SshWant, SudoWant
+
+    found = load_policy(ROOT / "examples/policy.d", DECODERS)
+    account = AccountWant("jit-x")
+    web = grant(
+        account, SshWant("jit-x", ("k",), source_address=("10.20.3.4",)), SudoWant("jit-x", ("root",), (RESTART,)),
+        iss="https://access.example.com", sub="kim@contractor.example", ticket="INC-7", signers=(signer("a", "https://access.example.com"),),
+    )  # fmt: skip
+    two = tuple(signer(name, "https://access.example.com", approver=name) for name in ("kim", "lee"))
+    glass = replace(
+        web, sub="lee@example.com", signers=two, reason="disk full", ticket="",
+        wants=(replace(account, groups=("adm",)), SudoWant("jit-x", ("root",), (("/bin/bash",),))), exp=NOW + 3600,
+    )  # fmt: skip
+    call = replace(
+        web, iss="https://pager.example.com", sub="lee@example.com", signers=(signer("a", "https://pager.example.com"),),
+        wants=(RoleWant("jit-x", "db-oncall"), SshWant("jit-x", (), ("lee@example.com",), ("192.0.2.1",))),
+    )  # fmt: skip
+    deploy = replace(
+        web, iss="https://ci.example.com", sub="release-bot@example.com", signers=(signer("a", "https://ci.example.com"),),
+        wants=(GroupWant("deploy", ("docker",)),), exp=NOW + 1800,
+    )  # fmt: skip
+    answers = [decide(found, asked) for asked in (web, glass, call, deploy)]
+    assert [getattr(answer, "rule", answer) for answer in answers] == ["contractor-web", "break-glass", "on-call", "deploy-window"]
+    assert all(isinstance(answer, Allowed) for answer in answers)
+    worse = (replace(web, ticket=""), replace(glass, signers=two[:1]), replace(call, sub="x@y.z"), replace(deploy, exp=NOW + 1801))
+    codes = [getattr(decide(found, asked), "code", None) for asked in worse]
+    assert codes == ["ticket_required", "approvals_missing", "subject_not_allowed", "duration_too_long"]
 
 
 PIECES = "".join(path.read_text() for path in EXAMPLES).splitlines()

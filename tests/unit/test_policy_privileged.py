@@ -89,6 +89,8 @@ ROOT_EQUIVALENT = """
 /usr/bin/cat /dev/sda
 /usr/bin/somewhat --exec=x
 /usr/bin/pkill -9 tidegated
+/opt/wrapper --as root /bin/bash
+/opt/wrapper --shell-is=/usr/bin/python3
 /usr/bin/thing tidegate
 /usr/sbin/nginx -c /opt/nginx.conf
 """.strip().splitlines()

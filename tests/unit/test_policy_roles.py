@@ -96,6 +96,8 @@ def test_two_logins_may_have_the_same_role(tmp_path: Path) -> None:
         ("- type: account\n        shell: /bin/../sh", "path_invalid", 5),
         ("- type: sudo\n        commands:\n          - /bin/a\n          - a", "path_invalid", 7),
         ("- {type: sudo}", "missing_member", 4),
+        ("- {type: account, full_name: 'a:b'}", "full_name_invalid", 4),
+        ("- {type: ssh, principals: ['a b']}", "principal_invalid", 4),
         ("- word", "not_a_mapping", 4),
         ("[]", "list_length", 3),
     ],
