@@ -8,6 +8,7 @@ the first ceiling, this table only the second.
 
 import re
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 from agent.policy.programs import ANYTHING, PROGRAMS, RESTRICTED, SAFE_SYSTEMCTL_OPTIONS, SAFE_UNIT_VERBS
 
@@ -70,6 +71,11 @@ _DEVICES = ("/dev", "/proc")
 _HARMLESS = frozenset({"/dev/null", "/dev/stdin", "/dev/stdout", "/dev/stderr"})
 _SECRETS = ("/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/sudoers.d", "/root", "/etc/ssh", "/etc/ssl/private",
             "/etc/tidegate", "/var/lib/tidegate", "/run/tidegate")  # fmt: skip
+_TRUSTED = (
+    "/boot", "/etc/apt", "/etc/cron.d", "/etc/cron.daily", "/etc/cron.hourly", "/etc/cron.monthly", "/etc/cron.weekly", "/etc/crontab",
+    "/etc/group", "/etc/init.d", "/etc/ld.so.conf.d", "/etc/ld.so.preload", "/etc/pam.d", "/etc/passwd", "/etc/polkit-1", "/etc/profile",
+    "/etc/profile.d", "/etc/systemd", "/etc/udev", "/lib/systemd", "/run/systemd", "/usr/lib/systemd",
+)  # fmt: skip
 _LOADER = re.compile(r"ld(?:-linux.*|-musl.*|64)?\.so.*|ld-[0-9.]+\.so")
 _RUNNING_OPTIONS = frozenset({
     "-exec", "--exec", "-execdir", "--command", "--shell", "--rsh", "--pager", "--editor", "--modprobe", "--eval", "--to-command",
@@ -108,6 +114,11 @@ def root_equivalent(words: Sequence[str], extra: Collection[str] = ()) -> str | 
         return "is root-equivalent on this host (extra_root_equivalent)"
     if _inside(words[0], (*_WRITABLE, *_DEVICES)):
         return "lies in a folder that users can write to"
+    return _by_table(tuple(words))
+
+
+@lru_cache(maxsize=512)  # pure, and asked twice of each command: whether it may, and what to tell in the receipt
+def _by_table(words: tuple[str, ...]) -> str | None:
     by_name = _by_name(words)
     return by_name if by_name is not None else _by_arguments(words)
 
@@ -184,6 +195,8 @@ def _by_arguments(words: Sequence[str]) -> str | None:
                 return f"is pointed at {path[:64]}, a device or a process's own file"
             if _inside(path, _SECRETS):
                 return f"is pointed at {path[:64]}, which holds the host's secrets or rules"
+            if _inside(path, _TRUSTED):
+                return f"is pointed at {path[:64]}, which root runs or believes"
             if _PROGRAM_FOLDER.match(path) and _names_program(path):
                 return f"is given {path[:64]}, a program that it may run"
         if "tidegate" in word:

@@ -2,8 +2,8 @@
 
 _GROUPED = {
     "is a shell": """
-        ash bash bsd-csh busybox csh dash elvish fish ksh mksh nu pdksh posh pwsh rbash rksh sash sh tcsh tidegate-shell
-        toybox xonsh yash zsh
+        ash bash bsd-csh busybox csh dash elvish fish ksh mksh nu pdksh posh pwsh rbash rksh sash sh sh.distrib tcsh
+        tidegate-shell toybox xonsh yash zsh
     """,
     "is an interpreter, which runs any code": """
         awk bc bpython bun clojure csi dc deno dotnet elixir eqn erl exiftool expect gawk gforth ghc ghci gnuplot groff
@@ -16,9 +16,9 @@ _GROUPED = {
         rnano rview rvim sed sensible-editor sudoedit vi view vigr vim vimdiff vipw visudo zile
     """,
     "is a pager or viewer, which can run a shell": """
-        aspell atop btop bzless bzmore elinks glances htop iftop info ispell less lesspipe lf links lynx man more most
-        ncdu nethogs nnn pager perldoc pg pinfo ranger sensible-browser sensible-pager tig top vd visidata w3m watch
-        www-browser xzless zless zmore zstdless
+        aspell atop btop bzless bzmore dpkg-query elinks glances htop iftop info ispell less lesspipe lf links lynx man
+        more most ncdu nethogs nnn pager perldoc pg pinfo ranger sensible-browser sensible-pager tig top vd visidata w3m
+        watch www-browser xzless zless zmore zstdless
     """,
     "runs another program": """
         aa-exec abduco agetty busctl bwrap byobu capsh catchsegv cgexec choom chpst chroot chrt daemonize dbus-launch
@@ -124,7 +124,6 @@ _CONTAINER_SAFE = (
     *((verb,) for verb in ("start", "top", "version", "info", "port", "pause", "unpause")),
 )
 _PAGES = "shows its output in a pager, which can run a shell (--no-pager avoids that)"
-_NO_PAGER = (("--no-pager", ANYTHING),)
 _INSTALLS = "installs packages, whose scripts run as root"
 _CONFIGURED = "can be given configuration that loads code"
 _APACHE = ((("configtest",), ("graceful",), ("restart",), ("start",), ("stop",), ("-t",)), _CONFIGURED)
@@ -134,9 +133,9 @@ _APACHE = ((("configtest",), ("graceful",), ("restart",), ("start",), ("stop",),
 RESTRICTED: dict[str, tuple[tuple[tuple[str, ...], ...], str]] = {
     "docker": (_CONTAINER_SAFE, _CONTAINERS),
     "podman": (_CONTAINER_SAFE, _CONTAINERS),
-    "journalctl": (_NO_PAGER, _PAGES),
-    "networkctl": (_NO_PAGER, _PAGES),
-    "resolvectl": (_NO_PAGER, _PAGES),
+    "journalctl": ((("--no-pager", ANYTHING),), _PAGES),
+    "networkctl": ((("--no-pager", "list"), ("--no-pager", "status")), "edits network files, or shows them in a pager"),
+    "resolvectl": ((("--no-pager", "query"), ("--no-pager", "status")), "sets who answers names, or shows it in a pager"),
     "loginctl": ((("--no-pager", "list-sessions"), ("--no-pager", "list-users")), "ends sessions, or shows them in a pager"),
     "timedatectl": ((("--no-pager", "status"), ("--no-pager", "show")), "sets the clock, or shows it in a pager"),
     "hostnamectl": ((("--no-pager", "status"),), "renames the host, or shows it in a pager"),
@@ -151,7 +150,7 @@ RESTRICTED: dict[str, tuple[tuple[tuple[str, ...], ...], str]] = {
     "apachectl": _APACHE,
     "apache2ctl": _APACHE,
     "nginx": ((("-t",), ("-T",), ("-s", "reload"), ("-s", "reopen"), ("-s", "quit"), ("-v",), ("-V",)), _CONFIGURED),
-    "sysctl": ((("-n",), ("-a",)), "writes kernel settings that run programs (kernel.core_pattern)"),
+    "sysctl": ((("-a",),), "writes kernel settings that run programs (kernel.core_pattern)"),
     "dmesg": (((), ("-T",), ("-t",)), "can show its output in a pager, or clear the log"),
     "git": ((("--version",),), "takes options and hooks that run programs"),
     "chage": ((("-l",),), "changes users and their rights"),

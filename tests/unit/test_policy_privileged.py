@@ -89,6 +89,10 @@ ROOT_EQUIVALENT = """
 /usr/bin/cat /dev/sda
 /usr/bin/somewhat --exec=x
 /usr/bin/pkill -9 tidegated
+/usr/sbin/sysctl -n kernel.core_pattern=x
+/usr/bin/networkctl --no-pager edit eth0
+/usr/bin/dpkg-query -l
+/usr/bin/mysqldump --result-file=/etc/cron.d/x db
 /opt/wrapper --as root /bin/bash
 /opt/wrapper --shell-is=/usr/bin/python3
 /usr/bin/thing tidegate
@@ -115,6 +119,8 @@ HARMLESS = """
 /usr/sbin/reboot
 /usr/bin/dmesg
 /usr/bin/id
+/usr/bin/networkctl --no-pager status eth0
+/usr/sbin/sysctl -a
 /opt/app/bin/deploy production
 /usr/local/bin/find-orders
 /usr/local/sbin/cp-backup.sh
@@ -144,7 +150,7 @@ def test_no_words_and_a_relative_program_are_never_harmless() -> None:
 
 @given(st.lists(st.text(string.printable, max_size=20), max_size=6))
 def test_recognition_takes_any_words(words: list[str]) -> None:
-    assert root_equivalent(words) is not None
+    assert root_equivalent(words) is not None or words[0].startswith("/")
     assert root_equivalent(["/usr/bin/bash", *words]) is not None
     root_equivalent(["/usr/bin/systemctl", *words])
     root_equivalent(["/usr/sbin/service", *words])
