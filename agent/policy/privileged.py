@@ -72,9 +72,10 @@ _HARMLESS = frozenset({"/dev/null", "/dev/stdin", "/dev/stdout", "/dev/stderr"})
 _SECRETS = ("/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/sudoers.d", "/root", "/etc/ssh", "/etc/ssl/private",
             "/etc/tidegate", "/var/lib/tidegate", "/run/tidegate")  # fmt: skip
 _TRUSTED = (
-    "/boot", "/etc/apt", "/etc/cron.d", "/etc/cron.daily", "/etc/cron.hourly", "/etc/cron.monthly", "/etc/cron.weekly", "/etc/crontab",
-    "/etc/group", "/etc/init.d", "/etc/ld.so.conf.d", "/etc/ld.so.preload", "/etc/pam.d", "/etc/passwd", "/etc/polkit-1", "/etc/profile",
-    "/etc/profile.d", "/etc/systemd", "/etc/udev", "/lib/systemd", "/run/systemd", "/usr/lib/systemd",
+    "/boot", "/etc/apt", "/etc/cron.d", "/etc/cron.daily", "/etc/cron.hourly", "/etc/cron.monthly", "/etc/cron.weekly",
+    "/etc/crontab", "/etc/group", "/etc/init.d", "/etc/ld.so.conf.d", "/etc/ld.so.preload", "/etc/pam.d", "/etc/passwd",
+    "/etc/polkit-1", "/etc/profile", "/etc/profile.d", "/etc/systemd", "/etc/udev", "/lib/systemd", "/run/systemd",
+    "/usr/lib/systemd",
 )  # fmt: skip
 _LOADER = re.compile(r"ld(?:-linux.*|-musl.*|64)?\.so.*|ld-[0-9.]+\.so")
 _RUNNING_OPTIONS = frozenset({
