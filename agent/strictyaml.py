@@ -130,24 +130,28 @@ def _read_bytes(path: Path) -> bytes:
         if error.errno in {errno.ELOOP, errno.ENXIO}:
             raise ConfigError("file_unsafe", "must be a regular file, not a symlink or a device", path=path) from error
         raise ConfigError("file_unreadable", error.strerror or "can't be opened", path=path) from error
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
-            raise ConfigError("file_unsafe", "must be a regular file", path=path)
-        if about.st_uid not in {0, os.geteuid()}:
-            raise ConfigError("file_unsafe", f"is owned by uid {about.st_uid}; must be root's", path=path)
-        if about.st_mode & 0o022:
-            raise ConfigError("file_unsafe", f"mode {about.st_mode & 0o7777:04o} lets others write it", path=path)
-        try:
-            return b"".join(_chunks(file.read))
-        except OSError as error:
-            raise ConfigError("file_unreadable", error.strerror or "can't be read", path=path) from error
+    try:
+        _check_safe(os.fstat(descriptor), path)
+        return b"".join(_chunks(descriptor))
+    except OSError as error:
+        raise ConfigError("file_unreadable", error.strerror or "can't be read", path=path) from error
+    finally:
+        os.close(descriptor)
 
 
-def _chunks(read: Callable[[int], bytes | None]) -> Iterator[bytes]:
+def _check_safe(about: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(about.st_mode):
+        raise ConfigError("file_unsafe", "must be a regular file", path=path)
+    if about.st_uid not in {0, os.geteuid()}:
+        raise ConfigError("file_unsafe", f"is owned by uid {about.st_uid}; must be root's", path=path)
+    if about.st_mode & 0o022:
+        raise ConfigError("file_unsafe", f"mode {about.st_mode & 0o7777:04o} lets others write it", path=path)
+
+
+def _chunks(descriptor: int) -> Iterator[bytes]:
     """At most one byte more than is allowed, so that a file that grows meanwhile costs no more."""
     left = FILE_MAX + 1
-    while left > 0 and (chunk := read(left)):
+    while left > 0 and (chunk := os.read(descriptor, left)):
         left -= len(chunk)
         yield chunk
 

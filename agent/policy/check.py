@@ -98,7 +98,11 @@ def _ignored(where: Path) -> Iterator[Finding]:
     if not _is_folder(where):
         return
     taken = set(_files(where))
-    for path in sorted(where.iterdir()):
+    try:
+        there = sorted(where.iterdir())
+    except OSError:
+        return  # told as file_unreadable
+    for path in there:
         if path not in taken:
             yield Finding("warning", "file_ignored", "is not read: policy files end in .yaml and don't begin with '.'", path)
 

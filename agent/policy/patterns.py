@@ -22,7 +22,7 @@ COMMAND_MAX = 1024
 _ATOM = re.compile(r"(?P<set>\[[^\]]*\])|(?P<digits>#)|(?P<one>[A-Za-z0-9_/: -])")
 _REPEAT = re.compile(r"(?P<plus>\+)|\{(?P<low>[1-9][0-9]?)(?:,(?P<high>[1-9][0-9]?))?\}")
 _SET_ITEM = re.compile(r"([A-Z])-([A-Z])|([a-z])-([a-z])|([0-9])-([0-9])|([A-Za-z0-9_./: -])")
-_NOT_LITERAL = frozenset("*?[]\\")  # wildcards and escapes of sudoers
+_NOT_LITERAL = frozenset("*?[]\\")  # wildcards and escape of sudoers; a backslash is refused before shlex reads it
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,8 @@ def _characters(atom: re.Match[str]) -> frozenset[str] | None:
     at = 0
     while at < len(inner):
         item = _SET_ITEM.match(inner, at)
-        if item is None:
+        stray = inner[at] == "-" and 0 < at < len(inner) - 1  # of a range that is none, such as a-Z
+        if item is None or stray:
             return None
         ends = [end for end in item.groups() if end]
         if ends[0] > ends[-1]:
@@ -153,11 +154,12 @@ def command(value: object, field: str) -> tuple[str, ...]:
     """
     found = fields.string(value, field)
     try:
-        words = tuple(shlex.split(found)) if len(found) <= COMMAND_MAX and found.isprintable() else ()
+        plain = len(found) <= COMMAND_MAX and found.isprintable() and "\\" not in found
+        words = tuple(shlex.split(found)) if plain else ()
     except ValueError:
         words = ()
     if not 1 <= len(words) <= WORDS_MAX:
-        reason = f"must be printable words in shell quoting, at most {WORDS_MAX} of them and {COMMAND_MAX} characters"
+        reason = f"must be printable words, quoted but without backslash, at most {WORDS_MAX} and {COMMAND_MAX} characters"
         raise RefusedError("command_invalid", reason, field=field)
     fields.absolute_path(words[0], field)
     for word in words[1:]:

@@ -8,6 +8,7 @@ the first ceiling, this table only the second.
 
 import re
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 from agent.policy.programs import ANYTHING, PROGRAMS, RESTRICTED, SAFE_SYSTEMCTL_OPTIONS, SAFE_UNIT_VERBS
 
@@ -61,15 +62,33 @@ PRIVILEGED_GROUPS = {
 }
 _OWN = "belongs to Tidegate itself"
 
-# Folders where somebody other than root can put a file, or through which any file can be named.
-WRITABLE = (
-    "/home", "/tmp", "/var/tmp", "/dev", "/run/user", "/run/lock", "/var/lock", "/var/crash", "/proc", "/mnt", "/media",  # noqa: S108 - named, not used
-    "/run/media", "/var/spool/cron", "/var/mail", "/var/spool/mail",
+# Folders where somebody other than root can put a file.
+_WRITABLE = (
+    "/home", "/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/user", "/run/lock", "/var/lock", "/var/crash",  # noqa: S108 - named, not used
+    "/mnt", "/media", "/run/media", "/var/spool/cron", "/var/mail", "/var/spool/mail",
 )  # fmt: skip
+_DEVICES = ("/dev", "/proc")
 _HARMLESS = frozenset({"/dev/null", "/dev/stdin", "/dev/stdout", "/dev/stderr"})
 _SECRETS = ("/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/sudoers.d", "/root", "/etc/ssh", "/etc/ssl/private",
             "/etc/tidegate", "/var/lib/tidegate", "/run/tidegate")  # fmt: skip
+_TRUSTED = (
+    "/boot", "/etc/apt", "/etc/cron.d", "/etc/cron.daily", "/etc/cron.hourly", "/etc/cron.monthly", "/etc/cron.weekly",
+    "/etc/crontab", "/etc/group", "/etc/init.d", "/etc/ld.so.conf.d", "/etc/ld.so.preload", "/etc/pam.d", "/etc/passwd",
+    "/etc/polkit-1", "/etc/profile", "/etc/profile.d", "/etc/systemd", "/etc/udev", "/lib/systemd", "/run/systemd",
+    "/usr/lib/systemd",
+)  # fmt: skip
 _LOADER = re.compile(r"ld(?:-linux.*|-musl.*|64)?\.so.*|ld-[0-9.]+\.so")
+_RUNNING_OPTIONS = frozenset({
+    "-exec", "--exec", "-execdir", "--command", "--shell", "--rsh", "--pager", "--editor", "--modprobe", "--eval", "--to-command",
+    "--use-compress-program", "--checkpoint-action", "--unzip-command", "--compress-program", "--up",
+})  # fmt: skip
+# Programs that come under several names: emacs-nox, vim.basic, python3.11-dbg, qemu-system-arm.
+_FAMILIES = frozenset({
+    "bash", "busybox", "dash", "emacs", "fsck", "gdb", "git", "grub", "ksh", "lua", "lxc", "mkfs", "mount", "nano", "nc",
+    "netcat", "nvim", "perl", "php", "pypy", "python", "qemu", "rpm", "ruby", "ssh", "tclsh", "telnet", "tidegate", "umount",
+    "vim", "wish", "zsh",
+})  # fmt: skip
+_PROGRAM_FOLDER = re.compile(r"(?:/usr(?:/local)?)?/s?bin/[^/]+")
 _VERSION = re.compile(r"[-.]?[0-9][0-9.]*$")
 _TRIPLET = re.compile(r"^(?:x86_64|aarch64|i[3-6]86|arm[a-z0-9]*|riscv64|powerpc64le|s390x)-(?:[a-z0-9]+-)*gnu[a-z0-9]*-")
 _DANGEROUS_UNITS = ("debug-shell", "rescue", "emergency", "console-getty", "tidegate", "tidegated")
@@ -90,12 +109,17 @@ def root_equivalent(words: Sequence[str], extra: Collection[str] = ()) -> str | 
     ``extra``: program paths that are so on this host. ``run_as`` does not matter: what can run anything as another user can
     also leave something behind as that user.
     """
-    if not words or not words[0].startswith("/"):
+    if not words or not words[0].startswith("/") or words[0].endswith("/"):
         return "is not named by its absolute path"
     if words[0] in extra:
         return "is root-equivalent on this host (extra_root_equivalent)"
-    if _inside(words[0], WRITABLE):
+    if _inside(words[0], (*_WRITABLE, *_DEVICES)):
         return "lies in a folder that users can write to"
+    return _by_table(tuple(words))
+
+
+@lru_cache(maxsize=512)  # pure, and asked twice of each command: whether it may, and what to tell in the receipt
+def _by_table(words: tuple[str, ...]) -> str | None:
     by_name = _by_name(words)
     return by_name if by_name is not None else _by_arguments(words)
 
@@ -116,11 +140,12 @@ def _by_name(words: Sequence[str]) -> str | None:
 
 
 def _names(base: str) -> list[str]:
-    """The names a program may be known by: ``python3.11`` is ``python``, ``vim.basic`` is ``vim``, ``emacs-nox`` is ``emacs``."""
+    """The names a program may be known by: ``python3.11`` is ``python``, and of a family ``vim.basic`` is ``vim``."""
     found = base.lower()
     native = _TRIPLET.sub("", found)
-    names = [found, native, _VERSION.sub("", native), native.split(".", 1)[0], native.split("-", 1)[0]]
-    return [*names, _VERSION.sub("", names[3]), _VERSION.sub("", names[4])]
+    names = [found, native, _VERSION.sub("", native)]
+    stem = _VERSION.sub("", re.split(r"[-.]", native, maxsplit=1)[0])
+    return [*names, stem] if stem in _FAMILIES else names
 
 
 def _is_safe(arguments: Sequence[str], safe: Collection[tuple[str, ...]]) -> bool:
@@ -144,7 +169,7 @@ def _unit_command(name: str, arguments: Sequence[str]) -> str | None:
     if any(option not in SAFE_SYSTEMCTL_OPTIONS for option in options):
         return "takes an option that may act on another root, host or user"
     verb, units = (plain[0], plain[1:]) if plain else ("", [])
-    if verb in {"status", "show", "list-units", "list-timers", "cat", "list-unit-files"}:
+    if verb in {"", "status", "show", "list-units", "list-timers", "cat", "list-unit-files"}:
         if name == "systemctl" and "--no-pager" in options:
             return None if not any("/" in unit for unit in units) else "names a unit by its path"
         return "shows its output in a pager, which can run a shell (--no-pager avoids that)"
@@ -160,13 +185,21 @@ def _unit_command(name: str, arguments: Sequence[str]) -> str | None:
 
 def _by_arguments(words: Sequence[str]) -> str | None:
     for word in words[1:]:
+        if word.partition("=")[0] in _RUNNING_OPTIONS:
+            return f"takes {word[:40]}, which runs another program"
         for path in _paths(word):
             if path in _HARMLESS:
                 continue
-            if _inside(path, WRITABLE):
+            if _inside(path, _WRITABLE):
                 return f"is pointed at {path[:64]}, where users can write"
+            if _inside(path, _DEVICES):
+                return f"is pointed at {path[:64]}, a device or a process's own file"
             if _inside(path, _SECRETS):
                 return f"is pointed at {path[:64]}, which holds the host's secrets or rules"
+            if _inside(path, _TRUSTED):
+                return f"is pointed at {path[:64]}, which root runs or believes"
+            if _PROGRAM_FOLDER.match(path) and _names_program(path):
+                return f"is given {path[:64]}, a program that it may run"
         if "tidegate" in word:
             return "acts on Tidegate itself"
     return None
@@ -178,6 +211,10 @@ def _paths(word: str) -> list[str]:
     if re.match(r"-[A-Za-z0-9]/", word):
         found.append(word[2:])
     return [re.sub(r"/(?:\.?/)+", "/", path).rstrip("/") or "/" for path in found]
+
+
+def _names_program(path: str) -> bool:
+    return any(name in PROGRAMS for name in _names(path.rsplit("/", 1)[1]))
 
 
 def _inside(path: str, folders: Collection[str]) -> bool:

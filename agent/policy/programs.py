@@ -2,53 +2,56 @@
 
 _GROUPED = {
     "is a shell": """
-        ash bash busybox csh dash elvish fish ksh mksh nu pdksh posh pwsh rbash rksh sash sh tcsh tidegate-shell toybox
-        xonsh yash zsh
+        ash bash bsd-csh busybox csh dash elvish fish ksh mksh nu pdksh posh pwsh rbash rksh sash sh sh.distrib tcsh
+        tidegate-shell toybox xonsh yash zsh
     """,
     "is an interpreter, which runs any code": """
-        awk bc bpython bun clojure csi dc deno dotnet elixir erl expect gawk gforth ghci gnuplot groovy guile iex
-        ipython irb java jjs jrunscript jshell julia kotlin lua luajit m4 mawk mono nawk node nodejs ocaml octave
-        original-awk perl php php-cgi pry pypy python qjs r racket rscript ruby sbcl scala swipl tclsh wish
+        awk bc bpython bun clojure csi dc deno dotnet elixir eqn erl exiftool expect gawk gforth ghc ghci gnuplot groff
+        groovy guile iex ipython irb java jcmd jdb jjs jrunscript jshell julia kotlin lua luajit m4 mawk mono nawk node
+        nodejs nroff ocaml octave original-awk perl php php-cgi pry pypy python qjs r racket rscript ruby sbcl scala
+        swipl tclsh troff wish
     """,
     "is an editor, which writes any file and runs shells": """
         ed editor ee emacs emacsclient ex helix hx jed jmacs joe jstar kak mc mcedit mg micro nano ne nvim pico red rjoe
         rnano rview rvim sed sensible-editor sudoedit vi view vigr vim vimdiff vipw visudo zile
     """,
     "is a pager or viewer, which can run a shell": """
-        atop btop bzless bzmore elinks glances htop iftop info less lesspipe lf links lynx man more most nethogs nnn
-        pager perldoc pg pinfo ranger sensible-browser sensible-pager top vd visidata w3m watch www-browser xzless zless
-        zmore zstdless
+        aspell atop btop bzless bzmore dpkg-query elinks glances htop iftop info ispell less lesspipe lf links lynx man
+        more most ncdu nethogs nnn pager perldoc pg pinfo ranger sensible-browser sensible-pager tig top vd visidata w3m
+        watch www-browser xzless zless zmore zstdless
     """,
     "runs another program": """
         aa-exec abduco agetty busctl bwrap byobu capsh catchsegv cgexec choom chpst chroot chrt daemonize dbus-launch
-        dbus-run-session dbus-send doas dtach eatmydata entr env envuidgid fakechroot fakeroot fd find firejail flock
-        gdbus getty gosu hyperfine i386 ionice linux32 linux64 login logsave machinectl monit nc ncat netcat
-        netcat.openbsd netcat.traditional newgrp nice nohup nsenter numactl parallel perf pkexec prlimit proxychains
-        rlwrap run-parts run0 runcon runsv runuser s6-setuidgid screen script scriptreplay setarch setpriv setsid
-        setuidgid sg socat ssh-agent start-stop-daemon stdbuf su su-exec sudo supervisorctl sv systemd-ask-password
-        systemd-cat systemd-inhibit systemd-nspawn systemd-run systemd-socket-activate taskset time timeout tini tmux
-        torsocks uname26 unbuffer unshare x-terminal-emulator x86_64 xargs xinetd xterm xvfb-run
+        dbus-run-session dbus-send dhclient doas dtach eatmydata entr env envuidgid facter fail2ban-client fakechroot
+        fakeroot fd find firejail flock gdbus getty gosu hyperfine i386 ionice linux32 linux64 login logsave machinectl
+        monit nc ncat netcat netcat.openbsd netcat.traditional newgrp nice nohup nsenter numactl openvpn openvt parallel
+        perf pg_ctl pg_ctlcluster pkexec pppd prlimit proxychains rabbitmqctl rlwrap run-mailcap run-parts run0 runcon
+        runsv runuser s6-setuidgid screen script scriptreplay setarch setlock setpriv setsid setuidgid sg socat
+        ssh-agent start-stop-daemon stdbuf su su-exec sudo supervisorctl sv systemd-ask-password systemd-cat
+        systemd-inhibit systemd-nspawn systemd-run systemd-socket-activate taskset time timeout tini tmate tmux torsocks
+        uname26 unbuffer unshare wg-quick x-terminal-emulator x86_64 xargs xinetd xterm xvfb-run
     """,
     "builds or runs what its files say": """
         anacron ansible ansible-playbook ant as bundle bundler c++ cargo cc cfagent chef-client chef-solo clang cmake
-        cron crond debuild dpkg-buildpackage g++ gcc gdbserver genisoimage gmake go gradle just latex ld logrotate
-        lualatex make meson mvn ninja npx packer pdflatex pdftex pulumi puppet rake rpmbuild rustc salt salt-call
-        terraform tex tofu tsc vagrant xetex
+        cron crond debuild dpkg-buildpackage g++ gcc gdbserver genisoimage gmake go gradle just latex latexmk ld
+        logrotate lualatex make meson mvn ninja npx packer pdflatex pdftex pulumi puppet rake rpmbuild rustc salt
+        salt-call terraform tex tofu tsc vagrant xetex
     """,
     "installs packages, whose scripts run as root": """
         alien apk apt apt-get aptitude bootc brew composer conda cpan cpanm debconf dnf do-release-upgrade dpkg
         dpkg-reconfigure dselect easy_install emerge flatpak gdebi gem guix luarocks mamba microdnf nix nix-env npm opkg
-        pacman pip pipx pnpm poetry rpm rpm-ostree snap unattended-upgrade unattended-upgrades uv yarn yum zypper
+        pacman pip pipx pnpm poetry rpm rpm-ostree rpmkeys rpmquery rpmverify snap unattended-upgrade
+        unattended-upgrades uv yarn yum zypper
     """,
     "writes any file": """
-        7z 7za 7zr alternatives ar aria2c aws axel az base64 borg bsdtar bspatch bunzip2 bzip2 chkconfig compress
-        convert cp cpio cqlsh csplit curl dd debugfs dos2unix dump dumpcap duplicity elfedit ettercap ffmpeg ftp gcloud
-        gimp gpg gpg2 gpgsm gs gsutil gunzip gzip http httpie iconv install lftp ln lz4 lzop magick mariadb mkfifo mknod
-        mktemp mmv mongo mongosh mv mysql ncftp nmap objcopy openssl pandoc patch patchelf pax pigz prename psql rar
-        rclone rdiff-backup redis-cli rename restic restore rsync s3cmd scp sftp shred shuf smbclient sort split sponge
-        sqlite3 sqlplus star strip sysctl systemd-confext systemd-sysext systemd-sysusers systemd-tmpfiles tar tcpdump
-        tee tftp touch truncate tshark uncompress uniq unrar unxz unzip unzstd update-alternatives update-rc.d uudecode
-        uuencode wget xdelta xmlstarlet xxd xz yq zip zpaq zstd
+        7z 7za 7zr alternatives ar aria2c aws axel az base64 borg bsd-mailx bsdtar bspatch bunzip2 bzip2 chkconfig
+        compress convert cp cpio cqlsh createdb createuser csplit curl dd debugfs dos2unix dump dumpcap duplicity
+        elfedit ettercap ffmpeg ftp gcloud gimp gpg gpg2 gpgsm gs gsutil gunzip gzip hping3 http httpie iconv install
+        lftp ln lz4 lzop magick mariadb mkfifo mknod mktemp mmv mongo mongosh mv mysql ncftp nmap objcopy openssl pandoc
+        patch patchelf pax pigz prename psql rar rclone rdiff-backup redis-cli rename restic restore rsync s3cmd scanmem
+        scp sftp shred shuf smbclient sort split sponge sqlite3 sqlplus star strip sysctl systemd-confext systemd-sysext
+        systemd-sysusers systemd-tmpfiles tar tcpdump tee tftp touch truncate tshark uncompress uniq unrar unxz unzip
+        unzstd update-alternatives update-rc.d uudecode uuencode wget xdelta xmlstarlet xxd xz yq zip zpaq zstd
     """,
     "changes who may do what with files": """
         chattr chcon chgrp chmod chown restorecon semanage setcap setenforce setfacl setsebool
@@ -121,7 +124,6 @@ _CONTAINER_SAFE = (
     *((verb,) for verb in ("start", "top", "version", "info", "port", "pause", "unpause")),
 )
 _PAGES = "shows its output in a pager, which can run a shell (--no-pager avoids that)"
-_NO_PAGER = (("--no-pager", ANYTHING),)
 _INSTALLS = "installs packages, whose scripts run as root"
 _CONFIGURED = "can be given configuration that loads code"
 _APACHE = ((("configtest",), ("graceful",), ("restart",), ("start",), ("stop",), ("-t",)), _CONFIGURED)
@@ -131,21 +133,24 @@ _APACHE = ((("configtest",), ("graceful",), ("restart",), ("start",), ("stop",),
 RESTRICTED: dict[str, tuple[tuple[tuple[str, ...], ...], str]] = {
     "docker": (_CONTAINER_SAFE, _CONTAINERS),
     "podman": (_CONTAINER_SAFE, _CONTAINERS),
-    "journalctl": (_NO_PAGER, _PAGES),
-    "networkctl": (_NO_PAGER, _PAGES),
-    "resolvectl": (_NO_PAGER, _PAGES),
+    "journalctl": ((("--no-pager", ANYTHING),), _PAGES),
+    "networkctl": ((("--no-pager", "list"), ("--no-pager", "status")), "edits network files, or shows them in a pager"),
+    "resolvectl": ((("--no-pager", "query"), ("--no-pager", "status")), "sets who answers names, or shows it in a pager"),
     "loginctl": ((("--no-pager", "list-sessions"), ("--no-pager", "list-users")), "ends sessions, or shows them in a pager"),
     "timedatectl": ((("--no-pager", "status"), ("--no-pager", "show")), "sets the clock, or shows it in a pager"),
     "hostnamectl": ((("--no-pager", "status"),), "renames the host, or shows it in a pager"),
     "apt-get": ((("update",),), _INSTALLS),
     "apt": ((("update",),), _INSTALLS),
+    "apt-cache": ((("policy",), ("show",), ("search",)), "can be given other configuration"),
+    "apache2": ((("-t",), ("-v",), ("-S",)), _CONFIGURED),
+    "httpd": ((("-t",), ("-v",), ("-S",)), _CONFIGURED),
     "dnf": ((("makecache",),), _INSTALLS),
     "ip": ((*((what,) for what in ("addr", "address", "a", "route", "r", "link", "neigh", "rule")), ("-br", "a"), ("-br", "addr")),
            "runs programs in namespaces, or commands from a file"),
     "apachectl": _APACHE,
     "apache2ctl": _APACHE,
     "nginx": ((("-t",), ("-T",), ("-s", "reload"), ("-s", "reopen"), ("-s", "quit"), ("-v",), ("-V",)), _CONFIGURED),
-    "sysctl": ((("-n",), ("-a",)), "writes kernel settings that run programs (kernel.core_pattern)"),
+    "sysctl": ((("-a",),), "writes kernel settings that run programs (kernel.core_pattern)"),
     "dmesg": (((), ("-T",), ("-t",)), "can show its output in a pager, or clear the log"),
     "git": ((("--version",),), "takes options and hooks that run programs"),
     "chage": ((("-l",),), "changes users and their rights"),
