@@ -5,10 +5,11 @@ itself are atomic (kill(2)). The walk is for what those two can't see: root shel
 another cgroup, sshd's own privileged half of a session.
 """
 
-import contextlib
+import errno
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from agent.errors import HostError
 
 _UNSET_LOGINUID = 0xFFFFFFFF
 _PROC_READ_MAX = 256 * 1024
+_CHILD_S = 2.0
+# These say nothing about the process: taking them for "it is gone" would end a grant while its tenant still runs.
+_NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _SSHD_TITLE = re.compile(rb"sshd(?:-session)?: ([a-z][a-z0-9-]{0,30})(?: \[(?:priv|net|postauth)\]|@[^\0]*)\s*\0?.*", re.DOTALL)
 
 
@@ -37,13 +41,16 @@ class ProcessTable(Protocol):
     """The host's processes, as teardown needs them. Real below; faked in unit tests."""
 
     def of(self, tenants: dict[int, str]) -> list[Process]:
-        """Every live process that belongs to one of these tenants (uid → login). Zombies are dead."""
+        """Every live process that belongs to one of these tenants (uid → login; an empty login names nobody).
 
-    def kill(self, pid: int) -> None:
-        """SIGKILL one process; gone already is done."""
+        Zombies are dead. Raises HostError ``proc_unreadable`` when it can't know.
+        """
+
+    def kill(self, pid: int, tenants: dict[int, str]) -> None:
+        """SIGKILL one process if it is still one of these tenants'; gone already is done. Raises HostError."""
 
     def kill_all_of(self, uid: int) -> None:
-        """SIGKILL every process the uid may signal, atomically, from a process that is that uid."""
+        """SIGKILL every process the uid may signal, atomically, from a process that is that uid. Raises HostError."""
 
 
 class ProcProcesses:
@@ -55,51 +62,74 @@ class ProcProcesses:
 
     def of(self, tenants: dict[int, str]) -> list[Process]:
         """See :class:`ProcessTable`."""
-        logins = {login.encode(): uid for uid, login in tenants.items()}
         own = os.getpid()
-        return [
-            found for pid in self._pids() if pid not in {1, own} and (found := self._classify(pid, tenants, logins)) is not None
-        ]
+        return [found for pid in self._pids() if pid not in {1, own} and (found := self._classify(pid, tenants)) is not None]
 
-    def kill(self, pid: int) -> None:
-        """See :class:`ProcessTable`."""
-        if pid <= 1:
+    def kill(self, pid: int, tenants: dict[int, str]) -> None:
+        """See :class:`ProcessTable`. Refuses pid 1 and this process.
+
+        A fork bomb wraps the process numbers in seconds, so the number may be another's since the walk. The descriptor can't be:
+        open it, look again at who has the number, signal the descriptor (pidfd_open(2)).
+        """
+        if pid <= 1 or pid == os.getpid():
             raise HostError("kill_refused", f"will not signal pid {pid}")
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        except OSError as error:
+            raise HostError("kill_failed", f"pid {pid}: {error.strerror}") from error
+        try:
+            if self._classify(pid, tenants) is not None:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        except OSError as error:
+            raise HostError("kill_failed", f"pid {pid}: {error.strerror}") from error
+        finally:
+            os.close(handle)
 
     def kill_all_of(self, uid: int) -> None:
         """See :class:`ProcessTable`. Refuses uid 0 and anything outside the tenants' range before it forks.
 
         Raises:
-            HostError: ``kill_refused``; ``kill_failed`` when the child could not become the uid.
+            HostError: ``kill_refused``; ``kill_failed`` when the child could not become the uid, or was killed or stopped first.
         """
         if uid not in self._range or uid == 0:
             raise HostError("kill_refused", f"uid {uid} is outside the tenants' range")
-        child = os.fork()
-        if child == 0:
-            _become_and_kill(uid)
-        _, status = os.waitpid(child, 0)
-        # The child's own SIGKILL ends it too: kill(-1) spares only the caller, so an exit of 0 is the good end.
-        if os.waitstatus_to_exitcode(status) not in {0, -signal.SIGKILL}:
+        # No handler of ours runs in the child: it shares the event loop's wake-up descriptor with us.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            child = os.fork()
+            if child == 0:
+                _become_and_kill(uid)
+        except OSError as error:
+            raise HostError("kill_failed", f"fork: {error.strerror}") from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        # kill(-1) spares its caller. From the moment it is the uid, though, the tenant may signal it: SIGKILL is no success
+        # then, and SIGSTOP must not hold up the teardown.
+        if _exit_code(child, _CHILD_S) != 0:
             raise HostError("kill_failed", f"could not signal as uid {uid}")
 
     def _pids(self) -> Iterator[int]:
-        for name in os.listdir(self._proc):  # noqa: PTH208  # an iterdir of Paths costs twice as much here
-            if name.isdigit():
-                yield int(name)
+        try:
+            names = os.listdir(self._proc)  # noqa: PTH208  # an iterdir of Paths costs twice as much here
+        except OSError as error:
+            raise HostError("proc_unreadable", f"{self._proc}: {error.strerror}") from error
+        return (int(name) for name in names if name.isdigit())
 
-    def _classify(self, pid: int, tenants: dict[int, str], logins: dict[bytes, int]) -> Process | None:
+    def _classify(self, pid: int, tenants: dict[int, str]) -> Process | None:
         status = _parse_status(self._read(pid, "status"))
         if status is None:
             return None
         name, uids = status
-        mark, tenant = self._mark(pid, uids, tenants, logins)
+        mark, tenant = self._mark(pid, uids, tenants)
         if mark is None:
             return None
         return Process(pid, uids[0], name, self._cgroup(pid), mark, tenant)
 
-    def _mark(self, pid: int, uids: tuple[int, ...], tenants: dict[int, str], logins: dict[bytes, int]) -> tuple[str | None, int]:
+    def _mark(self, pid: int, uids: tuple[int, ...], tenants: dict[int, str]) -> tuple[str | None, int]:
         for uid in uids:
             if uid in tenants:
                 return "uid", uid
@@ -112,27 +142,29 @@ class ProcProcesses:
         if sudo_uid in tenants:
             return "sudo", sudo_uid
         title = _SSHD_TITLE.fullmatch(self._read(pid, "cmdline"))
-        if title and title.group(1) in logins:
-            return "sshd", logins[title.group(1)]
+        if title:
+            for uid, login in tenants.items():
+                if login and title.group(1) == login.encode():
+                    return "sshd", uid
         return None, -1
 
     def _cgroup(self, pid: int) -> str:
         for line in self._read(pid, "cgroup").splitlines():
             if line.startswith(b"0::"):
-                return line[3:].decode(errors="replace")
+                return line[3:].decode(errors="surrogateescape")  # as paths are: a tenant names its own cgroups
         return ""
 
     def _read(self, pid: int, name: str) -> bytes:
         try:
             descriptor = os.open(self._proc / str(pid) / name, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return b""
-        try:
-            return os.read(descriptor, _PROC_READ_MAX)
-        except OSError:
-            return b""
-        finally:
-            os.close(descriptor)
+            try:
+                return os.read(descriptor, _PROC_READ_MAX)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            if error.errno in _NO_RESOURCES:
+                raise HostError("proc_unreadable", f"{self._proc}/{pid}/{name}: {error.strerror}") from error
+            return b""  # it has ended meanwhile
 
 
 def _become_and_kill(uid: int) -> None:
@@ -149,6 +181,21 @@ def _become_and_kill(uid: int) -> None:
         code = 0  # nobody there to signal
     finally:
         os._exit(code)
+
+
+def _exit_code(child: int, patience_s: float) -> int:
+    """How the child ended; it is killed when it does not end in time."""
+    give_up = time.monotonic() + patience_s
+    pause_s = 0.0001
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid == child:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > give_up:
+            os.kill(child, signal.SIGKILL)
+            give_up = float("inf")
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.01)
 
 
 def _parse_status(text: bytes) -> tuple[str, tuple[int, ...]] | None:
