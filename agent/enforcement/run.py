@@ -20,8 +20,10 @@ def apply(steps: Sequence[Step], enforcers: Enforcers, writer: Writer, go_on: Ca
         go_on()
         try:
             enforcers[step.enforcer].apply(step, writer)
-        except OSError as error:
-            raise HostError("step_failed", f"{step.summary}: {error}") from error
+        except TidegateError:
+            raise
+        except Exception as error:  # a bug in one enforcer must reach the caller as what it undoes, never end its thread
+            raise HostError("step_failed", f"{step.summary}: {type(error).__name__}: {error}") from error
 
 
 def revert(steps: Sequence[tuple[int, Step]], phase: Phase, enforcers: Enforcers, writer: Writer) -> list[tuple[int, str]]:
