@@ -56,6 +56,7 @@ class Journal:
                 ),
             )
             grant_id = int(cursor.lastrowid or 0)
+            self._note_wall(db, received_ns)
             if plan is not None:
                 self.intend(grant_id, plan, received_ns)
         return self.grant(grant_id)
@@ -203,8 +204,7 @@ class Journal:
     def note_wall(self, wall_ns: int) -> None:
         """Raise the high-water mark of the wall clock; it never goes back."""
         with self._db.transaction() as db:  # the look and the write are one, or a slower thread could set it back
-            if wall_ns > self.last_wall_ns():
-                self._set_meta(db, "last_wall_ns", str(wall_ns))
+            self._note_wall(db, wall_ns)
 
     def carry(self, deadlines: Iterable[tuple[int, str, int]]) -> None:
         """After a reboot: the deadlines ``(grant id, boot id, boot ns)`` on the new boot clock, which the next start must find."""
@@ -221,6 +221,10 @@ class Journal:
     def _meta_int(self, key: str) -> int:
         rows = self._db.rows("SELECT value FROM meta WHERE key=?", (key,))
         return int(rows[0]["value"]) if rows else 0
+
+    def _note_wall(self, db: sqlite3.Connection, wall_ns: int) -> None:
+        if wall_ns > self.last_wall_ns():
+            self._set_meta(db, "last_wall_ns", str(wall_ns))
 
     def _move(self, db: sqlite3.Connection, grant_id: int, before: GrantState, sets: str, *values: object) -> None:
         """One step in a grant's life. One whose end has begun meanwhile never comes back to life."""
