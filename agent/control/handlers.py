@@ -119,13 +119,14 @@ class Handlers:
 
 def _revocation(request: Mapping[str, object]) -> Callable[[GrantRecord], bool]:
     """Exactly one of jti, subject, all. Nothing named is never 'everything'."""
-    jti, subject = request.get("jti"), request.get("subject")
-    if request.get("all") is True and not jti and not subject:
-        return lambda _: True
-    if isinstance(jti, str) and jti and not subject:
-        return lambda record: record.jti == jti
-    if isinstance(subject, str) and subject and not jti:
-        return lambda record: record.sub == subject
+    named = {key: value for key in ("jti", "subject", "all") if (value := request.get(key))}
+    match named:
+        case {"all": True, **others} if not others:
+            return lambda _: True
+        case {"jti": str(jti), **others} if not others:
+            return lambda record: record.jti == jti
+        case {"subject": str(subject), **others} if not others:
+            return lambda record: record.sub == subject
     raise InvalidGrantError("request_malformed", "exactly one of jti, subject and all")
 
 
