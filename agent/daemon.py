@@ -7,11 +7,9 @@ socket. The loop itself only waits: on the deadline timer, the watched folders a
 import asyncio
 import contextlib
 import grp
-import hashlib
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +26,7 @@ from agent.errors import ConfigError, JournalError, TidegateError
 from agent.expiry.ledger import Ledger
 from agent.expiry.schedule import Act, Alarm
 from agent.expiry.teardown import Teardown
+from agent.host import start
 from agent.host.cgroups import Cgroups
 from agent.host.clock import DeadlineTimer, RealClock
 from agent.host.processes import ProcProcesses
@@ -85,10 +84,10 @@ class Daemon:
         control = self._control()
         await control.start()
         self._take_all()
-        _tell_systemd("READY=1")
+        start.tell_systemd("READY=1")
         log.info("tidegated %s is ready: host id %s", VERSION, self.pipeline.host_id)
         await self._stopping.wait()
-        _tell_systemd("STOPPING=1")
+        start.tell_systemd("STOPPING=1")
         control.close()
         for watch in watches:
             watch.stop()
@@ -101,7 +100,7 @@ class Daemon:
 
     def _assemble(self) -> Pipeline:
         paths, clock = self._config.paths, RealClock()
-        _make_folders(self._config)
+        start.make_folders(self._config)
         journal = Journal(paths.state_db)
         host_key = trust.HostKey.load_or_create(paths.host_key)
         host_id = self._config.host_id or host_key.host_id
@@ -138,11 +137,11 @@ class Daemon:
                 self._problems[f"enforcer {name}"] = str(error)
                 self.pipeline.unready[name] = error
                 log.error("%s grants are refused until this is mended: %s", name, error)
-        self._prepared = _digest(self._config)
+        self._prepared = start.digest_of_tools(self._config)
 
     def _prepare_if_changed(self) -> None:
         """Not for what preparing itself wrote, and put back when the proof failed: that would go on for ever."""
-        if _digest(self._config) != self._prepared:
+        if start.digest_of_tools(self._config) != self._prepared:
             self._prepare()
 
     def _watch(self) -> list[Watch]:
@@ -275,44 +274,6 @@ def _log_failure(job: Future[object]) -> None:
     error = job.exception()
     if error is not None:
         log.error("a job failed", exc_info=error)
-
-
-def _make_folders(config: Config) -> None:
-    """What tmpfiles.d makes where systemd runs, for hosts where it does not."""
-    paths = config.paths
-    for folder, mode in (
-        (paths.run_dir, 0o755),
-        (paths.state_db.parent, 0o711),
-        (paths.inbox.parent, 0o711),
-        (paths.inbox, 0o700),
-        (paths.outbox, 0o700),
-        (paths.sessions, 0o700),
-        (paths.archive, 0o700),
-        (paths.policy_dir, 0o755),
-        (paths.trust_dir, 0o755),
-    ):
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(mode)
-
-
-def _digest(config: Config) -> bytes:
-    """SHA-256 over the names and bytes of sshd's and sudo's configuration files."""
-    paths, digest = config.paths, hashlib.sha256()
-    folders = (paths.sshd_config.parent, paths.sshd_drop_in.parent, paths.sudoers_drop_in.parent)
-    for file in sorted(file for folder in folders if folder.is_dir() for file in folder.iterdir() if file.is_file()):
-        with contextlib.suppress(OSError):
-            digest.update(bytes(file) + b"\0" + file.read_bytes() + b"\0")
-    return digest.digest()
-
-
-def _tell_systemd(state: str) -> None:
-    """sd_notify(3), where systemd asked for it."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify, contextlib.suppress(OSError):
-        notify.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -190,9 +190,10 @@ class Pipeline:
             self.trail.emit([AuditEvent(EventKind.RESIDUE_FOUND, now_ns, login=login, uid=uid, ok=False, detail=detail)])
 
     def warn(self, live: LiveGrant, seconds_left: int) -> None:
-        """Tell the tenants of a grant how long is left."""
-        minutes = f"{seconds_left // 60} minute{'s' if seconds_left >= 120 else ''}"
-        terminals.tell(live.uids.values(), f"Tidegate: your access ends in {minutes}")
+        """Tell the tenants of a grant how long is left; a second before the end, that it is now."""
+        minutes = f"in {seconds_left // 60} minute{'s' if seconds_left >= 120 else ''}"
+        when = minutes if seconds_left >= 60 else "now: its time is up"
+        terminals.tell(live.uids.values(), f"Tidegate: your access ends {when}")
 
     def recover(self) -> list[LiveGrant]:
         """At start: take down what ended, or was only half open, while nobody was looking. Returns what stands."""
@@ -251,10 +252,10 @@ class Pipeline:
         except JournalError as error:
             log.error("the journal can't be written, teardown goes on: %s", error)
 
-    def _tell_the_end(self, live: LiveGrant) -> None:
+    def _tell_the_end(self, live: LiveGrant) -> int:
         why = {EndCause.EXPIRED: "your access has ended: its time is up", EndCause.REVOKED: "your access was revoked"}
         message = why.get(live.cause or EndCause.EXPIRED, "your access has ended")
-        terminals.tell(live.uids.values(), f"Tidegate: {message}")
+        return terminals.tell(live.uids.values(), f"Tidegate: {message}")
 
     # Helpers of both ways
 

@@ -9,7 +9,7 @@ from agent.expiry.schedule import Act, Alarm, Schedule
 from agent.host.clock import NS, Clock
 from agent.journal import GrantRecord, GrantState, Journal
 
-WARNINGS_S = (300, 60)
+WARNINGS_S = (300, 60, 1)  # the last so that the reason is on the screen before the terminal is gone
 SWEEPS_MS = (250, 1000, 5000)
 RETRY_FIRST_MS = 250
 RETRY_MOST_MS = 60_000

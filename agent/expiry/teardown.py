@@ -5,6 +5,7 @@ together, and only then are homes and accounts removed. The account goes last: o
 be asked about it.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from agent.model import Phase, Residue
 _LINGER = Path("/var/lib/systemd/linger")
 _CRONTABS = Path("/var/spool/cron/crontabs")
 _SYSTEMD = Path("/run/systemd/system")
+_LAST_WORDS_S = 0.005  # for sshd to send what a terminal was told; the doors are shut already
 
 
 @dataclass(slots=True)
@@ -54,15 +56,16 @@ class Teardown:
         self._clock = clock
 
     def shut(
-        self, grants: Sequence[LiveGrant], tell: Callable[[LiveGrant], None], closed: Callable[[list[Shut]], None]
+        self, grants: Sequence[LiveGrant], tell: Callable[[LiveGrant], int], closed: Callable[[list[Shut]], None]
     ) -> list[Shut]:
         """End the grants, never raising: what fails stands in each result's ``errors``.
 
-        ``tell`` is called for each once its doors are shut and before its processes die; ``closed`` once, with all of them.
+        ``tell`` is called for each once its doors are shut and before its processes die, and returns how many terminals it
+        reached; ``closed`` is called once, with all of them.
         """
         shuts = [self._close(live) for live in grants]
-        for shut in shuts:
-            tell(shut.live)
+        if sum(tell(shut.live) for shut in shuts):
+            time.sleep(_LAST_WORDS_S)
         self._sever(shuts)
         closed(shuts)
         self._stop_units([uid for shut in shuts for uid in shut.live.tenants])

@@ -30,7 +30,8 @@ rules:
     max_duration: 1h
     accounts: {{ prefix: jit-, shells: [/bin/bash] }}
     ssh: {{ keys: true, actions: [login, exec] }}
-    sudo: {{ run_as: [root], commands: ["/bin/bash"], root_equivalent: ["/bin/bash"] }}
+    sudo: {{ run_as: [root], commands: ["/bin/bash"] }}
+    root_equivalent: ["/bin/bash"]
 """
 
 
@@ -56,7 +57,7 @@ class Scene:
             "exp": now + seconds,
             "jti": f"demo-{login}-{now}",
             "authorization_details": [
-                {"type": "account", "identifier": login, "full_name": subject.split("@")[0].title()},
+                {"type": "account", "identifier": login, "full_name": subject.split("@", maxsplit=1)[0].title()},
                 {"type": "ssh", "identifier": login, "keys": [" ".join(key[:2])], "actions": ["login", "exec"]},
                 {"type": "sudo", "identifier": login, "run_as": ["root"], "commands": commands},
             ],
