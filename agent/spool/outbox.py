@@ -82,7 +82,7 @@ class Outbox:
             try:
                 with opened_folder(self._path) as folder:
                     dropped = self._make_room(folder, len(data))
-                    name = f"{self._stamp()}-{kind}-{_safe(ident)}{suffix}"
+                    name = self._fresh_name(folder, f"{kind}-{_safe(ident)}{suffix}")
                     atomic_write(folder, name, data, mode=_MODE)
             except OSError as error:
                 raise HostError("outbox_unwritable", f"{self._path}: {error.strerror}") from error
@@ -132,11 +132,12 @@ class Outbox:
                     with contextlib.suppress(OSError):
                         os.unlink(entry.name, dir_fd=folder)
 
-    def _stamp(self) -> str:
-        """The wall clock, never the same twice, and never back while this process lives."""
+    def _fresh_name(self, folder: int, rest: str) -> str:
+        """By the wall clock, never back while this process lives, and no name that is there: a rename would replace it."""
         self._last_ns = max(self._last_ns + 1, self._clock.wall_ns())
-        moment = datetime.fromtimestamp(self._last_ns // NS, tz=UTC)
-        return f"{moment:%Y%m%dT%H%M%S}.{self._last_ns % NS:09d}Z"
+        while _exists(name := f"{_stamp(self._last_ns)}-{rest}", folder):
+            self._last_ns += 1
+        return name
 
     def _make_room(self, folder: int, length: int) -> list[_File]:
         """Delete the oldest until one more file fits. The folder is looked at only when our count says that it may be full."""
@@ -166,6 +167,18 @@ def _listed(folder: int) -> list[_File]:
             with contextlib.suppress(FileNotFoundError):
                 files.append(_File(entry.name, match[1], entry.stat(follow_symlinks=False).st_size))
     return files
+
+
+def _exists(name: str, folder: int) -> bool:
+    try:
+        os.lstat(name, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _stamp(at_ns: int) -> str:
+    return f"{datetime.fromtimestamp(at_ns // NS, tz=UTC):%Y%m%dT%H%M%S}.{at_ns % NS:09d}Z"
 
 
 def _safe(ident: str) -> str:
