@@ -166,30 +166,33 @@ def step(enforcer: str, action: str, target: str, **data: Any) -> Step:
 
 
 def test_steps_become_account_group_and_privilege_events_both_ways() -> None:
+    commands = [["/usr/bin/systemctl", "restart", "nginx"], ["/usr/bin/logger", "a b"]]
     steps = [
-        step("account", "create", "jit-alice"),
-        step("account", "unlock", "jit-alice"),
-        step("group", "join", "docker", user="deploy"),
-        step("account", "join", "x", login="jit-alice", groups=["adm", "www-data"]),
-        step("sudo", "grant", "jit-alice", commands=[["/usr/bin/systemctl", "restart", "nginx"], ["/usr/bin/id"]]),
+        step("account", "create", "jit-alice", name="jit-alice", uid=70001),
+        step("account", "unlock", "jit-alice", name="jit-alice", uid=70001),
+        step("group", "membership", "deploy:docker", name="deploy", group="docker"),
+        step("account", "membership", "jit-alice:adm", name="jit-alice", group="adm"),
+        step("ssh", "keys", "/run/tidegate/keys/jit-alice", name="jit-alice"),
+        step("sudo", "rule", "/run/tidegate/sudoers.d/x", rule={"login": "jit-alice", "run_as": ["root"], "commands": commands}),
+        step("sudo", "rule", "/run/tidegate/sudoers.d/y"),
     ]
     about = event(EventKind.GRANT_OPENED, login="", uid=None)
     done = events_of_steps(steps, undone=False, about=about, uids={"jit-alice": 70001})
-    assert [(found.kind, found.login, found.uid) for found in done] == [
-        (EventKind.ACCOUNT_CREATED, "jit-alice", 70001),
-        (EventKind.GROUP_JOINED, "deploy", None),
-        (EventKind.GROUP_JOINED, "jit-alice", 70001),
-        (EventKind.GROUP_JOINED, "jit-alice", 70001),
-        (EventKind.PRIVILEGE_GRANTED, "jit-alice", 70001),
+    assert [(found.kind, found.login, found.uid, found.detail.get("group")) for found in done[:-1]] == [
+        (EventKind.ACCOUNT_CREATED, "jit-alice", 70001, None),
+        (EventKind.GROUP_JOINED, "deploy", None, "docker"),
+        (EventKind.GROUP_JOINED, "jit-alice", 70001, "adm"),
+        (EventKind.PRIVILEGE_GRANTED, "jit-alice", 70001, None),
     ]
-    assert [found.detail.get("group") for found in done[1:4]] == ["docker", "adm", "www-data"]
-    assert done[4].detail["privileges"] == ["/usr/bin/systemctl restart nginx", "/usr/bin/id"]
+    assert done[3].detail["privileges"] == ["/usr/bin/systemctl restart nginx", "/usr/bin/logger 'a b'"]
+    assert done[4].detail["privileges"] == ["rule /run/tidegate/sudoers.d/y"]
     undone = events_of_steps(steps, undone=True, about=about)
     assert [found.kind for found in undone] == [
         EventKind.ACCOUNT_DELETED,
         EventKind.GROUP_LEFT,
         EventKind.GROUP_LEFT,
-        EventKind.GROUP_LEFT,
+        EventKind.PRIVILEGE_REVOKED,
         EventKind.PRIVILEGE_REVOKED,
     ]
     assert {found.jti for found in (*done, *undone)} == {"g-1"}
+    assert all(problems(to_ocsf(found, IDENTITY)) == [] for found in (*done, *undone))

@@ -236,15 +236,18 @@ def test_journald_gets_the_fields_and_its_absence_is_no_error(
             sent.append(fields)
 
     monkeypatch.setattr(journald_module, "_journal", Journal)
+    monkeypatch.setattr(journald_module, "_SOCKET", tmp_path)
     Trail(tmp_path, IDENTITY, FakeClock(), tell=tell_journald).emit([event()])
     assert sent[0]["GRANT_ID"] == "g-1"
     assert sent[0]["SUBJECT"] == "alice@example.com"
     assert sent[0]["TARGET_UID"] == "70001"
     assert sent[0]["MESSAGE_ID"] == journald_module.MESSAGE_IDS[EventKind.GRANT_OPENED]
-    monkeypatch.setattr(journald_module, "_journal", None)
     caplog.set_level(logging.INFO)
-    Trail(tmp_path, IDENTITY, FakeClock(), tell=tell_journald).emit([event()])
-    assert "grant.opened" in caplog.text
+    for gone, value in (("_journal", None), ("_SOCKET", tmp_path / "absent")):
+        monkeypatch.setattr(journald_module, gone, value)
+        Trail(tmp_path, IDENTITY, FakeClock(), tell=tell_journald).emit([event()])
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["grant.opened", "grant.opened"]
+    assert len(sent) == 1
 
 
 FULL_DISK = """
