@@ -13,7 +13,7 @@ from agent.audit.event import AuditEvent, EventKind
 from agent.audit.objects import text
 
 try:
-    from systemd import journal as _journal
+    from systemd import journal as _journal  # type: ignore[attr-defined]  # our own folder systemd/ is seen in a checkout
 except ImportError:  # python3-systemd is optional
     _journal = None
 

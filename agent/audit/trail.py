@@ -80,7 +80,7 @@ class Trail:
                 self._emit(events)
             except Exception as error:  # the last net: a teardown goes on whatever happens here
                 shown = one_line(f"{type(error).__name__}: {error}")
-                _logger.error("audit failed: %s", shown)  # noqa: TRY400 - a traceback may carry text from outside, raw
+                _logger.error("audit failed: %s", shown)
                 self._loss = self._more_lost(len(events), "audit_failed", type(error).__name__)
 
     def _emit(self, events: Sequence[AuditEvent]) -> None:

@@ -10,6 +10,7 @@ import errno
 import os
 import struct
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +25,12 @@ _TFD_TIMER_CANCEL_ON_SET = 2
 _CLOCK_REALTIME = 0
 _CLOCK_BOOTTIME = 7
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def rfc3339(wall_ns: int) -> str:
+    """A wall time to the microsecond, UTC (RFC 3339)."""
+    seconds, rest = divmod(wall_ns, NS)
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest // 1000:06d}Z"
 
 
 class Clock(Protocol):

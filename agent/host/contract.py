@@ -132,5 +132,8 @@ class Writer(Reader, Protocol):
         Never touches a tree whose top is owned by another uid.
         """
 
+    def sweep_files(self, uid: int) -> tuple[list[str], list[str]]:
+        """Unlink what the uid owns in the world-writable folders and the at spool (bounded): ``(removed, left)``."""
+
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
         """Run a tool that changes the host. Raises HostError when missing or late; a non-zero exit is the caller's."""

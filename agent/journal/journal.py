@@ -36,42 +36,40 @@ class Journal:
         if grant.exp <= self._meta_int("forgotten_through"):
             raise UntrustedError("jti_replayed", "token ids of that time are no longer kept, so it may be a replay", field="exp")
 
-    def knows(self, digest: str) -> bool:
-        """Whether exactly this token was taken before (an inbox file left by a crash between journal and unlink)."""
-        return bool(self._db.rows("SELECT 1 FROM grants WHERE digest=?", (digest,)))
+    def knows_leftover(self, token: bytes) -> bool:
+        """Whether exactly these bytes were taken before: an inbox file that a crash left between journal and unlink."""
+        return bool(self._db.rows("SELECT 1 FROM grants WHERE token=? AND state<>'ended'", (token,)))
 
-    def accept(self, grant: Grant, *, token: bytes, summary: str, rule: str, received_ns: int, boot: tuple[str, int]) -> int:
-        """Note an accepted grant as pending; from here on its jti is used. Returns the grant's id."""
-        logins = sorted({want.identifier for want in grant.wants})
+    def accept(
+        self, grant: Grant, *, token: bytes, summary: str, rule: str, received_ns: int, boot: tuple[str, int], plan: Plan | None
+    ) -> GrantRecord:
+        """Note an accepted grant; from here on its jti is used. With a plan it is OPENING, its steps intended; else PENDING."""
+        logins = json.dumps(sorted({want.identifier for want in grant.wants}))
         with self._db.transaction() as db:
             cursor = db.execute(
                 "INSERT INTO grants (jti,iss,sub,state,token,digest,nbf,exp,reason,ticket,summary,rule,logins,"
                 "received_ns,boot_id,boot_deadline_ns) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     *(grant.jti, grant.iss, grant.sub, GrantState.PENDING, token, grant.digest, grant.nbf, grant.exp),
-                    *(grant.reason, grant.ticket, summary, rule, json.dumps(logins), received_ns, *boot),
+                    *(grant.reason, grant.ticket, summary, rule, logins, received_ns, *boot),
                 ),
             )
-        if cursor.lastrowid is None:
-            raise JournalError("journal_failed", "no row id")
-        return cursor.lastrowid
+            grant_id = int(cursor.lastrowid or 0)
+            if plan is not None:
+                self.intend(grant_id, plan, received_ns)
+        return self.grant(grant_id)
 
     # Opening
-
-    def reserve_uids(self, grant_id: int, uids: dict[str, int], now_ns: int) -> None:
-        """Reserve UIDs before anything is made with them."""
-        with self._db.transaction() as db:
-            db.executemany(
-                "INSERT OR REPLACE INTO uids (uid,grant_id,login,state,since_ns) VALUES (?,?,?,'reserved',?)",
-                [(uid, grant_id, login, now_ns) for login, uid in uids.items()],
-            )
-            if uids:
-                self._set_meta(db, "last_uid", str(max(uids.values())))
 
     def intend(self, grant_id: int, plan: Plan, now_ns: int) -> None:
         """Write every step of the plan down before the first is done (and the UIDs with them)."""
         with self._db.transaction() as db:
-            self.reserve_uids(grant_id, dict(plan.uids), now_ns)
+            db.executemany(
+                "INSERT OR REPLACE INTO uids (uid,grant_id,login,state,since_ns) VALUES (?,?,?,'reserved',?)",
+                [(uid, grant_id, login, now_ns) for login, uid in plan.uids.items()],
+            )
+            for uid in plan.uids.values():
+                self._set_meta(db, "last_uid", str(uid))
             db.execute("UPDATE grants SET state=? WHERE id=?", (GrantState.OPENING, grant_id))
             db.executemany(
                 "INSERT INTO steps (grant_id,seq,step,state) VALUES (?,?,?,?)",
@@ -86,13 +84,13 @@ class Journal:
 
     # Ending
 
-    def shutting(self, ids: Sequence[int], cause: EndCause, text: str) -> None:
-        """The end of these grants has begun; the first cause stays."""
+    def shutting(self, grants: Sequence[tuple[int, str]], cause: EndCause) -> None:
+        """The end of these grants ``(id, text)`` has begun; the first cause stays."""
         with self._db.transaction() as db:
             db.executemany(
                 "UPDATE grants SET state=?, cause=coalesce(cause,?), cause_text=CASE WHEN cause IS NULL THEN ? ELSE cause_text END,"
                 " attempts=attempts+1 WHERE id=? AND state<>'ended'",
-                [(GrantState.SHUTTING, cause, text, grant_id) for grant_id in ids],
+                [(GrantState.SHUTTING, cause, text, grant_id) for grant_id, text in grants],
             )
 
     def undone(self, grant_id: int, results: Iterable[tuple[int, str]]) -> None:

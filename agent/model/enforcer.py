@@ -29,6 +29,13 @@ class Enforcer(Protocol):
 
     type: ClassVar[str]
 
+    def prepare(self, writer: Writer) -> None:
+        """Put the mechanism's own drop-ins in place, when the daemon starts and when somebody changed them; idempotent.
+
+        Raises:
+            HostError: this host can't enforce it now; grants that need it are refused until it can.
+        """
+
     def decode(self, body: Mapping[str, object], field: str) -> Want:
         """One authorization_details object → a typed want. ``field`` prefixes every refusal's field.
 

@@ -24,6 +24,7 @@ PRINCIPAL = re.compile(r"[A-Za-z0-9._@+-]{1,128}")
 ROLE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 ABSOLUTE_PATH = re.compile(r"(?:/[A-Za-z0-9._+-]+)+")
 PATH_MAX = 255
+PREFIX_LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
 
 # Bidirectional controls reorder what an admin reads (CVE-2021-42574); line and paragraph separators break log lines.
 _UNSEEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -141,6 +142,9 @@ def absolute_path(value: object, field: str) -> str:
 def source_address(value: object, field: str) -> str:
     """A plain address or strict CIDR (no host bits set), in its canonical form. Code ``source_address_invalid``."""
     found = string(value, field)
+    _, slash, length = found.partition("/")
+    if slash and not PREFIX_LENGTH.fullmatch(length):  # ip_network also takes netmasks, host masks and leading zeros
+        raise InvalidGrantError("source_address_invalid", f"{found[:64]!a} is no address or strict CIDR", field=field)
     try:
         network = ipaddress.ip_network(found, strict=True)
     except ValueError as error:
