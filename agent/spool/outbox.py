@@ -13,8 +13,8 @@ from pathlib import Path
 
 from agent.errors import HostError, TidegateError
 from agent.host.clock import NS, Clock
+from agent.host.files import atomic_write
 from agent.model.text import one_line
-from agent.spool.atomic import TEMPORARY, atomic_write
 from agent.spool.entries import opened_folder, shown
 
 ANSWER, RECEIPT = "answer", "receipt"
@@ -23,6 +23,7 @@ _OURS = re.compile(r"\d{8}T\d{6}\.\d{9}Z-([a-z]+)-[A-Za-z0-9._@-]+")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._@-]+")
 _IDENT_MAX = 128
 _MODE = 0o640
+_TEMPORARY = ".tidegate-"  # how agent.host.files begins the names of unfinished files
 _TEXT_MAX = 500
 _logger = logging.getLogger("tidegate.outbox")
 
@@ -74,7 +75,8 @@ class Outbox:
         ``kind`` is lower-case letters; of ``ident`` only ``[A-Za-z0-9._@-]`` is kept, at most 128 characters.
 
         Raises:
-            HostError: ``outbox_unwritable`` (disk full, read-only, gone), ``outbox_too_large`` (longer than the whole bound).
+            HostError: ``write_failed`` (disk full, read-only), ``outbox_unwritable`` (the folder is gone, or no folder),
+                ``outbox_too_large`` (longer than the whole bound).
         """
         if len(data) > self._max_bytes:
             raise HostError("outbox_too_large", f"{len(data)} bytes are more than the outbox may hold")
@@ -83,7 +85,8 @@ class Outbox:
                 with opened_folder(self._path) as folder:
                     dropped = self._make_room(folder, len(data))
                     name = self._fresh_name(folder, f"{kind}-{_safe(ident)}{suffix}")
-                    atomic_write(folder, name, data, mode=_MODE)
+                    gid = os.fstat(folder).st_gid  # readable by whoever the folder is for
+                    atomic_write(self._path / name, data, _MODE, gid=gid)
             except OSError as error:
                 raise HostError("outbox_unwritable", f"{self._path}: {error.strerror}") from error
             self._files += 1
@@ -128,7 +131,7 @@ class Outbox:
         """At start: remove temporary files that a crash left. What can't be removed stays, hidden."""
         with contextlib.suppress(OSError), opened_folder(self._path) as folder, os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith(TEMPORARY):
+                if entry.name.startswith(_TEMPORARY):
                     with contextlib.suppress(OSError):
                         os.unlink(entry.name, dir_fd=folder)
 

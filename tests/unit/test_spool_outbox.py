@@ -144,9 +144,18 @@ def test_a_full_disk_leaves_nothing_half_and_says_so(tmp_path: Path, monkeypatch
         patch.setattr(os, call, fail)
         with pytest.raises(HostError) as caught:
             subject.receipt("g", "x")
-    assert caught.value.code == "outbox_unwritable"
+    assert caught.value.code == "write_failed"
     assert listing(tmp_path) == []
     subject.receipt("g", "x")
+
+
+def test_an_outbox_that_is_no_folder_of_ours_is_said(tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "victim")
+    with pytest.raises(HostError) as caught:
+        outbox(tmp_path / "out").receipt("g", "x")
+    assert caught.value.code == "outbox_unwritable"
+    assert listing(tmp_path / "victim") == []
 
 
 def test_temporary_files_of_a_crash_are_removed_at_start(tmp_path: Path) -> None:
