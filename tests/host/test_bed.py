@@ -37,9 +37,7 @@ class Owner:
     """A process which owns one host."""
 
     def __init__(self, kind: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", OWNER, kind], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
-        )
+        self.process = subprocess.Popen([sys.executable, "-c", OWNER, kind], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
         assert self.process.stdout is not None
         self.id, self.interface, leader, supervisor = self.process.stdout.readline().split()
         self.leader, self.supervisor = int(leader), int(supervisor)
@@ -97,9 +95,7 @@ def run_listing() -> set[str]:
         "utmp",
         "credentials",
     )
-    return {
-        str(path) for name in names for path in (Path("/run", name), *Path("/run", name).glob("**/*")) if path.exists()
-    }
+    return {str(path) for name in names for path in (Path("/run", name), *Path("/run", name).glob("**/*")) if path.exists()}
 
 
 @pytest.mark.host
@@ -239,9 +235,7 @@ def test_five_hosts_boot_side_by_side() -> None:
 
 
 @pytest.mark.host
-def test_killing_a_users_slice_on_one_host_spares_the_same_uid_on_another(
-    host_factory: HostFactory, ssh_key: Path
-) -> None:
+def test_killing_a_users_slice_on_one_host_spares_the_same_uid_on_another(host_factory: HostFactory, ssh_key: Path) -> None:
     hosts = [host_factory(), host_factory()]
     sessions = []
     for host in hosts:
