@@ -106,7 +106,8 @@ class Progress:
                     spoke = time.monotonic()
                     self.say(f"{step}: {line.strip()[:100]}")
         if process.returncode != 0:
-            raise BuildFailed(f"{step} failed with status {process.returncode}:\n" + "\n".join(tail))
+            last = tail[-1].strip() if tail else "it printed nothing"
+            raise BuildFailed(f"{step} failed with status {process.returncode}: {last}\n" + "\n".join(tail))
 
 
 def need(*programs: str) -> None:
@@ -131,8 +132,8 @@ def need(*programs: str) -> None:
                 progress.run("refreshing this machine's package lists", ["apt-get", "update"], orphan=True)
                 progress.run(title, install, orphan=True)
     except BuildFailed as failure:
-        reason = str(failure).splitlines()[-1]
-        raise HostUnavailable(f"apt-get could not install {', '.join(missing)}: {reason}") from failure
+        reason = str(failure).splitlines()[0]
+        raise HostUnavailable(reason) from failure
 
 
 @contextmanager
