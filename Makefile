@@ -1,0 +1,33 @@
+# Everything a developer runs. `make demo` and `make test` set up all they need on a machine with git, Python and apt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help demo test lint host venv clean
+
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: venv ## the main job, seen working on a disposable host (ARGS=--json: one object as the last line)
+	@$(BIN)/python -m examples.demo $(ARGS)
+
+test: venv ## every check: linters, unit tests, and the host suite on booted test hosts (ARGS: pytest's own)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: venv ## only the linters
+	@$(BIN)/python -m pytest -q tests/unit/test_linters.py
+
+host: venv ## a root shell on a fresh test host with Tidegate running
+	@$(BIN)/python -m tests.hosts shell --prepare tests.hosts.prepare:install_tidegate
+
+venv: $(VENV)/.made ## .venv with Tidegate and the tools of its tests
+
+$(VENV)/.made: pyproject.toml
+	@echo "venv: installing Tidegate and the tools of its tests into $(VENV) ..." >&2
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); apt-get install --yes python3-venv >&2 && $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean: ## what was built here (not the cached host roots)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,127 @@
+"""status, grants, revoke: who can get in, and ending it."""
+
+from pathlib import Path
+from typing import cast
+
+import click
+
+from agent.cli.daemon_view import ask
+from agent.cli.output import duration, json_option, printable, reporting, show, table
+
+Object = dict[str, object]
+
+
+@click.command()
+@json_option
+@click.pass_obj
+@reporting
+def status(config_file: Path | None, as_json: bool) -> None:
+    """Who can get in now, as what, until when, why; and what is wrong."""
+    found = cast(Object, ask(config_file, "status"))
+    show(found, as_json, lambda: _status_text(found))
+
+
+@click.group()
+def grants() -> None:
+    """The grants on this host."""
+
+
+@grants.command("list")
+@click.option("--ended", is_flag=True, help="Also the latest that have ended.")
+@json_option
+@click.pass_obj
+@reporting
+def list_grants(config_file: Path | None, ended: bool, as_json: bool) -> None:
+    """Every live grant; with --ended also the latest that have ended."""
+    found = cast(Object, ask(config_file, "grants", ended=ended))
+    show(found, as_json, lambda: _grants_table(cast(list[Object], found["grants"])) or "No grants.")
+
+
+@grants.command("show")
+@click.argument("jti")
+@json_option
+@click.pass_obj
+@reporting
+def show_grant(config_file: Path | None, jti: str, as_json: bool) -> None:
+    """One grant: what it opened, step by step, and how each step stands."""
+    found = cast(Object, ask(config_file, "grant", jti=jti))
+    show(found, as_json, lambda: "\n\n".join(_grant_text(grant) for grant in cast(list[Object], found["grants"])))
+
+
+@click.command()
+@click.argument("jti", required=False)
+@click.option("--subject", help="End every grant of this subject.")
+@click.option("--all", "everything", is_flag=True, help="End every grant on this host.")
+@click.option("--reason", default="", help="Why; it goes into the receipt and the audit trail.")
+@json_option
+@click.pass_obj
+@reporting
+def revoke(config_file: Path | None, jti: str | None, subject: str | None, everything: bool, reason: str, as_json: bool) -> None:
+    """End access now: one grant, all of a subject's, or everything. Returns when it is shut."""
+    if sum((jti is not None, subject is not None, everything)) != 1:
+        raise click.UsageError("name one JTI, or --subject S, or --all")
+    found = cast(Object, ask(config_file, "revoke", jti=jti, subject=subject, all=everything, reason=reason))
+    show(found, as_json, lambda: _revoked_text(found))
+
+
+def _status_text(found: Object) -> str:
+    lines = [f"{found['host_id']}  tidegated {found['version']}  policy: {found['policy']}"]
+    problems = cast(list[str], found["problems"])
+    lines += [f"  ! {printable(problem)}" for problem in problems]
+    live = cast(list[Object], found["grants"])
+    lines += ["", "Who can get in:", _grants_table(live)] if live else ["", "Nobody can get in through Tidegate now."]
+    refusals = cast(list[Object], found["refusals"])
+    if refusals:
+        rows = [
+            [str(entry["at"])[:19] + "Z", str(entry["code"]), str(entry["source"]), str(entry["reason"])] for entry in refusals[:10]
+        ]
+        lines += ["", f"Refused lately ({len(refusals)}):", table(["WHEN", "CODE", "FILE", "WHY"], rows)]
+    return "\n".join(lines)
+
+
+def _grants_table(found: list[Object]) -> str:
+    if not found:
+        return ""
+    headings = ["WHO", "STATE", "LEFT", "UNTIL (UTC)", "GRANT", "ACCESS", "WHY"]
+    rows = []
+    for entry in found:
+        why = " ".join(part for part in (str(entry["ticket"]), str(entry["reason"]), str(entry["error"])) if part)
+        left = duration(cast(int, entry["seconds_left"])) if entry["state"] != "ended" else str(entry["cause"])
+        until = str(entry["ends"])[:19].replace("T", " ")
+        rows.append([str(entry["subject"]), str(entry["state"]), left, until, str(entry["jti"]), str(entry["access"]), why or "-"])
+    return table(headings, rows)
+
+
+def _grant_text(found: Object) -> str:
+    steps = cast(list[Object], found["steps"])
+    names = (
+        "subject",
+        "issuer",
+        "state",
+        "access",
+        "reason",
+        "ticket",
+        "rule",
+        "begins",
+        "ends",
+        "opened",
+        "ended",
+        "cause",
+        "error",
+    )
+    lines = [f"grant {printable(str(found['jti']))}"]
+    lines += [f"  {name:<9} {printable(str(found[name]))}" for name in names if found[name] not in {None, ""}]
+    lines += [f"  {entry['state']:<9} {printable(str(entry['what']))}" for entry in steps]
+    return "\n".join(lines)
+
+
+def _revoked_text(found: Object) -> str:
+    ended = cast(list[Object], found["revoked"])
+    if not ended:
+        return "Nothing to revoke: no live grant matches."
+    return "\n".join(
+        f"{printable(str(entry['jti']))} ({printable(str(entry['subject']))}): {'ended' if entry['ended'] else 'NOT OVER'}"
+        + (f", doors shut in {entry['doors_ms']} ms, last process dead in {entry['last_process_ms']} ms" if entry["ended"] else "")
+        + (f": {printable(str(entry['error']))}" if entry["error"] else "")
+        for entry in ended
+    )

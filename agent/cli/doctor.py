@@ -1,0 +1,89 @@
+"""doctor: what is wrong with this host, and how to mend it. Looks only; changes nothing."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import click
+
+from agent import policy as policies
+from agent import trust
+from agent.cli.health import Finding, host_findings
+from agent.cli.output import EXIT_DONE, EXIT_FAILED, json_option, printable, reporting, show
+from agent.config import Config, config_path, load_config
+from agent.control import client
+from agent.daemon import registry
+from agent.errors import ConfigError, TidegateError
+
+_SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
+
+
+@click.command()
+@json_option
+@click.pass_obj
+@reporting
+def doctor(config_file: Path | None, as_json: bool) -> None:
+    """What is wrong with this host and how to mend it. Exits 1 when something would keep grants from being enforced."""
+    config = load_config(config_path(config_file))
+    findings = [*_agent(config), *_files(config), *host_findings(config)]
+    bad = any(finding.level == "fail" for finding in findings)
+    result = {"ok": not bad, "checks": [finding.to_json() for finding in findings]}
+    show(result, as_json, lambda: "\n".join(_lines(findings)))
+    sys.exit(EXIT_FAILED if bad else EXIT_DONE)
+
+
+def _lines(findings: list[Finding]) -> Iterator[str]:
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        yield f"{_SIGNS[finding.level]}  {finding.name.ljust(width)}  {printable(finding.detail)}"
+        if finding.mend and finding.level != "ok":
+            yield f"      {' ' * width}  -> {printable(finding.mend)}"
+
+
+def _agent(config: Config) -> Iterator[Finding]:
+    if os.geteuid() != 0:
+        yield Finding("privilege", "warn", "not root: some checks see less", "run it as root")
+    try:
+        status = cast(dict[str, object], client.call(config.paths.control_socket, "status"))
+    except TidegateError as error:
+        yield Finding("daemon", "fail", str(error), "systemctl enable --now tidegated; journalctl -u tidegated")
+        return
+    yield Finding("daemon", "ok", f"tidegated {status['version']} answers; this host is {status['host_id']}")
+    for problem in cast(list[str], status["problems"]):
+        yield Finding("daemon", "fail", problem, "mend what it names; it is tried again at once, or send tidegated SIGHUP")
+
+
+def _files(config: Config) -> Iterator[Finding]:
+    decoders = {name: enforcer.decode for name, enforcer in registry().items()}
+    yield _checked("policy", lambda: _policy(config, decoders))
+    yield _checked("keys", lambda: _keys(config))
+
+
+def _checked(name: str, look: Callable[[], Finding]) -> Finding:
+    try:
+        return look()
+    except (ConfigError, OSError) as error:
+        return Finding(name, "fail", str(error), "mend the file; the daemon takes it up at once")
+
+
+def _policy(config: Config, decoders: policies.Decoders) -> Finding:
+    findings = policies.check(config.paths.policy_dir, decoders)
+    for finding in findings:
+        if finding.level == "error":
+            return Finding("policy", "fail", str(finding), "tidegate policy check")
+    rules = len(policies.load_policy(config.paths.policy_dir, decoders).rules)
+    if not rules:
+        return Finding("policy", "warn", f"{config.paths.policy_dir} has no rule: every grant is refused", "see docs/POLICY.md")
+    warnings = f", {len(findings)} warning(s): tidegate policy check" if findings else ""
+    return Finding("policy", "ok", f"{rules} rule(s){warnings}")
+
+
+def _keys(config: Config) -> Finding:
+    ring = trust.load_keyring(config.paths.trust_dir)
+    if not len(ring):
+        mend = "put the control plane's public JWK Set there as NAME.jwks"
+        return Finding("keys", "warn", f"{config.paths.trust_dir} has no key: nobody can sign a grant for this host", mend)
+    issuers = sorted({issuer for key in ring for issuer in key.issuers})
+    return Finding("keys", "ok", f"{len(ring)} key(s), for {', '.join(issuers)}")

@@ -1,0 +1,84 @@
+"""How results and errors reach a person or a script: text for one, one documented JSON object for the other."""
+
+import functools
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import click
+
+from agent.errors import ConfigError, RefusedError, TidegateError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 0, 1, 2, 3
+
+
+def json_option(command: Callable[P, R]) -> Callable[P, R]:
+    """``--json`` for a command: its result, or its error, as one object on stdout."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(command)
+
+
+def show(result: object, as_json: bool, text: Callable[[], str]) -> None:
+    """Print a result one way or the other."""
+    click.echo(json.dumps(result, indent=2, ensure_ascii=True, default=str) if as_json else text())
+
+
+def reporting(command: Callable[..., R]) -> Callable[..., R]:
+    """Turn an error of ours into a message and the contract's exit code: 1 failed, 3 refused."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> R:
+        try:
+            return command(*args, **kwargs)
+        except TidegateError as error:
+            fail(error, as_json=bool(kwargs.get("as_json")))
+        except BrokenPipeError:
+            # The reader (head, less) has gone; nothing is wrong, and Python must not complain at exit either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(EXIT_FAILED)
+
+    return wrapped
+
+
+def fail(error: TidegateError, *, as_json: bool) -> NoReturn:
+    """Say what went wrong and exit."""
+    refused = isinstance(error, RefusedError)
+    if as_json:
+        body: dict[str, object] = {"ok": False, "code": error.code, "reason": error.reason, "field": error.field}
+        if isinstance(error, ConfigError):
+            body |= {"file": str(error.path), "line": error.line, "key": error.key}
+        if refused:
+            body["verdict"] = "refused"
+        click.echo(json.dumps(body, indent=2))
+    else:
+        click.echo(f"tidegate: {'refused: ' if refused else ''}{printable(str(error))}", err=True)
+    sys.exit(EXIT_REFUSED if refused else EXIT_FAILED)
+
+
+def printable(text: str) -> str:
+    """Text of somebody else's made safe for a terminal: no control, format or bidirectional character survives."""
+    return "".join(c if unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029" else f"\\u{ord(c):04x}" for c in text)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell; the last one is left as it is."""
+    safe = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(len(row[index]) for row in [list(headings), *safe]) for index in range(len(headings))]
+    lines = [
+        [*(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)), row[-1]] for row in [list(headings), *safe]
+    ]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def duration(seconds: float) -> str:
+    """A time span as a person says it: ``4m 10s``, ``2h 5m``, ``3d 4h``."""
+    total = int(abs(seconds))
+    days, hours, minutes, secs = total // 86400, total // 3600 % 24, total // 60 % 60, total % 60
+    parts = [f"{days}d" if days else "", f"{hours}h" if hours else "", f"{minutes}m" if minutes else "", f"{secs}s" if secs else ""]
+    found = [part for part in parts if part][:2]
+    return " ".join(found) or "0s"

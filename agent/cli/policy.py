@@ -1,0 +1,33 @@
+"""policy check: what is wrong with the policy files, at which line."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from agent import policy as policies
+from agent.cli.output import EXIT_DONE, EXIT_FAILED, json_option, printable, reporting, show
+from agent.config import config_path, load_config
+from agent.daemon import registry
+
+
+@click.group()
+def policy() -> None:
+    """This host's own ceiling on what any grant may open."""
+
+
+@policy.command()
+@click.argument("where", required=False, type=click.Path(exists=True, path_type=Path))
+@json_option
+@click.pass_obj
+@reporting
+def check(config_file: Path | None, where: Path | None, as_json: bool) -> None:
+    """Check the policy in force, or a file or folder before it goes there. Exits 1 when it would not load."""
+    folder = where or load_config(config_path(config_file)).paths.policy_dir
+    decoders = {name: enforcer.decode for name, enforcer in registry().items()}
+    findings = policies.check(folder, decoders)
+    errors = [finding for finding in findings if finding.level == "error"]
+    result = {"ok": not errors, "path": str(folder), "findings": [finding.to_json() for finding in findings]}
+    lines = [f"{finding.level}: {finding}" for finding in findings] + [f"{folder}: {'not usable' if errors else 'ok'}"]
+    show(result, as_json, lambda: "\n".join(printable(line) for line in lines))
+    sys.exit(EXIT_FAILED if errors else EXIT_DONE)

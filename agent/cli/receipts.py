@@ -1,0 +1,86 @@
+"""receipts: the signed proof of what has ended."""
+
+import json
+from pathlib import Path
+from typing import cast
+
+import click
+
+from agent import trust
+from agent.cli.daemon_view import ask
+from agent.cli.output import json_option, printable, reporting, show, table
+from agent.errors import InvalidGrantError
+
+Object = dict[str, object]
+RECEIPT_MAX = 1 << 20  # bytes of payload; a receipt lists what was found, so it can be longer than any grant
+
+
+@click.group()
+def receipts() -> None:
+    """Teardown receipts: signed by this host's key, one for each grant that has ended."""
+
+
+@receipts.command("list")
+@json_option
+@click.pass_obj
+@reporting
+def list_receipts(config_file: Path | None, as_json: bool) -> None:
+    """The latest receipts, newest first."""
+    found = cast(list[Object], cast(Object, ask(config_file, "receipts"))["receipts"])
+    show({"receipts": found}, as_json, lambda: _table(found) if found else "No receipts yet.")
+
+
+@receipts.command("show")
+@click.argument("jti")
+@json_option
+@click.pass_obj
+@reporting
+def show_receipt(config_file: Path | None, jti: str, as_json: bool) -> None:
+    """The receipt of one grant: what it says, and the signed token itself."""
+    found = cast(Object, ask(config_file, "receipt", jti=jti))
+    show(found, as_json, lambda: "\n".join(_text(entry) for entry in cast(list[Object], found["receipts"])))
+
+
+@receipts.command("verify")
+@click.argument("receipt", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--keys", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The host's public JWK (Set).")
+@json_option
+@click.pass_obj
+@reporting
+def verify_receipt(config_file: Path | None, receipt: Path, keys: Path | None, as_json: bool) -> None:
+    """Check a receipt file's signature, with this host's key or the one given. Exits 3 when it does not hold."""
+    ring = trust.read_jwks(keys, guarded=False) if keys else trust.keyring(cast(Object, ask(config_file, "host_key")))
+    verified = trust.verify(receipt.read_bytes(), ring, typ=trust.TYP_RECEIPT, payload_max=RECEIPT_MAX)
+    claims = trust.parse_object(verified.payload)
+    trust.check_issuer(str(claims.get("iss")), verified.signers)
+    grant = claims.get("grant")
+    if not isinstance(grant, dict):
+        raise InvalidGrantError("receipt_malformed", "names no grant", field="grant")
+    result = {"verdict": "valid", "host": claims["iss"], "grant": grant, "receipt": claims}
+    late = cast(Object, claims["lateness_ms"])
+    text = f"valid: {claims['iss']} says grant {grant['jti']} of {grant['sub']} ended {claims['ended']} ({claims['cause']}), "
+    text += f"doors {late['doors']} ms and last process {late['last_process']} ms after it was due"
+    show(result, as_json, lambda: printable(text))
+
+
+def _table(found: list[Object]) -> str:
+    rows = []
+    for entry in found:
+        claims = cast(Object, entry["claims"])
+        late = cast(Object, claims["lateness_ms"])
+        grant = cast(Object, claims["grant"])
+        rows.append(
+            [
+                str(claims["ended"]),
+                str(grant["jti"]),
+                str(grant["sub"]),
+                str(claims["cause"]),
+                f"{late['doors']}",
+                f"{late['last_process']}",
+            ]
+        )
+    return table(["ENDED", "GRANT", "WHO", "CAUSE", "DOORS MS", "LAST PROCESS MS"], rows)
+
+
+def _text(entry: Object) -> str:
+    return json.dumps(entry["claims"], indent=2, ensure_ascii=True) + "\n\n" + str(entry["jws"])

@@ -1,0 +1,142 @@
+"""What the daemon answers on its control socket: one small method for each question."""
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+
+from agent import VERSION
+from agent.control import views
+from agent.control.server import Handler, Peer
+from agent.errors import HostError, InvalidGrantError
+from agent.expiry.live import LiveGrant
+from agent.host.clock import NS
+from agent.journal import EndCause, GrantRecord
+from agent.pipeline import Pipeline
+
+_ENDED_SHOWN = 50
+
+
+class Handlers:
+    """The questions, and the one order (revoke); every caller is root or in the admin group, by the socket's mode."""
+
+    def __init__(self, pipeline: Pipeline, problems: Callable[[], list[str]]) -> None:
+        self._pipeline = pipeline
+        self._problems = problems
+
+    def table(self) -> Mapping[str, Handler]:
+        """op → handler."""
+        return {
+            "status": self._status,
+            "grants": self._grants,
+            "grant": self._grant,
+            "revoke": self._revoke,
+            "receipts": self._receipts,
+            "receipt": self._receipt,
+            "host_key": self._host_key,
+            "plan": self._plan,
+        }
+
+    def _status(self, _peer: Peer, _request: Mapping[str, object]) -> object:
+        pipeline = self._pipeline
+        live = pipeline.ledger.all()
+        stuck = [f"grant {found.record.jti} is not over: {found.error}" for found in live if found.error]
+        return {
+            "host_id": pipeline.host_id,
+            "version": VERSION,
+            "policy": f"{len(pipeline.policies.policy.rules)} rules from {pipeline.policies.folder}",
+            "problems": [*self._problems(), *stuck],
+            "grants": [views.grant(found.record, found, pipeline.clock) for found in live],
+            "refusals": [views.refusal(found) for found in pipeline.journal.refusals()],
+        }
+
+    def _grants(self, _peer: Peer, request: Mapping[str, object]) -> object:
+        found = [views.grant(live.record, live, self._pipeline.clock) for live in self._pipeline.ledger.all()]
+        if request.get("ended") is True:
+            ended = [record for record in self._pipeline.journal.recent(_ENDED_SHOWN) if record.state == "ended"]
+            found += [views.grant(record, None, self._pipeline.clock) for record in ended]
+        return {"grants": found}
+
+    def _grant(self, _peer: Peer, request: Mapping[str, object]) -> object:
+        return {
+            "grants": [
+                views.grant(record, self._pipeline.ledger.get(record.id), self._pipeline.clock)
+                | {"steps": [views.step(step) for step in self._pipeline.journal.steps(record.id)]}
+                for record in self._records(request)
+            ]
+        }
+
+    def _revoke(self, peer: Peer, request: Mapping[str, object]) -> object:
+        chosen = list(self._pipeline.ledger.where(_revocation(request)))
+        text = f"by uid {peer.uid} on this host" + (f": {request['reason']}" if request.get("reason") else "")
+        shuts = self._pipeline.shut(chosen, EndCause.REVOKED, text)
+        waiting = [live for live in chosen if live not in [shut.live for shut in shuts]]
+        return {
+            "revoked": [
+                {
+                    "jti": shut.live.record.jti,
+                    "subject": shut.live.record.sub,
+                    "ended": shut.ended_ns is not None,
+                    "doors_ms": _ms(shut.live.doors_ns, shut.began_ns),
+                    "last_process_ms": _ms(shut.live.last_process_ns, shut.began_ns),
+                    "error": "; ".join(shut.errors),
+                }
+                for shut in shuts
+            ]
+            + [_under_way(live) for live in waiting]
+        }
+
+    def _receipts(self, _peer: Peer, _request: Mapping[str, object]) -> object:
+        return {"receipts": [_receipt(ident, jws) for ident, jws in self._pipeline.journal.receipts()]}
+
+    def _receipt(self, _peer: Peer, request: Mapping[str, object]) -> object:
+        found = [
+            _receipt(ident, jws)
+            for record in self._records(request)
+            for ident, jws in self._pipeline.journal.receipts_of(record.id)
+        ]
+        if not found:
+            raise HostError("receipt_unknown", "that grant has no receipt yet; it is live")
+        return {"receipts": found}
+
+    def _host_key(self, _peer: Peer, _request: Mapping[str, object]) -> object:
+        return {"keys": [self._pipeline.host_key.public_jwk(self._pipeline.host_id)]}
+
+    def _plan(self, _peer: Peer, request: Mapping[str, object]) -> object:
+        token = request.get("token")
+        if not isinstance(token, str):
+            raise InvalidGrantError("request_malformed", "must be a string", field="token")
+        return views.plan(self._pipeline.admit(token.encode("ascii", "replace")))
+
+    def _records(self, request: Mapping[str, object]) -> list[GrantRecord]:
+        jti = str(request.get("jti"))
+        found = self._pipeline.journal.by_jti(jti)
+        if not found:
+            raise HostError("grant_unknown", f"this host has no grant {jti[:128]!r}")
+        return found
+
+
+def _revocation(request: Mapping[str, object]) -> Callable[[GrantRecord], bool]:
+    """Exactly one of jti, subject, all. Nothing named is never 'everything'."""
+    jti, subject = request.get("jti"), request.get("subject")
+    if request.get("all") is True and not jti and not subject:
+        return lambda _: True
+    if isinstance(jti, str) and jti and not subject:
+        return lambda record: record.jti == jti
+    if isinstance(subject, str) and subject and not jti:
+        return lambda record: record.sub == subject
+    raise InvalidGrantError("request_malformed", "exactly one of jti, subject and all")
+
+
+def _under_way(live: LiveGrant) -> dict[str, object]:
+    """Already being shut, or asked to undo its own opening."""
+    names = {"jti": live.record.jti, "subject": live.record.sub}
+    return {**names, "ended": False, "doors_ms": None, "last_process_ms": None, "error": "its end is under way"}
+
+
+def _receipt(ident: str, jws: str) -> dict[str, object]:
+    payload = jws.split(".")[1]  # our own token from our own journal; `tidegate receipts verify` checks its signature
+    return {"id": ident, "claims": json.loads(base64.urlsafe_b64decode(payload + "==")), "jws": jws}
+
+
+def _ms(at_ns: int | None, from_ns: int) -> float | None:
+    return None if at_ns is None else round((at_ns - from_ns) * 1000 / NS, 1)

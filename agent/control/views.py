@@ -1,0 +1,81 @@
+"""What the daemon tells of itself, as JSON objects; the command line prints them as they are, or as text (docs/CLI.md)."""
+
+from agent.expiry.live import LiveGrant
+from agent.host.clock import NS, Clock, rfc3339
+from agent.journal import GrantRecord, GrantState
+from agent.journal.records import JournaledStep, Refusal
+from agent.model.summary import summarise
+from agent.pipeline import Admitted
+
+
+def grant(record: GrantRecord, live: LiveGrant | None, clock: Clock) -> dict[str, object]:
+    """One grant: who, as what, until when, why, and how it stands."""
+    state = live.state if live else record.state
+    left_ns = live.deadline.remaining_ns(clock) if live else 0
+    return {
+        "jti": record.jti,
+        "issuer": record.iss,
+        "subject": record.sub,
+        "state": state.value,
+        "logins": list(record.logins),
+        "access": record.summary,
+        "reason": record.reason,
+        "ticket": record.ticket,
+        "rule": record.rule,
+        "begins": rfc3339(record.nbf * NS),
+        "ends": rfc3339(record.exp * NS),
+        "seconds_left": max(0, left_ns // NS) if state is not GrantState.ENDED else 0,
+        "received": rfc3339(record.received_ns),
+        "opened": _time(live.opened_ns if live else record.opened_ns),
+        "ended": _time(record.ended_ns),
+        "cause": (live.cause if live else record.cause) or "",
+        "cause_text": live.cause_text if live else record.cause_text,
+        "uids": live.uids if live else record.uids,
+        "error": live.error if live else record.last_error,
+    }
+
+
+def plan(admitted: Admitted) -> dict[str, object]:
+    """What a grant would change, none of it done."""
+    grant = admitted.grant
+    return {
+        "jti": grant.jti,
+        "issuer": grant.iss,
+        "subject": grant.sub,
+        "rule": admitted.rule,
+        "access": summarise(grant),
+        "begins": rfc3339(grant.nbf * NS),
+        "ends": rfc3339(grant.exp * NS),
+        "uids": dict(admitted.plan.uids),
+        "steps": [found.to_json() for found in admitted.plan.steps],
+    }
+
+
+def step(journaled: JournaledStep) -> dict[str, object]:
+    """One step of a grant, and how far it is."""
+    return {
+        "enforcer": journaled.step.enforcer,
+        "action": journaled.step.action,
+        "target": journaled.step.target,
+        "what": journaled.step.summary,
+        "undone_at": journaled.step.phase.value,
+        "state": journaled.state.value,
+        "error": journaled.error,
+    }
+
+
+def refusal(found: Refusal) -> dict[str, object]:
+    """One refused token."""
+    return {
+        "at": rfc3339(found.at_ns),
+        "source": found.source,
+        "code": found.code,
+        "reason": found.reason,
+        "field": found.field,
+        "jti": found.jti,
+        "subject": found.sub,
+    }
+
+
+def _time(wall_ns: int | None) -> str | None:
+    return None if wall_ns is None else rfc3339(wall_ns)

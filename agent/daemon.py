@@ -1,0 +1,298 @@
+"""tidegated: puts the parts together and runs them in one event loop. Nothing here decides anything.
+
+Threads: one takes grants in, in order; four shut them, so that one slow teardown delays no other; four answer the control
+socket. The loop itself only waits: on the deadline timer, the watched folders and the socket.
+"""
+
+import asyncio
+import contextlib
+import grp
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import click
+
+from agent import VERSION, policy, trust
+from agent.audit import HostIdentity, Trail
+from agent.config import Config, config_path, load_config
+from agent.control.handlers import Handlers
+from agent.control.server import ControlServer
+from agent.errors import ConfigError, JournalError, TidegateError
+from agent.expiry.ledger import Ledger
+from agent.expiry.schedule import Act, Alarm
+from agent.expiry.teardown import Teardown
+from agent.host import start
+from agent.host.cgroups import Cgroups
+from agent.host.clock import DeadlineTimer, RealClock
+from agent.host.processes import ProcProcesses
+from agent.host.system import SystemHost
+from agent.journal import Journal
+from agent.model import Enforcer
+from agent.pipeline import Pipeline
+from agent.spool import Inbox, Outbox, Watch
+from enforcers import REGISTRY
+
+log = logging.getLogger("tidegate")
+
+# Several editors write a file in more than one step; one reload a short while after the last of them is enough.
+_RELOAD_DELAY_S = 0.1
+_RETRY_INBOX_S = 5.0
+
+
+def registry() -> dict[str, Enforcer]:
+    """The enforcers by the authorization_details type that each serves."""
+    return {enforcer.type: enforcer for enforcer in REGISTRY}
+
+
+class Daemon:
+    """One running tidegated."""
+
+    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+        self._config = config
+        self._loop = loop
+        self._taking = ThreadPoolExecutor(1, thread_name_prefix="take")
+        self._shutting = ThreadPoolExecutor(4, thread_name_prefix="shut")
+        self._answering = ThreadPoolExecutor(4, thread_name_prefix="answer")
+        self._timer = DeadlineTimer()
+        self._problems: dict[str, str] = {}
+        self._reloads: dict[str, asyncio.TimerHandle] = {}
+        self._stopping = asyncio.Event()
+        self._ring = trust.KeyRing({})
+        self._prepared = b""  # digest of sshd's and sudo's files when the enforcers were last prepared
+        self.pipeline = self._assemble()
+
+    async def run(self) -> None:
+        """Shut what ended while nobody looked, then serve until told to stop."""
+        loop = self._loop
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_all)
+        await loop.run_in_executor(self._taking, self.pipeline.recover)
+        await loop.run_in_executor(self._taking, self._prepare)
+        self._reload_policy()
+        self._reload_keys()
+        for descriptor in self._timer.descriptors:
+            loop.add_reader(descriptor, self._on_timer)
+        self.pipeline.ledger.rearm = lambda: self._soon(self._arm)
+        self._arm()
+        watches = self._watch()
+        control = self._control()
+        await control.start()
+        self._take_all()
+        start.tell_systemd("READY=1")
+        log.info("tidegated %s is ready: host id %s", VERSION, self.pipeline.host_id)
+        await self._stopping.wait()
+        start.tell_systemd("STOPPING=1")
+        control.close()
+        for watch in watches:
+            watch.stop()
+        for pool in (self._taking, self._shutting, self._answering):
+            await loop.run_in_executor(None, pool.shutdown)
+        self._timer.close()
+        self.pipeline.journal.close()
+
+    # Putting together
+
+    def _assemble(self) -> Pipeline:
+        paths, clock = self._config.paths, RealClock()
+        start.make_folders(self._config)
+        journal = Journal(paths.state_db)
+        host_key = trust.HostKey.load_or_create(paths.host_key)
+        host_id = self._config.host_id or host_key.host_id
+        writer = SystemHost(self._config)
+        enforcers = registry()
+        table = ProcProcesses(self._config.uid_first, self._config.uid_last)
+        decoders = {name: enforcer.decode for name, enforcer in enforcers.items()}
+        return Pipeline(
+            config=self._config,
+            host_id=host_id,
+            clock=clock,
+            writer=writer,
+            enforcers=enforcers,
+            ring=lambda: self._ring,
+            policies=policy.PolicyStore(paths.policy_dir, decoders),
+            host_key=host_key,
+            journal=journal,
+            ledger=Ledger(clock),
+            table=table,
+            teardown=Teardown(writer, enforcers, table, Cgroups.find(), clock),
+            inbox=Inbox(paths.inbox),
+            outbox=Outbox(paths.outbox, clock, host_key.sign),
+            trail=Trail(paths.outbox, HostIdentity.of_this_host(host_id, VERSION), clock),
+        )
+
+    def _prepare(self) -> None:
+        """Let each enforcer put its own drop-ins in place; one that can't says so and refuses what needs it."""
+        for name, enforcer in self.pipeline.enforcers.items():
+            try:
+                enforcer.prepare(self.pipeline.writer)
+                self._problems.pop(f"enforcer {name}", None)
+                self.pipeline.unready.pop(name, None)
+            except TidegateError as error:
+                self._problems[f"enforcer {name}"] = str(error)
+                self.pipeline.unready[name] = error
+                log.error("%s grants are refused until this is mended: %s", name, error)
+        self._prepared = start.digest_of_tools(self._config)
+
+    def _prepare_if_changed(self) -> None:
+        """Not for what preparing itself wrote, and put back when the proof failed: that would go on for ever."""
+        if start.digest_of_tools(self._config) != self._prepared:
+            self._prepare()
+
+    def _watch(self) -> list[Watch]:
+        """The inbox for what comes; the admin's folders also for what goes: a deleted policy is a change."""
+        paths = self._config.paths
+        admin = {
+            paths.policy_dir,
+            paths.trust_dir,
+            paths.sshd_config.parent,
+            paths.sshd_drop_in.parent,
+            paths.sudoers_drop_in.parent,
+        }
+        watches = [
+            Watch([paths.inbox], self._changed),
+            Watch([folder for folder in admin if folder.is_dir()], self._changed, removals=True),
+        ]
+        for watch in watches:
+            watch.start()
+        return watches
+
+    def _changed(self, folder: Path, name: str) -> None:
+        self._soon(self._on_change, folder, name)
+
+    def _control(self) -> ControlServer:
+        handlers = Handlers(self.pipeline, self.problems)
+        try:
+            gid: int | None = grp.getgrnam(self._config.admin_group).gr_gid
+        except KeyError:
+            gid = None
+        return ControlServer(self._config.paths.control_socket, gid, handlers.table(), self._answering)
+
+    # What happens
+
+    def _on_timer(self) -> None:
+        if self._timer.acknowledge():
+            log.warning("the clock of this host was set; deadlines are held on the boot clock too")
+        self._act(self.pipeline.ledger.take_due())
+        self._arm()
+
+    def _arm(self) -> None:
+        self._timer.arm(*self.pipeline.ledger.next_wake())
+
+    def _act(self, alarms: Sequence[Alarm]) -> None:
+        ledger = self.pipeline.ledger
+        due = [live for alarm in alarms if alarm.act is Act.SHUT and (live := ledger.get(alarm.grant_id))]
+        if due:
+            self._job(self._shutting, self.pipeline.shut_due, due)
+        swept = {uid: login for alarm in alarms if alarm.act is Act.SWEEP for uid, login in ledger.to_sweep(alarm).items()}
+        if swept:
+            self._job(self._shutting, self.pipeline.sweep, swept)
+        for alarm in alarms:
+            live = ledger.get(alarm.grant_id)
+            if live and alarm.act is Act.OPEN:
+                self._job(self._taking, self.pipeline.open_pending, live)
+            elif live and alarm.act is Act.WARN:
+                self._job(self._shutting, self.pipeline.warn, live, alarm.note)
+
+    def _on_change(self, folder: Path, name: str) -> None:
+        if folder == self._config.paths.inbox:
+            self._job(self._taking, self._take, name)
+        elif folder == self._config.paths.policy_dir:
+            self._later("policy", self._reload_policy)
+        elif folder == self._config.paths.trust_dir:
+            self._later("keys", self._reload_keys)
+        else:
+            self._later("sshd and sudo", lambda: self._job(self._taking, self._prepare_if_changed))
+
+    def _take_all(self) -> None:
+        for name in self.pipeline.inbox.names():
+            self._job(self._taking, self._take, name)
+
+    def _take(self, name: str) -> None:
+        if self.pipeline.inbox.busy(name):
+            return
+        try:
+            self.pipeline.take(name)
+            self._problems.pop("journal", None)
+        except JournalError as error:
+            # Nothing is taken that can't be written down; the file stays and is tried again.
+            self._problems["journal"] = str(error)
+            log.error("new grants wait: %s", error)
+            self._soon(self._loop.call_later, _RETRY_INBOX_S, self._on_change, self._config.paths.inbox, name)
+
+    def _reload_all(self) -> None:
+        self._reload_policy()
+        self._reload_keys()
+        self._job(self._taking, self._prepare)
+
+    def _reload_policy(self) -> None:
+        self.pipeline.policies.reload()
+        self._note("policy", self.pipeline.policies.error)
+
+    def _reload_keys(self) -> None:
+        try:
+            self._ring = trust.load_keyring(self._config.paths.trust_dir)
+            self._note("keys", None)
+        except ConfigError as error:
+            self._note("keys", error)
+
+    def _note(self, what: str, error: ConfigError | None) -> None:
+        if error is None:
+            self._problems.pop(what, None)
+            log.info("%s loaded", what)
+        else:
+            self._problems[what] = f"{error}; the old {what} stays in force"
+            log.error("%s not loaded, the old stays in force: %s", what, error)
+
+    def problems(self) -> list[str]:
+        """What is wrong with this host now, for ``status``."""
+        return [f"{what}: {text}" for what, text in sorted(self._problems.items())]
+
+    # Helpers
+
+    def _later(self, what: str, act: Callable[[], None]) -> None:
+        """Once, a moment after the last change."""
+        if what in self._reloads:
+            self._reloads[what].cancel()
+        self._reloads[what] = self._loop.call_later(_RELOAD_DELAY_S, act)
+
+    def _job(self, pool: ThreadPoolExecutor, work: Callable[..., object], *arguments: object) -> None:
+        pool.submit(work, *arguments).add_done_callback(_log_failure)
+
+    def _soon(self, call: Callable[..., object], *arguments: object) -> None:
+        """From any thread, in the loop; a loop that is closing already needs it no more."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+
+def _log_failure(job: Future[object]) -> None:
+    error = job.exception()
+    if error is not None:
+        log.error("a job failed", exc_info=error)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), envvar="TIDEGATE_CONFIG", help="Another configuration file."
+)
+@click.option("--verbose", is_flag=True, help="Say more.")
+@click.version_option(VERSION, prog_name="tidegated")
+def main(config_file: Path | None, verbose: bool) -> None:
+    """The Tidegate daemon. Run by tidegated.service; talk to it with the command tidegate."""
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("watchdog").setLevel(logging.WARNING)
+    if os.geteuid() != 0:
+        sys.exit("tidegated: must be run by root")
+    try:
+        asyncio.run(_serve(config_file))
+    except TidegateError as error:
+        sys.exit(f"tidegated: {error}")
+
+
+async def _serve(config_file: Path | None) -> None:
+    await Daemon(load_config(config_path(config_file)), asyncio.get_running_loop()).run()

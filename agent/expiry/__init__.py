@@ -1,0 +1,1 @@
+"""When access ends and how: deadlines, the schedule, ending processes, receipts."""

@@ -1,0 +1,41 @@
+"""A grant that is not ended, in memory: all that teardown needs, so that it works though the journal can't be read."""
+
+from dataclasses import dataclass, field
+
+from agent.expiry.deadline import Deadline
+from agent.journal import EndCause, GrantRecord, GrantState
+from agent.model import Step
+
+
+@dataclass(slots=True)
+class LiveGrant:
+    """``steps`` are ``(seq, step)`` in the order applied. ``cancel`` asks an opening that is under way to undo itself."""
+
+    record: GrantRecord
+    deadline: Deadline
+    state: GrantState
+    steps: list[tuple[int, Step]] = field(default_factory=list)
+    uids: dict[str, int] = field(default_factory=dict)
+    opened_ns: int | None = None
+    opener: bool = False  # a thread is applying its steps right now
+    cancel: bool = False
+    shutting: bool = False  # a thread is taking it down right now
+    cause: EndCause | None = None
+    cause_text: str = ""
+    began_ns: int | None = None  # when its end first began
+    doors_ns: int | None = None
+    last_process_ns: int | None = None
+    killed: list[str] = field(default_factory=list)  # over all attempts, as the receipt names them
+    killed_count: int = 0
+    attempts: int = 0
+    error: str = ""
+
+    @property
+    def id(self) -> int:
+        """The journal's id."""
+        return self.record.id
+
+    @property
+    def tenants(self) -> dict[int, str]:
+        """UID → login of the accounts this grant made."""
+        return {uid: login for login, uid in self.uids.items()}

@@ -1,0 +1,69 @@
+"""The teardown receipt: what ended, when the doors shut and the last process died, and how late that was. Pure."""
+
+from agent.expiry.teardown import Shut
+from agent.host.clock import NS, rfc3339
+from agent.journal import EndCause
+from agent.model import Json
+
+RECEIPT_TYP = "teardown-receipt+jwt"
+_RESIDUE_LISTED = 200
+
+
+def claims(shut: Shut, *, host_id: str, receipt_id: str) -> dict[str, object]:
+    """The receipt's claims. Lateness is against the deadline for an expiry, against the order itself for a revocation.
+
+    Times are RFC 3339 to the microsecond, lateness milliseconds. A grant that never opened has no doors and no processes.
+    """
+    live = shut.live
+    expired = live.cause is EndCause.EXPIRED
+    began_ns = live.began_ns or shut.began_ns
+    due_ns = live.deadline.wall_ns if expired and live.deadline.wall_ns <= began_ns else began_ns
+    errors = dict(shut.undone)
+    return {
+        "iss": host_id,
+        "aud": live.record.iss,
+        "iat": (shut.ended_ns or began_ns) // NS,
+        "jti": receipt_id,
+        "grant": {
+            "jti": live.record.jti,
+            "iss": live.record.iss,
+            "sub": live.record.sub,
+            "digest": live.record.digest,
+            "reason": live.record.reason,
+            "ticket": live.record.ticket,
+        },
+        "cause": live.cause.value if live.cause else "",
+        "cause_text": live.cause_text,
+        "opened": rfc3339(live.opened_ns) if live.opened_ns else None,
+        "deadline": rfc3339(live.deadline.wall_ns),
+        "began": rfc3339(began_ns),
+        "doors_closed": _time(live.doors_ns),
+        "last_process_dead": _time(live.last_process_ns),
+        "ended": _time(shut.ended_ns),
+        "lateness_ms": {"doors": _late(live.doors_ns, due_ns), "last_process": _late(live.last_process_ns, due_ns)},
+        "accounts": [{"login": login, "uid": uid} for login, uid in sorted(live.uids.items())],
+        "steps": [
+            {"enforcer": step.enforcer, "action": step.action, "what": step.summary, "undone": not errors.get(seq, "not tried")}
+            for seq, step in live.steps
+        ],
+        "processes_killed": {"count": live.killed_count, "named": live.killed},
+        "residue": [found.to_json() for found in shut.residue[:_RESIDUE_LISTED]],
+        "residue_count": len(shut.residue),
+        "backstops": sorted({str(name) for _, step in live.steps for name in _names(step.data.get("backstops"))}),
+        "recordings": [],
+        "attempts": live.attempts,
+    }
+
+
+def _names(value: Json) -> list[Json]:
+    """What a step says stands behind it should the agent be dead at the deadline."""
+    return value if isinstance(value, list) else []
+
+
+def _time(wall_ns: int | None) -> str | None:
+    return None if wall_ns is None else rfc3339(wall_ns)
+
+
+def _late(at_ns: int | None, due_ns: int) -> int | None:
+    """Whole milliseconds, rounded; the times beside them have the microseconds. No number of ours is a float."""
+    return None if at_ns is None else (at_ns - due_ns + 500_000) // 1_000_000

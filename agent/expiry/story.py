@@ -1,0 +1,44 @@
+"""What happened to a live grant, as audit events. Pure."""
+
+from agent.audit import AuditEvent, EventKind, events_of_steps
+from agent.expiry.live import LiveGrant
+from agent.expiry.teardown import Shut
+
+
+def event(live: LiveGrant, kind: EventKind, at_ns: int, *, ok: bool = True, **more: object) -> AuditEvent:
+    """One event about a grant; ``more`` goes into its detail."""
+    record = live.record
+    login = record.logins[0] if record.logins else ""
+    return AuditEvent(
+        kind,
+        at_ns,
+        jti=record.jti,
+        iss=record.iss,
+        sub=record.sub,
+        login=login,
+        uid=live.uids.get(login),
+        code=live.cause.value if live.cause else "",
+        reason=live.cause_text or record.reason,
+        ticket=record.ticket,
+        ok=ok,
+        detail={"access": record.summary, "rule": record.rule, **more},
+    )
+
+
+def opened(live: LiveGrant, at_ns: int) -> list[AuditEvent]:
+    """Access stands: the grant, and each account, membership and privilege it made."""
+    about = event(live, EventKind.GRANT_OPENED, at_ns)
+    return [about, *events_of_steps([step for _, step in live.steps], False, about=about, uids=live.uids)]
+
+
+def ended(shut: Shut, at_ns: int) -> list[AuditEvent]:
+    """Access is over: what was undone, who was cut off, what was left behind."""
+    live = shut.live
+    about = event(live, EventKind.GRANT_ENDED, at_ns)
+    events = list(events_of_steps([step for _, step in reversed(live.steps)], True, about=about, uids=live.uids))
+    if live.killed_count:
+        events.append(event(live, EventKind.SESSION_SEVERED, at_ns, killed=live.killed_count, named=list(live.killed)))
+    left = [found.to_json() for found in shut.residue if not found.removed]
+    if left:
+        events.append(event(live, EventKind.RESIDUE_FOUND, at_ns, ok=False, residue=left))
+    return [*events, about]

@@ -1,0 +1,139 @@
+"""What the stages may ask of a host: ``Reader`` changes nothing, ``Writer`` does.."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from agent.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A row of the user database, from whichever source NSS found it in. ``ours``: made by Tidegate."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+    shell: str
+    full_name: str = ""
+    ours: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A row of the group database. ``members`` are the explicitly listed ones."""
+
+    name: str
+    gid: int
+    members: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account to be made: user and group of the same name, uid and gid alike, no password."""
+
+    name: str
+    uid: int
+    full_name: str
+    home: str
+    shell: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """How a command ended. ``stdout``/``stderr`` are decoded as UTF-8 with replacement, each cut at 1 MiB."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it exited with 0."""
+        return self.returncode == 0
+
+
+@dataclass(frozen=True, slots=True)
+class HomeDisposal:
+    """What became of a home: where it was archived (None: deleted), and what could not be removed."""
+
+    archive: str | None = None
+    left: tuple[str, ...] = field(default_factory=tuple)
+
+
+class Reader(Protocol):
+    """Looking at the host. Nothing here changes it; every read is bounded."""
+
+    @property
+    def config(self) -> Config:
+        """This host's configuration, for its paths and ranges."""
+
+    def user(self, name: str) -> User | None:
+        """The user of that login, whichever database has it."""
+
+    def user_by_uid(self, uid: int) -> User | None:
+        """The user of that UID."""
+
+    def group(self, name: str) -> Group | None:
+        """The group of that name."""
+
+    def group_by_gid(self, gid: int) -> Group | None:
+        """The group of that GID."""
+
+    def groups_of(self, name: str) -> frozenset[str]:
+        """Names of every group the user is in now, the primary one included."""
+
+    def exists(self, path: Path) -> bool:
+        """Whether the path is there, as lstat sees it (a dangling symlink is there)."""
+
+    def read(self, path: Path, limit: int = 1 << 20) -> bytes | None:
+        """The file's bytes, None when absent. Raises HostError when it is no regular file or longer than ``limit`` bytes."""
+
+    def tool(self, name: str) -> Path | None:
+        """Absolute path of a tool in root's fixed search path, or None."""
+
+    def check(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 10.0) -> CommandResult:
+        """Run a read-only tool; argv[0] is a tool's name or an absolute path. Raises HostError when missing or late."""
+
+
+class Writer(Reader, Protocol):
+    """Changing the host. Every method is idempotent; removing what is absent is done."""
+
+    def write(self, path: Path, data: bytes, mode: int = 0o644) -> None:
+        """Atomically (temporary name, fsync, rename, fsync of the folder) put a root-owned file there."""
+
+    def remove(self, path: Path) -> None:
+        """Unlink the file; absent is done; never follows a symlink."""
+
+    def create_account(self, account: Account) -> None:
+        """Make user and group, locked: nobody can log in yet. Applying it twice leaves one."""
+
+    def set_locked(self, name: str, uid: int, locked: bool) -> None:
+        """Lock or unlock an account of ours. Locking an absent account is done; unlocking one raises HostError."""
+
+    def delete_account(self, name: str, uid: int) -> None:
+        """Remove user, group and memberships of ours. Refuses (HostError) when that name now has another UID."""
+
+    def add_membership(self, user: str, group: str) -> None:
+        """Put ``user`` in ``group``."""
+
+    def drop_membership(self, user: str, group: str) -> None:
+        """Take out a membership that add_membership made; one that was there otherwise stays."""
+
+    def create_home(self, path: Path, uid: int, gid: int) -> None:
+        """Make the home from /etc/skel, mode 0700. An unfinished one of the same uid is made whole."""
+
+    def dispose_home(self, path: Path, uid: int, archive: bool, label: str) -> HomeDisposal:
+        """Delete the home tree (dirfd, O_NOFOLLOW), first packing it into the archive folder when asked.
+
+        Never touches a tree whose top is owned by another uid.
+        """
+
+    def sweep_files(self, uid: int) -> tuple[list[str], list[str]]:
+        """Unlink what the uid owns in the world-writable folders and the at spool (bounded): ``(removed, left)``."""
+
+    def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
+        """Run a tool that changes the host. Raises HostError when missing or late; a non-zero exit is the caller's."""

@@ -1,0 +1,157 @@
+"""Single files: atomic writes, bounded reads, unlinking. Nothing here follows a symlink at the last component.
+
+A write is a new file of a hidden temporary name in the same folder, with owner, mode and content complete and synced
+before :func:`os.rename` puts it in place: a reader sees the old file or the new one, and a crash leaves at most a dotfile
+that sshd, sudo and nss-systemd skip.
+"""
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent.errors import HostError
+
+READ_MAX = 1 << 20  # bytes
+_TEMPORARY = ".tidegate-"
+
+
+@contextlib.contextmanager
+def folder(path: Path) -> Iterator[int]:
+    """An open descriptor of a folder. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write every byte; :func:`os.write` may write less. Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def atomic_write(path: Path, data: bytes, mode: int = 0o644, *, uid: int = 0, gid: int = 0, like: int | None = None) -> None:
+    """Put a file with exactly these bytes at ``path``, whole or not at all, durable on return.
+
+    Args:
+        mode: permission bits, set before the file has its name (the umask does not matter).
+        like: descriptor of a file whose owner, mode and extended attributes (SELinux label, ACL) are taken instead.
+
+    Raises:
+        HostError: ``write_failed``; the old file is then still in place.
+    """
+    temporary = f"{_TEMPORARY}{path.name}.{secrets.token_hex(6)}"
+    try:
+        with folder(path.parent) as parent:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
+            try:
+                try:
+                    _dress(fd, mode, uid, gid, like)
+                    write_all(fd, data)
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+                os.rename(temporary, path.name, src_dir_fd=parent, dst_dir_fd=parent)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=parent)
+                raise
+            os.fsync(parent)
+    except OSError as error:
+        raise HostError("write_failed", f"{path} could not be written: {error.strerror}") from error
+
+
+def _dress(fd: int, mode: int, uid: int, gid: int, like: int | None) -> None:
+    """Owner, then mode (chown clears set-id bits), then attributes."""
+    if like is None:
+        if os.geteuid() == 0:
+            os.fchown(fd, uid, gid)
+        os.fchmod(fd, mode)
+        return
+    pattern = os.fstat(like)
+    if (pattern.st_uid, pattern.st_gid) != (os.geteuid(), os.getegid()):
+        os.fchown(fd, pattern.st_uid, pattern.st_gid)
+    os.fchmod(fd, stat.S_IMODE(pattern.st_mode))
+    try:
+        names = os.listxattr(like)
+    except OSError:  # a filesystem without extended attributes has none to copy
+        return
+    for name in names:
+        os.setxattr(fd, name, os.getxattr(like, name))
+
+
+def read_bounded(path: Path, limit: int = READ_MAX) -> bytes | None:
+    """The bytes of a regular file; None when absent. A FIFO or device never blocks it.
+
+    Raises:
+        HostError: ``not_a_file`` (symlink, FIFO, folder, ...), ``file_too_long`` (more than ``limit`` bytes), ``read_failed``.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        code = "not_a_file" if path.is_symlink() else "read_failed"
+        raise HostError(code, f"{path} could not be opened: {error.strerror}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise HostError("not_a_file", f"{path} is no regular file")
+        return read_fd(fd, limit, str(path))
+    finally:
+        os.close(fd)
+
+
+def read_fd(fd: int, limit: int, name: str) -> bytes:
+    """All from the descriptor's position on, at most ``limit`` bytes. Raises HostError ``file_too_long``, ``read_failed``."""
+    data = bytearray()
+    try:
+        while chunk := os.read(fd, min(1 << 16, limit + 1 - len(data))):
+            data += chunk
+            if len(data) > limit:
+                raise HostError("file_too_long", f"{name} is longer than {limit} bytes")
+    except OSError as error:
+        raise HostError("read_failed", f"{name} could not be read: {error.strerror}") from error
+    return bytes(data)
+
+
+def remove(path: Path) -> None:
+    """Unlink; absent is done. A symlink goes itself, never its target. Raises HostError ``remove_failed``."""
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise HostError("remove_failed", f"{path} could not be removed: {error.strerror}") from error
+
+
+def exists(path: Path) -> bool:
+    """Whether something has that name, a dangling symlink included. What can't be looked at counts as there."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def make_folder(path: Path, mode: int = 0o755) -> None:
+    """A root-owned folder of that mode, with its parents (0755). Raises HostError ``write_failed``."""
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=mode)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if os.geteuid() == 0:
+                os.fchown(fd, 0, 0)
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise HostError("write_failed", f"folder {path} could not be made: {error.strerror}") from error

@@ -1,0 +1,178 @@
+"""Finding and ending every process of a tenant.
+
+Walking /proc and signalling loses against a process that forks and exits; only ``cgroup.kill`` and ``kill(-1)`` as the uid
+itself are atomic (kill(2)). The walk is for what those two can't see: root shells under sudo, processes that were moved to
+another cgroup, sshd's own privileged half of a session.
+"""
+
+import contextlib
+import os
+import re
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from agent.errors import HostError
+
+_UNSET_LOGINUID = 0xFFFFFFFF
+_PROC_READ_MAX = 256 * 1024
+_SSHD_TITLE = re.compile(rb"sshd(?:-session)?: ([a-z][a-z0-9-]{0,30})(?: \[(?:priv|net|postauth)\]|@[^\0]*)\s*\0?.*", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One live process, and why it counts as the tenant's (``uid``, ``loginuid``, ``sudo``, ``sshd``)."""
+
+    pid: int
+    uid: int
+    name: str
+    cgroup: str
+    mark: str
+    tenant_uid: int
+
+
+class ProcessTable(Protocol):
+    """The host's processes, as teardown needs them. Real below; faked in unit tests."""
+
+    def of(self, tenants: dict[int, str]) -> list[Process]:
+        """Every live process that belongs to one of these tenants (uid → login). Zombies are dead."""
+
+    def kill(self, pid: int) -> None:
+        """SIGKILL one process; gone already is done."""
+
+    def kill_all_of(self, uid: int) -> None:
+        """SIGKILL every process the uid may signal, atomically, from a process that is that uid."""
+
+
+class ProcProcesses:
+    """Linux's /proc (proc(5)). ``uid_first``..``uid_last`` is the only range :meth:`kill_all_of` accepts."""
+
+    def __init__(self, uid_first: int, uid_last: int, proc: Path = Path("/proc")) -> None:
+        self._range = range(uid_first, uid_last + 1)
+        self._proc = proc
+
+    def of(self, tenants: dict[int, str]) -> list[Process]:
+        """See :class:`ProcessTable`."""
+        logins = {login.encode(): uid for uid, login in tenants.items()}
+        own = os.getpid()
+        return [
+            found for pid in self._pids() if pid not in {1, own} and (found := self._classify(pid, tenants, logins)) is not None
+        ]
+
+    def kill(self, pid: int) -> None:
+        """See :class:`ProcessTable`."""
+        if pid <= 1:
+            raise HostError("kill_refused", f"will not signal pid {pid}")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    def kill_all_of(self, uid: int) -> None:
+        """See :class:`ProcessTable`. Refuses uid 0 and anything outside the tenants' range before it forks.
+
+        Raises:
+            HostError: ``kill_refused``; ``kill_failed`` when the child could not become the uid.
+        """
+        if uid not in self._range or uid == 0:
+            raise HostError("kill_refused", f"uid {uid} is outside the tenants' range")
+        child = os.fork()
+        if child == 0:
+            _become_and_kill(uid)
+        _, status = os.waitpid(child, 0)
+        # The child's own SIGKILL ends it too: kill(-1) spares only the caller, so an exit of 0 is the good end.
+        if os.waitstatus_to_exitcode(status) not in {0, -signal.SIGKILL}:
+            raise HostError("kill_failed", f"could not signal as uid {uid}")
+
+    def _pids(self) -> Iterator[int]:
+        for name in os.listdir(self._proc):  # noqa: PTH208  # an iterdir of Paths costs twice as much here
+            if name.isdigit():
+                yield int(name)
+
+    def _classify(self, pid: int, tenants: dict[int, str], logins: dict[bytes, int]) -> Process | None:
+        status = _parse_status(self._read(pid, "status"))
+        if status is None:
+            return None
+        name, uids = status
+        mark, tenant = self._mark(pid, uids, tenants, logins)
+        if mark is None:
+            return None
+        return Process(pid, uids[0], name, self._cgroup(pid), mark, tenant)
+
+    def _mark(self, pid: int, uids: tuple[int, ...], tenants: dict[int, str], logins: dict[bytes, int]) -> tuple[str | None, int]:
+        for uid in uids:
+            if uid in tenants:
+                return "uid", uid
+        loginuid = _number(self._read(pid, "loginuid"))
+        if loginuid != _UNSET_LOGINUID and loginuid in tenants:
+            return "loginuid", loginuid
+        if uids[0] != 0:
+            return None, -1
+        sudo_uid = _environment_value(self._read(pid, "environ"), b"SUDO_UID")
+        if sudo_uid in tenants:
+            return "sudo", sudo_uid
+        title = _SSHD_TITLE.fullmatch(self._read(pid, "cmdline"))
+        if title and title.group(1) in logins:
+            return "sshd", logins[title.group(1)]
+        return None, -1
+
+    def _cgroup(self, pid: int) -> str:
+        for line in self._read(pid, "cgroup").splitlines():
+            if line.startswith(b"0::"):
+                return line[3:].decode(errors="replace")
+        return ""
+
+    def _read(self, pid: int, name: str) -> bytes:
+        try:
+            descriptor = os.open(self._proc / str(pid) / name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return b""
+        try:
+            return os.read(descriptor, _PROC_READ_MAX)
+        except OSError:
+            return b""
+        finally:
+            os.close(descriptor)
+
+
+def _become_and_kill(uid: int) -> None:
+    """In the forked child: drop to the uid for good, then signal all it may. Never returns."""
+    code = 1
+    try:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        if os.getresuid() == (uid, uid, uid):
+            os.kill(-1, signal.SIGKILL)
+            code = 0
+    except ProcessLookupError:
+        code = 0  # nobody there to signal
+    finally:
+        os._exit(code)
+
+
+def _parse_status(text: bytes) -> tuple[str, tuple[int, ...]] | None:
+    name = ""
+    uids: tuple[int, ...] = ()
+    for line in text.splitlines():
+        key, _, value = line.partition(b":\t")
+        if key == b"Name":
+            name = value.decode(errors="backslashreplace")
+        elif key == b"State" and value[:1] in {b"Z", b"X"}:
+            return None
+        elif key == b"Uid":
+            uids = tuple(int(word) for word in value.split())
+            break
+    return (name, uids) if uids else None
+
+
+def _number(text: bytes) -> int:
+    return int(text) if text.strip().isdigit() else _UNSET_LOGINUID
+
+
+def _environment_value(environ: bytes, name: bytes) -> int:
+    for entry in environ.split(b"\0"):
+        key, _, value = entry.partition(b"=")
+        if key == name and value.isdigit() and len(value) <= 10:
+            return int(value)
+    return -1

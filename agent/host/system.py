@@ -1,0 +1,178 @@
+"""The real host: NSS for looking, the account backends, files, homes and tools for changing. Implements contract.Writer."""
+
+import contextlib
+import functools
+import grp
+import os
+import pwd
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from agent.config import Config
+from agent.errors import HostError
+from agent.host import command, files, homes, trees
+from agent.host.accounts import AccountBackend, backends, choose_backend
+from agent.host.contract import Account, CommandResult, Group, HomeDisposal, User
+
+NSCD_SOCKETS = (Path("/run/nscd/socket"), Path("/var/run/nscd/socket"))
+_NO_GID = 2**31 - 2  # getgrouplist(3) wants a primary group; one that nobody has is easily taken out again
+
+
+class SystemHost:
+    """This machine. ``etc`` is where passwd, group and their kin are, for hosts set up under another root.
+
+    Looking never changes anything; the account backend is probed at the first change, and kept.
+    """
+
+    def __init__(self, config: Config, etc: Path = Path("/etc")) -> None:
+        self._config = config
+        self._etc = etc
+        self._all = backends(config, etc)
+
+    @property
+    def config(self) -> Config:
+        """As given."""
+        return self._config
+
+    @functools.cached_property
+    def backend(self) -> AccountBackend:
+        """Where new accounts go. The first look probes userdb with a throwaway record (see choose_backend)."""
+        return choose_backend(self._config, self._etc)
+
+    def user(self, name: str) -> User | None:
+        """See contract.Reader."""
+        try:
+            return self._user(pwd.getpwnam(name))
+        except KeyError:
+            return None
+
+    def user_by_uid(self, uid: int) -> User | None:
+        """See contract.Reader."""
+        try:
+            return self._user(pwd.getpwuid(uid))
+        except KeyError:
+            return None
+
+    def group(self, name: str) -> Group | None:
+        """See contract.Reader."""
+        try:
+            found = grp.getgrnam(name)
+        except KeyError:
+            return None
+        return Group(found.gr_name, found.gr_gid, tuple(found.gr_mem))
+
+    def group_by_gid(self, gid: int) -> Group | None:
+        """See contract.Reader."""
+        try:
+            found = grp.getgrgid(gid)
+        except KeyError:
+            return None
+        return Group(found.gr_name, found.gr_gid, tuple(found.gr_mem))
+
+    def groups_of(self, name: str) -> frozenset[str]:
+        """See contract.Reader. For a name that is no user: the groups that list it all the same."""
+        try:
+            gids = set(os.getgrouplist(name, pwd.getpwnam(name).pw_gid))
+        except KeyError:
+            gids = set(os.getgrouplist(name, _NO_GID)) - {_NO_GID}
+        groups = (self.group_by_gid(gid) for gid in gids)
+        return frozenset(group.name for group in groups if group is not None)
+
+    def exists(self, path: Path) -> bool:
+        """See contract.Reader."""
+        return files.exists(path)
+
+    def read(self, path: Path, limit: int = files.READ_MAX) -> bytes | None:
+        """See contract.Reader."""
+        return files.read_bounded(path, limit)
+
+    def tool(self, name: str) -> Path | None:
+        """See contract.Reader."""
+        return command.find_tool(name)
+
+    def check(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 10.0) -> CommandResult:
+        """See contract.Reader."""
+        return command.run(argv, stdin=stdin, timeout_s=timeout_s)
+
+    def write(self, path: Path, data: bytes, mode: int = 0o644) -> None:
+        """See contract.Writer. A missing folder is made, root's, mode 0755."""
+        if not path.parent.exists():
+            files.make_folder(path.parent)
+        files.atomic_write(path, data, mode)
+
+    def remove(self, path: Path) -> None:
+        """See contract.Writer."""
+        files.remove(path)
+
+    def create_account(self, account: Account) -> None:
+        """See contract.Writer."""
+        self.backend.create(account)
+        self._forget_cached()
+
+    def set_locked(self, name: str, uid: int, locked: bool) -> None:
+        """See contract.Writer. Locking asks every backend; unlocking only the one that holds the account."""
+        if locked:
+            self._each(lambda backend: backend.set_locked(name, uid, True))
+        else:
+            owner = next((backend for backend in self._all if backend.owns(name, uid)), self.backend)
+            owner.set_locked(name, uid, False)
+        self._forget_cached()
+
+    def delete_account(self, name: str, uid: int) -> None:
+        """See contract.Writer."""
+        self._each(lambda backend: backend.delete(name, uid))
+        self._forget_cached()
+
+    def add_membership(self, user: str, group: str) -> None:
+        """See contract.Writer."""
+        self.backend.add_membership(user, group)
+        self._forget_cached()
+
+    def drop_membership(self, user: str, group: str) -> None:
+        """See contract.Writer."""
+        self._each(lambda backend: backend.drop_membership(user, group))
+        self._forget_cached()
+
+    def create_home(self, path: Path, uid: int, gid: int) -> None:
+        """See contract.Writer. Where SELinux is on, the tree gets the labels its policy has for it."""
+        homes.create_home(path, uid, gid)
+        if Path("/sys/fs/selinux/enforce").exists() and command.find_tool("restorecon"):
+            command.require(command.run(["restorecon", "-R", str(path)]), f"labels of {path}")
+
+    def dispose_home(self, path: Path, uid: int, archive: bool, label: str) -> HomeDisposal:
+        """See contract.Writer."""
+        target = self._config.paths.archive / f"{path.name}-{label}.tar.gz" if archive else None
+        return homes.dispose_home(path, uid, target)
+
+    def sweep_files(self, uid: int) -> tuple[list[str], list[str]]:
+        """Unlink what the uid owns in /tmp, /var/tmp and /dev/shm; ``(removed, left)``. See trees.sweep_files."""
+        return trees.sweep_files(uid)
+
+    def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
+        """See contract.Writer."""
+        return command.run(argv, stdin=stdin, timeout_s=timeout_s)
+
+    def _user(self, found: pwd.struct_passwd) -> User:
+        in_range = self._config.uid_first <= found.pw_uid <= self._config.uid_last
+        ours = in_range and any(backend.owns(found.pw_name, found.pw_uid) for backend in self._all)
+        full_name = found.pw_gecos.split(",", 1)[0]
+        return User(found.pw_name, found.pw_uid, found.pw_gid, found.pw_dir, found.pw_shell, full_name, ours)
+
+    def _each(self, act: Callable[[AccountBackend], None]) -> None:
+        """Do it in every backend, the second one even when the first fails; the first error is raised at the end."""
+        errors: list[HostError] = []
+        for backend in self._all:
+            try:
+                act(backend)
+            except HostError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    @staticmethod
+    def _forget_cached() -> None:
+        """Where nscd(8) runs it may have remembered that a name is not there (20 s): sshd would not find a new account."""
+        if any(socket.exists() for socket in NSCD_SOCKETS):
+            for database in ("passwd", "group"):
+                with contextlib.suppress(HostError):
+                    command.run(["nscd", "-i", database], timeout_s=5)

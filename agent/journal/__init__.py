@@ -1,0 +1,6 @@
+"""The write-ahead journal: what was taken, what is about to be done, what is done, what is undone, and what was proved."""
+
+from agent.journal.journal import Journal
+from agent.journal.records import EndCause, GrantRecord, GrantState, StepState
+
+__all__ = ["EndCause", "GrantRecord", "GrantState", "Journal", "StepState"]

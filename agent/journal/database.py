@@ -1,0 +1,96 @@
+"""The SQLite file under the journal: opened once, one transaction at a time, every commit on disk before it returns."""
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent.errors import JournalError
+
+SCHEMA_VERSION = 1
+_BUSY_MS = 2000
+
+
+class Database:
+    """A connection shared by the daemon's threads under one lock.
+
+    WAL with ``synchronous=FULL``: one fsync a commit, and a reader (the command line) never holds up a writer.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._lock = threading.RLock()
+        self._depth = 0
+        try:
+            self._connection = _open_read_only(path) if read_only else _open(path)
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError("journal_unreadable", f"{path}: {error}") from error
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One atomic, durable change; nested calls join the outer one. Raises JournalError, having changed nothing."""
+        with self._lock:
+            try:
+                if self._depth == 0:
+                    self._connection.execute("BEGIN IMMEDIATE")
+                self._depth += 1
+                try:
+                    yield self._connection
+                except BaseException:
+                    self._depth -= 1
+                    if self._depth == 0:
+                        self._connection.execute("ROLLBACK")
+                    raise
+                self._depth -= 1
+                if self._depth == 0:
+                    self._commit()
+            except sqlite3.Error as error:
+                raise JournalError("journal_failed", str(error)) from error
+
+    def rows(self, sql: str, parameters: tuple[object, ...] = ()) -> list[sqlite3.Row]:
+        """A read."""
+        with self._lock:
+            try:
+                return self._connection.execute(sql, parameters).fetchall()
+            except sqlite3.Error as error:
+                raise JournalError("journal_failed", str(error)) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    def _commit(self) -> None:
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error:
+            # A failed COMMIT (a full disk) leaves the transaction open: end it, or no later one could begin.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    os.close(descriptor)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise JournalError("journal_newer", f"{path} was written by a newer Tidegate (schema {version})")
+    if version < SCHEMA_VERSION:
+        script = (Path(__file__).parent / "schema.sql").read_text(encoding="utf-8")
+        connection.executescript(f"BEGIN;\n{script}\nPRAGMA user_version={SCHEMA_VERSION};\nCOMMIT;")
+    return connection
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    # immutable: no lock, no -shm file is made, nothing on disk changes. What is still only in the WAL is not seen.
+    connection = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    return connection

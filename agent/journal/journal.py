@@ -1,0 +1,235 @@
+"""The journal's sentences: each method is one thing that happened, durable when it returns.
+
+What is journaled here is enough to undo everything with nothing else at hand: recovery replays steps and never plans anew.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from agent.errors import JournalError, UntrustedError
+from agent.journal.database import Database
+from agent.journal.records import EndCause, GrantRecord, GrantState, JournaledStep, Refusal, StepState
+from agent.model import Grant, Plan, Step
+
+_REFUSALS_KEPT = 100
+_USED_KEPT_S = 7 * 86400
+
+
+class Journal:
+    """The write-ahead journal of one host. Thread-safe; every method raises JournalError when the disk says no."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._db = Database(path, read_only=read_only)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    # Taking a grant in
+
+    def refuse_replay(self, grant: Grant) -> None:
+        """Raise UntrustedError ``jti_replayed`` when this issuer's token id was ever taken, or may have been and is forgotten."""
+        if self._db.rows("SELECT 1 FROM grants WHERE iss=? AND jti=?", (grant.iss, grant.jti)):
+            raise UntrustedError("jti_replayed", "this token id was used before; sign a new grant", field="jti")
+        if grant.exp <= self._meta_int("forgotten_through"):
+            raise UntrustedError("jti_replayed", "token ids of that time are no longer kept, so it may be a replay", field="exp")
+
+    def knows_leftover(self, token: bytes) -> bool:
+        """Whether exactly these bytes were taken before: an inbox file that a crash left between journal and unlink."""
+        return bool(self._db.rows("SELECT 1 FROM grants WHERE token=? AND state<>'ended'", (token,)))
+
+    def accept(
+        self, grant: Grant, *, token: bytes, summary: str, rule: str, received_ns: int, boot: tuple[str, int], plan: Plan | None
+    ) -> GrantRecord:
+        """Note an accepted grant; from here on its jti is used. With a plan it is OPENING, its steps intended; else PENDING."""
+        logins = json.dumps(sorted({want.identifier for want in grant.wants}))
+        with self._db.transaction() as db:
+            cursor = db.execute(
+                "INSERT INTO grants (jti,iss,sub,state,token,digest,nbf,exp,reason,ticket,summary,rule,logins,"
+                "received_ns,boot_id,boot_deadline_ns) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                (
+                    *(grant.jti, grant.iss, grant.sub, GrantState.PENDING, token, grant.digest, grant.nbf, grant.exp),
+                    *(grant.reason, grant.ticket, summary, rule, logins, received_ns, *boot),
+                ),
+            )
+            grant_id = int(cursor.lastrowid or 0)
+            if plan is not None:
+                self.intend(grant_id, plan, received_ns)
+        return self.grant(grant_id)
+
+    # Opening
+
+    def intend(self, grant_id: int, plan: Plan, now_ns: int) -> None:
+        """Write every step of the plan down before the first is done (and the UIDs with them)."""
+        with self._db.transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO uids (uid,grant_id,login,state,since_ns) VALUES (?,?,?,'reserved',?)",
+                [(uid, grant_id, login, now_ns) for login, uid in plan.uids.items()],
+            )
+            for uid in plan.uids.values():
+                self._set_meta(db, "last_uid", str(uid))
+            db.execute("UPDATE grants SET state=? WHERE id=?", (GrantState.OPENING, grant_id))
+            db.executemany(
+                "INSERT INTO steps (grant_id,seq,step,state) VALUES (?,?,?,?)",
+                [(grant_id, seq, _dump(step), StepState.INTEND) for seq, step in enumerate(plan.steps)],
+            )
+
+    def opened(self, grant_id: int, now_ns: int) -> None:
+        """Every step is done and access stands."""
+        with self._db.transaction() as db:
+            db.execute("UPDATE steps SET state=? WHERE grant_id=?", (StepState.DONE, grant_id))
+            db.execute("UPDATE grants SET state=?, opened_ns=? WHERE id=?", (GrantState.OPEN, now_ns, grant_id))
+
+    # Ending
+
+    def shutting(self, grants: Sequence[tuple[int, str]], cause: EndCause) -> None:
+        """The end of these grants ``(id, text)`` has begun; the first cause stays."""
+        with self._db.transaction() as db:
+            db.executemany(
+                "UPDATE grants SET state=?, cause=coalesce(cause,?), cause_text=CASE WHEN cause IS NULL THEN ? ELSE cause_text END,"
+                " attempts=attempts+1 WHERE id=? AND state<>'ended'",
+                [(GrantState.SHUTTING, cause, text, grant_id) for grant_id, text in grants],
+            )
+
+    def undone(self, grant_id: int, results: Iterable[tuple[int, str]]) -> None:
+        """What became of each undo: ``(seq, error)``, an empty error meaning undone. A failed undo stays open."""
+        with self._db.transaction() as db:
+            db.executemany(
+                "UPDATE steps SET state=CASE WHEN ?='' THEN 'undone' ELSE state END, error=? WHERE grant_id=? AND seq=?",
+                [(error, error, grant_id, seq) for seq, error in results],
+            )
+
+    def failed_to_end(self, grant_id: int, error: str) -> None:
+        """Something of the grant is left; it stays in SHUTTING and is tried again."""
+        with self._db.transaction() as db:
+            db.execute("UPDATE grants SET last_error=? WHERE id=?", (error[:500], grant_id))
+
+    def ended(self, grant_id: int, now_ns: int, *, residue: int, receipt: tuple[str, str]) -> None:
+        """Nothing of the grant stands any more: UIDs become tombstones and the receipt ``(id, jws)`` is kept, together."""
+        with self._db.transaction() as db:
+            db.execute("UPDATE grants SET state=?, ended_ns=?, last_error='' WHERE id=?", (GrantState.ENDED, now_ns, grant_id))
+            db.execute("UPDATE uids SET state='tombstone', since_ns=?, residue=? WHERE grant_id=?", (now_ns, residue, grant_id))
+            db.execute(
+                "INSERT OR REPLACE INTO receipts (id,grant_id,issued_ns,jws) VALUES (?,?,?,?)",
+                (receipt[0], grant_id, now_ns, receipt[1]),
+            )
+
+    # Looking
+
+    def live(self) -> list[GrantRecord]:
+        """Every grant that is not ended, in the order they came."""
+        return self._grants("state<>'ended' ORDER BY id")
+
+    def grant(self, grant_id: int) -> GrantRecord:
+        """One grant by its id."""
+        found = self._grants("id=?", (grant_id,))
+        if not found:
+            raise JournalError("grant_unknown", f"no grant {grant_id}")
+        return found[0]
+
+    def by_jti(self, jti: str) -> list[GrantRecord]:
+        """Grants of that token id (more than one only when several issuers chose the same)."""
+        return self._grants("jti=? ORDER BY id", (jti,))
+
+    def recent(self, limit: int) -> list[GrantRecord]:
+        """The latest grants, live or ended, newest first."""
+        return self._grants("1 ORDER BY id DESC LIMIT ?", (limit,))
+
+    def steps(self, grant_id: int) -> list[JournaledStep]:
+        """The grant's steps in the order they were applied."""
+        rows = self._db.rows("SELECT * FROM steps WHERE grant_id=? ORDER BY seq", (grant_id,))
+        return [JournaledStep(row["seq"], _load(row["step"]), StepState(row["state"]), row["error"]) for row in rows]
+
+    def receipts(self, limit: int = 1000) -> list[tuple[str, str]]:
+        """``(id, jws)`` of the latest receipts, newest first."""
+        return [
+            (row["id"], row["jws"]) for row in self._db.rows("SELECT * FROM receipts ORDER BY issued_ns DESC LIMIT ?", (limit,))
+        ]
+
+    def receipts_of(self, grant_id: int) -> list[tuple[str, str]]:
+        """``(id, jws)`` of one grant's receipts, oldest first."""
+        rows = self._db.rows("SELECT * FROM receipts WHERE grant_id=? ORDER BY issued_ns", (grant_id,))
+        return [(row["id"], row["jws"]) for row in rows]
+
+    def spoken_for_uids(self) -> frozenset[int]:
+        """UIDs that are in use, or are tombstones with something of them left."""
+        return frozenset(row["uid"] for row in self._db.rows("SELECT uid FROM uids WHERE state='reserved' OR residue>0"))
+
+    def last_uid(self) -> int:
+        """The UID given out last; the next search begins after it, so a UID comes back as late as it can."""
+        return self._meta_int("last_uid")
+
+    # Refusals and housekeeping
+
+    def refused(self, refusal: Refusal) -> None:
+        """Keep a refusal for ``tidegate status``; only the latest hundred stay."""
+        with self._db.transaction() as db:
+            db.execute(
+                "INSERT INTO refusals (at_ns,source,code,reason,field,jti,sub) VALUES (?,?,?,?,?,?,?)",
+                (refusal.at_ns, refusal.source, refusal.code, refusal.reason, refusal.field, refusal.jti, refusal.sub),
+            )
+            db.execute(
+                "DELETE FROM refusals WHERE id <= (SELECT id FROM refusals ORDER BY id DESC LIMIT 1 OFFSET ?)", (_REFUSALS_KEPT,)
+            )
+
+    def refusals(self) -> list[Refusal]:
+        """The latest refusals, newest first."""
+        rows = self._db.rows("SELECT * FROM refusals ORDER BY id DESC")
+        return [Refusal(**{key: row[key] for key in Refusal.__slots__}) for row in rows]
+
+    def forget_before(self, now_s: int, keep_s: int = 90 * 86400) -> int:
+        """Drop grants that ended and expired more than ``keep_s`` ago; their token ids stay refused by expiry. Returns how many."""
+        through = now_s - max(keep_s, _USED_KEPT_S)
+        with self._db.transaction() as db:
+            rows = db.execute("SELECT id, exp FROM grants WHERE state='ended' AND exp<?", (through,)).fetchall()
+            if rows:
+                forgotten = max(self._meta_int("forgotten_through"), *(row["exp"] for row in rows))
+                self._set_meta(db, "forgotten_through", str(forgotten))
+            for row in rows:
+                db.execute("DELETE FROM steps WHERE grant_id=?", (row["id"],))
+                db.execute("DELETE FROM receipts WHERE grant_id=?", (row["id"],))
+                db.execute("DELETE FROM uids WHERE grant_id=? AND residue=0 AND state='tombstone'", (row["id"],))
+                db.execute("DELETE FROM grants WHERE id=?", (row["id"],))
+        return len(rows)
+
+    def note_wall(self, wall_ns: int) -> None:
+        """Raise the high-water mark of the wall clock; it never goes back."""
+        if wall_ns > self.last_wall_ns():
+            with self._db.transaction() as db:
+                self._set_meta(db, "last_wall_ns", str(wall_ns))
+
+    def last_wall_ns(self) -> int:
+        """The latest wall time ever noted."""
+        return self._meta_int("last_wall_ns")
+
+    def _meta_int(self, key: str) -> int:
+        rows = self._db.rows("SELECT value FROM meta WHERE key=?", (key,))
+        return int(rows[0]["value"]) if rows else 0
+
+    def _set_meta(self, db: sqlite3.Connection, key: str, value: str) -> None:
+        db.execute("INSERT INTO meta (key,value) VALUES (?,?) ON CONFLICT (key) DO UPDATE SET value=excluded.value", (key, value))
+
+    def _grants(self, where: str, parameters: tuple[object, ...] = ()) -> list[GrantRecord]:
+        rows = self._db.rows(f"SELECT * FROM grants WHERE {where}", parameters)  # noqa: S608  # where is ours, values are bound
+        return [self._record(row) for row in rows]
+
+    def _record(self, row: sqlite3.Row) -> GrantRecord:
+        uids = self._db.rows("SELECT login, uid FROM uids WHERE grant_id=?", (row["id"],))
+        names = set(GrantRecord.__slots__) - {"uids", "logins", "state", "cause"}
+        return GrantRecord(
+            **{name: row[name] for name in names},
+            state=GrantState(row["state"]),
+            cause=EndCause(row["cause"]) if row["cause"] else None,
+            uids={found["login"]: found["uid"] for found in uids},
+            logins=tuple(json.loads(row["logins"])),
+        )
+
+
+def _dump(step: Step) -> str:
+    return json.dumps(step.to_json(), sort_keys=True, separators=(",", ":"))
+
+
+def _load(text: str) -> Step:
+    return Step.from_json(json.loads(text))

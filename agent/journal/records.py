@@ -1,0 +1,86 @@
+"""The rows of the journal as frozen values."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from agent.model import Step
+
+
+class GrantState(StrEnum):
+    """The life of a grant. Everything before ENDED is live: something of it may stand on the host."""
+
+    PENDING = "pending"  # accepted, begins in the future
+    OPENING = "opening"  # steps are being applied
+    OPEN = "open"
+    SHUTTING = "shutting"  # its end has begun; some of it may still stand
+    ENDED = "ended"
+
+
+class StepState(StrEnum):
+    """INTEND is written, and fsynced, before the act."""
+
+    INTEND = "intend"
+    DONE = "done"
+    UNDONE = "undone"
+
+
+class EndCause(StrEnum):
+    """Why a grant ended, as receipts and events say it."""
+
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+    FAILED = "failed"  # could not be opened whole, so it was undone
+    POLICY = "policy"  # pending, and no longer allowed when its time came
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRecord:
+    """One grant as journaled. ``*_ns`` are nanoseconds: wall clock since the epoch, except ``boot_deadline_ns``."""
+
+    id: int
+    jti: str
+    iss: str
+    sub: str
+    state: GrantState
+    token: bytes
+    digest: str
+    nbf: int
+    exp: int
+    reason: str
+    ticket: str
+    summary: str
+    rule: str
+    received_ns: int
+    boot_id: str
+    boot_deadline_ns: int
+    opened_ns: int | None = None
+    ended_ns: int | None = None
+    cause: EndCause | None = None
+    cause_text: str = ""
+    attempts: int = 0
+    last_error: str = ""
+    uids: dict[str, int] = field(default_factory=dict)
+    logins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JournaledStep:
+    """A step and how far it is."""
+
+    seq: int
+    step: Step
+    state: StepState
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A token that was refused; kept, bounded, for ``tidegate status``."""
+
+    at_ns: int
+    source: str
+    code: str
+    reason: str
+    field: str
+    jti: str
+    sub: str

@@ -1,0 +1,37 @@
+"""Text from outside, made safe to show on one line of a terminal, a log or an answer."""
+
+import unicodedata
+
+# Controls, bidirectional and other invisible formats (CVE-2021-42574), surrogates, private and unassigned, line separators.
+UNSEEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def one_line(value: str, limit: int = 500) -> str:
+    """``value`` with every character that could move a cursor, end a line or reorder text escaped; at most ``limit`` characters.
+
+    A byte that was no UTF-8 in a file's name (``surrogateescape``) becomes ``\\xNN``, other escapes are Python's; a backslash is
+    doubled, so no two texts look alike. A cut is shown by ``…``; it never splits an escape.
+    """
+    shown: list[str] = []
+    length = 0
+    for character in value:
+        piece = _escaped(character)
+        if length + len(piece) > limit:
+            while shown and length > limit - 1:
+                length -= len(shown.pop())
+            shown.append("…")
+            break
+        shown.append(piece)
+        length += len(piece)
+    return "".join(shown)
+
+
+def _escaped(character: str) -> str:
+    if character == "\\":
+        return "\\\\"
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if unicodedata.category(character) not in UNSEEN_CATEGORIES:
+        return character
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

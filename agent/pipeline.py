@@ -1,0 +1,304 @@
+"""The whole of Tidegate in two functions: :meth:`Pipeline.open` and :meth:`Pipeline.shut`.
+
+Opening: take → verify → decode → judge → plan → intend → apply. Nothing on the host changes before ``intend`` is on disk.
+Shutting: close → sever → remove → sweep → receipt. It needs nothing but the host and the steps in memory, so an unreadable
+policy, key or journal stops what opens while what shuts goes on.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agent import enforcement, planning, policy, trust
+from agent.audit import AuditEvent, EventKind, Trail
+from agent.config import Config
+from agent.errors import DeniedError, HostError, JournalError, RefusedError, TidegateError, UnenforceableError
+from agent.expiry import receipt, story
+from agent.expiry.deadline import Deadline
+from agent.expiry.ledger import Ledger
+from agent.expiry.live import LiveGrant
+from agent.expiry.teardown import Shut, Teardown
+from agent.host.clock import NS, Clock
+from agent.host.contract import Writer
+from agent.host.processes import ProcessTable
+from agent.journal import EndCause, GrantState, Journal
+from agent.journal.records import Refusal
+from agent.model import Enforcer, Grant, Plan
+from agent.model.summary import summarise
+from agent.planning import uids
+from agent.sessions import terminals
+from agent.spool import Inbox, Outbox, shown
+
+log = logging.getLogger("tidegate")
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A grant that may be opened: roles expanded, allowed by ``rule``, and planned against the host as it is now."""
+
+    grant: Grant
+    rule: str
+    plan: Plan
+
+
+@dataclass(slots=True)
+class Pipeline:
+    """Everything the flow needs, put together by :mod:`agent.daemon`. ``ring`` and ``policies`` may be exchanged at any time."""
+
+    config: Config
+    host_id: str
+    clock: Clock
+    writer: Writer
+    enforcers: Mapping[str, Enforcer]
+    ring: Callable[[], trust.KeyRing]
+    policies: policy.PolicyStore
+    host_key: trust.HostKey
+    journal: Journal
+    ledger: Ledger
+    table: ProcessTable
+    teardown: Teardown
+    inbox: Inbox
+    outbox: Outbox
+    trail: Trail
+    unready: dict[str, TidegateError] = field(default_factory=dict)  # enforcer → why it can't be used now
+
+    # Opening
+
+    def take(self, name: str) -> None:
+        """One inbox file, from bytes to an answer in the outbox. Raises JournalError when the file must stay for later."""
+        try:
+            token = self.inbox.take(name)
+            if self.journal.knows_leftover(token):
+                self.inbox.discard(name)
+                return
+            live = self.open(token)
+        except RefusedError as error:
+            self._refuse(name, error)
+        except HostError as error:
+            self._refuse(name, UnenforceableError(error.code, error.reason))
+        else:
+            self.outbox.answer("accepted", name, jti=live.record.jti)
+        self.inbox.discard(name)
+
+    def open(self, token: bytes) -> LiveGrant:
+        """Open what the token grants, or hold it until its time comes. Raises with nothing changed, or everything undone."""
+        admitted = self.admit(token)
+        begins_later = admitted.grant.nbf * NS > self.clock.wall_ns()
+        live = self._accept(admitted, token, planned=None if begins_later else admitted.plan)
+        if not begins_later:
+            self._apply(live, admitted.plan)
+        return live
+
+    def admit(self, token: bytes, *, own: LiveGrant | None = None) -> Admitted:
+        """Decide, changing nothing: verify → decode → replay → judge → plan. ``own``: the pending grant whose time has come.
+
+        Raises:
+            RefusedError: with the code and field that say why.
+        """
+        now_s = self.clock.wall_ns() // NS
+        verified = trust.verify(token, self.ring(), typ=trust.TYP_GRANT)
+        decoders = {name: enforcer.decode for name, enforcer in self.enforcers.items()}
+        grant = trust.decode(verified, host_id=self.host_id, now_s=now_s, decoders=decoders)
+        if own is None:
+            self.journal.refuse_replay(grant)
+        live = self._live_for_policy(own)
+        verdict = policy.judge(grant, self.policies.policy, now_s=now_s, live=live, is_ours=self._is_ours)
+        if isinstance(verdict, policy.Denied):
+            raise DeniedError(verdict.code, verdict.reason, field=verdict.field)
+        _refuse_what_is_not_built(verdict.grant)
+        self._refuse_unready(verdict.grant)
+        return Admitted(verdict.grant, verdict.rule, planning.plan(verdict.grant, self.enforcers, self.writer, self._uids()))
+
+    def open_pending(self, live: LiveGrant) -> None:
+        """The time of a grant that was to begin later has come: decide again, by the keys and policy of now, and open it."""
+        try:
+            admitted = self.admit(live.record.token, own=live)
+            if not self.ledger.begin_opening(live):
+                return
+            self.journal.intend(live.id, admitted.plan, self.clock.wall_ns())
+            live.steps, live.uids = list(enumerate(admitted.plan.steps)), dict(admitted.plan.uids)
+            self._apply(live, admitted.plan)
+        except RefusedError as error:
+            self.shut([live], EndCause.POLICY, str(error))
+        except HostError as error:
+            log.error("grant %s could not be opened: %s", live.record.jti, error)
+
+    def _accept(self, admitted: Admitted, token: bytes, planned: Plan | None) -> LiveGrant:
+        now_ns = self.clock.wall_ns()
+        deadline = Deadline.starting_now(admitted.grant.exp, self.clock)
+        record = self.journal.accept(
+            admitted.grant,
+            token=token,
+            summary=summarise(admitted.grant),
+            rule=admitted.rule,
+            received_ns=now_ns,
+            boot=(deadline.boot_id, deadline.boot_ns),
+            plan=planned,
+        )
+        live = LiveGrant(record, deadline, record.state)
+        if planned is not None:
+            live.steps, live.uids, live.opener = list(enumerate(planned.steps)), dict(planned.uids), True
+        self.ledger.add(live)
+        self.trail.emit([story.event(live, EventKind.GRANT_ACCEPTED, now_ns)])
+        return live
+
+    def _apply(self, live: LiveGrant, plan: Plan) -> None:
+        """Run the steps; whatever stops them, undo what was done before the error goes on."""
+
+        def go_on() -> None:
+            if live.cancel or live.deadline.passed(self.clock):
+                raise UnenforceableError("ended_while_opening", "the grant ended while it was being opened")
+
+        live.opener = True
+        try:
+            enforcement.apply(plan.steps, self.enforcers, self.writer, go_on)
+            opened_ns = self.clock.wall_ns()
+            self.journal.opened(live.id, opened_ns)
+            live.opener = False
+            self.ledger.opened(live, opened_ns)
+            go_on()
+        except TidegateError as error:
+            live.opener = False
+            self.shut([live], EndCause.FAILED, str(error))
+            raise
+        self.trail.emit(story.opened(live, opened_ns))
+
+    # Shutting
+
+    def shut(self, grants: Sequence[LiveGrant], cause: EndCause, text: str = "") -> list[Shut]:
+        """End these grants now, together. Never raises: what is left of one keeps it live, and it is tried again."""
+        claimed = self.ledger.begin_shutting(list(grants))
+        for live in claimed:
+            live.cause, live.cause_text = live.cause or cause, live.cause_text or text
+            live.attempts += 1
+        shuts = self.teardown.shut(claimed, self._tell_the_end, self._journal_closed)
+        events: list[AuditEvent] = []
+        for shut in shuts:
+            events += self._finish(shut)
+        self.trail.emit(events)
+        return shuts
+
+    def shut_due(self, grants: Sequence[LiveGrant]) -> list[Shut]:
+        """End what the clock has ended, and try again what would not end before."""
+        return self.shut(grants, EndCause.EXPIRED)
+
+    def sweep(self, tenants: Mapping[int, str]) -> None:
+        """Look again after the end, and end what has turned up since."""
+        for uid, severed in self.teardown.sweep(dict(tenants)).items():
+            detail: dict[str, object] = {"killed": list(severed.killed), "survivors": list(severed.survivors)}
+            now_ns, login = self.clock.wall_ns(), tenants[uid]
+            self.trail.emit([AuditEvent(EventKind.RESIDUE_FOUND, now_ns, login=login, uid=uid, ok=False, detail=detail)])
+
+    def warn(self, live: LiveGrant, seconds_left: int) -> None:
+        """Tell the tenants of a grant how long is left; a second before the end, that it is now."""
+        minutes = f"in {seconds_left // 60} minute{'s' if seconds_left >= 120 else ''}"
+        when = minutes if seconds_left >= 60 else "now: its time is up"
+        terminals.tell(live.uids.values(), f"Tidegate: your access ends {when}")
+
+    def recover(self) -> list[LiveGrant]:
+        """At start: take down what ended, or was only half open, while nobody was looking. Returns what stands."""
+        grants = self.ledger.load(self.journal)
+        half_open = [live for live in grants if live.state is GrantState.OPENING]
+        self.shut(half_open, EndCause.FAILED, "the agent stopped while it was opening this grant")
+        self.shut([live for live in grants if live.state is GrantState.SHUTTING], EndCause.FAILED)
+        self.shut_due([live for live in grants if live not in half_open and live.deadline.passed(self.clock)])
+        for live in self.ledger.all():
+            if live.state is GrantState.OPEN:
+                self._reapply(live)
+        return self.ledger.all()
+
+    def _reapply(self, live: LiveGrant) -> None:
+        """What stands in /run is gone after a reboot: put back exactly what the journal says stood there."""
+        try:
+            enforcement.apply([step for _, step in live.steps], self.enforcers, self.writer, lambda: None)
+        except TidegateError as error:
+            self.shut([live], EndCause.FAILED, f"could not be put back at start: {error}")
+        else:
+            self.ledger.opened(live, live.opened_ns or self.clock.wall_ns())
+
+    def _finish(self, shut: Shut) -> list[AuditEvent]:
+        """Journal, sign and tell the end of one grant; or keep it live and set the next try."""
+        live = shut.live
+        live.shutting = False
+        live.error = "; ".join(shut.errors)[:500]
+        try:
+            self.journal.undone(live.id, shut.undone)
+            if shut.ended_ns is None:
+                self.journal.failed_to_end(live.id, live.error)
+                return [self._retry(live)]
+            jws = self.host_key.sign(receipt.RECEIPT_TYP, self._claims(shut))
+            self.journal.ended(live.id, shut.ended_ns, residue=len(shut.residue), receipt=(_receipt_id(live), jws))
+            self.outbox.receipt(_receipt_id(live), jws)
+        except TidegateError as error:
+            live.error = str(error)
+            return [self._retry(live)]
+        self.ledger.ended(live)
+        return story.ended(shut, self.clock.wall_ns())
+
+    def _retry(self, live: LiveGrant) -> AuditEvent:
+        wait_ms = self.ledger.retry(live)
+        log.error("grant %s is not over, next try in %d ms: %s", live.record.jti, wait_ms, live.error)
+        return story.event(live, EventKind.TEARDOWN_RETRY, self.clock.wall_ns(), ok=False, error=live.error)
+
+    def _claims(self, shut: Shut) -> dict[str, object]:
+        return receipt.claims(shut, host_id=self.host_id, receipt_id=_receipt_id(shut.live))
+
+    def _journal_closed(self, shuts: list[Shut]) -> None:
+        """Written after the doors are shut and the processes dead: with a full disk those come first all the same."""
+        try:
+            for cause in {shut.live.cause for shut in shuts if shut.live.cause}:
+                of_cause = [shut.live for shut in shuts if shut.live.cause is cause]
+                self.journal.shutting([(live.id, live.cause_text) for live in of_cause], cause)
+        except JournalError as error:
+            log.error("the journal can't be written, teardown goes on: %s", error)
+
+    def _tell_the_end(self, live: LiveGrant) -> int:
+        why = {EndCause.EXPIRED: "your access has ended: its time is up", EndCause.REVOKED: "your access was revoked"}
+        message = why.get(live.cause or EndCause.EXPIRED, "your access has ended")
+        return terminals.tell(live.uids.values(), f"Tidegate: {message}")
+
+    # Helpers of both ways
+
+    def _uids(self) -> Callable[[str], int]:
+        """Reserves one UID after the other for a plan; nothing is written until the plan is journaled."""
+        free = uids.free_uids(self.config, self.journal.last_uid(), self.journal.spoken_for_uids(), self.writer, self._in_use)
+        return lambda _login: next(free)
+
+    def _in_use(self, uid: int) -> bool:
+        return bool(self.table.of({uid: ""}))
+
+    def _is_ours(self, login: str) -> bool:
+        user = self.writer.user(login)
+        return user is not None and user.ours
+
+    def _live_for_policy(self, own: LiveGrant | None) -> list[policy.LiveGrant]:
+        return [
+            policy.LiveGrant(jti=live.record.jti, sub=live.record.sub, rule=live.record.rule)
+            for live in self.ledger.all()
+            if live is not own
+        ]
+
+    def _refuse_unready(self, grant: Grant) -> None:
+        for want in grant.wants:
+            if want.type in self.unready:
+                raise UnenforceableError("host_not_ready", f"{want.type} can't be enforced here now: {self.unready[want.type]}")
+
+    def _refuse(self, name: str, error: RefusedError) -> None:
+        at_ns, source = self.clock.wall_ns(), shown(name)
+        self.journal.refused(Refusal(at_ns, source, error.code, error.reason, error.field or "", "", ""))
+        self.outbox.answer("refused", name, code=error.code, reason=error.reason, field=error.field)
+        event = AuditEvent(EventKind.GRANT_REFUSED, at_ns, code=error.code, reason=str(error), ok=False, detail={"source": source})
+        self.trail.emit([event])
+
+
+def _refuse_what_is_not_built(grant: Grant) -> None:
+    """Better no access than access without what the grant asks for."""
+    if grant.recording_required:
+        reason = "a recorded session is required and this host has no recorder"
+        raise UnenforceableError("recording_unavailable", reason, field="recording.required")
+    if grant.supersedes is not None:
+        raise UnenforceableError("supersedes_unavailable", "this host can't replace a live grant yet", field="supersedes")
+
+
+def _receipt_id(live: LiveGrant) -> str:
+    return f"receipt-{live.record.digest[:32]}"

@@ -1,0 +1,5 @@
+"""Grant → ordered steps, pure but for looking at the host."""
+
+from agent.planning.plan import plan
+
+__all__ = ["plan"]

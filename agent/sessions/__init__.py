@@ -1,0 +1,1 @@
+"""Who is in, and what they are told."""

@@ -1,0 +1,181 @@
+"""The outbox: answers and receipts for whoever carries them away. Bounded, written whole or not at all."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from agent.errors import HostError, TidegateError
+from agent.host.clock import NS, Clock
+from agent.model.text import one_line
+from agent.spool.atomic import TEMPORARY, atomic_write
+from agent.spool.entries import opened_folder, shown
+
+ANSWER, RECEIPT = "answer", "receipt"
+ANSWER_TYP = "grant-answer+jwt"
+_OURS = re.compile(r"\d{8}T\d{6}\.\d{9}Z-([a-z]+)-[A-Za-z0-9._@-]+")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._@-]+")
+_IDENT_MAX = 128
+_MODE = 0o640
+_TEXT_MAX = 500
+_logger = logging.getLogger("tidegate.outbox")
+
+Signer = Callable[[str, Mapping[str, object]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    name: str
+    kind: str
+    size: int
+
+
+class Outbox:
+    """One folder of files going out. Safe to call from any thread; blocks for two fsyncs a file.
+
+    Args:
+        max_files: answers and receipts together. Events have their own bound (agent.audit.trail).
+        max_bytes: the same, in bytes.
+        sign: makes a compact JWS of a typ and claims by the host's key.
+        on_drop: told ``(kind, file name)`` of every file deleted to keep the bounds: the oldest answers first, then, only when
+            no answer is left, the oldest receipts.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        clock: Clock,
+        sign: Signer,
+        *,
+        max_files: int = 4096,
+        max_bytes: int = 64 << 20,
+        on_drop: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self._path = folder
+        self._clock = clock
+        self._sign = sign
+        self._max_files = max_files
+        self._max_bytes = max_bytes
+        self._on_drop = on_drop or _log_drop
+        self._lock = threading.Lock()
+        self._last_ns = 0
+        self._files = max_files  # counted since the last look; so the first put looks
+        self._bytes = 0
+
+    def put(self, kind: str, ident: str, data: bytes, suffix: str) -> str:
+        """Write one file and return its name: ``<UTC time to the nanosecond>-<kind>-<ident><suffix>``, sorting by time.
+
+        ``kind`` is lower-case letters; of ``ident`` only ``[A-Za-z0-9._@-]`` is kept, at most 128 characters.
+
+        Raises:
+            HostError: ``outbox_unwritable`` (disk full, read-only, gone), ``outbox_too_large`` (longer than the whole bound).
+        """
+        if len(data) > self._max_bytes:
+            raise HostError("outbox_too_large", f"{len(data)} bytes are more than the outbox may hold")
+        with self._lock:
+            try:
+                with opened_folder(self._path) as folder:
+                    dropped = self._make_room(folder, len(data))
+                    name = f"{self._stamp()}-{kind}-{_safe(ident)}{suffix}"
+                    atomic_write(folder, name, data, mode=_MODE)
+            except OSError as error:
+                raise HostError("outbox_unwritable", f"{self._path}: {error.strerror}") from error
+            self._files += 1
+            self._bytes += len(data)
+        for file in dropped:
+            self._on_drop(file.kind, file.name)
+        return name
+
+    def answer(
+        self, verdict: str, source: str, *, code: str = "", reason: str = "", field: str | None = None, jti: str = ""
+    ) -> str:
+        """Answer one file of the inbox. ``verdict`` is ``accepted`` or ``refused``, ``source`` the file's name there.
+
+        The file holds those, ``at`` (RFC 3339, UTC, milliseconds) and ``jws``: the same members signed, typ ``grant-answer+jwt``.
+        When the host can't sign, ``jws`` is empty: an answer is information, and access never hangs on it.
+
+        Raises:
+            HostError: as :meth:`put`.
+        """
+        value: dict[str, object] = {
+            "verdict": verdict,
+            "source": shown(source),
+            "code": code,
+            "reason": one_line(reason, _TEXT_MAX),
+            "field": one_line(field or "", _TEXT_MAX),
+            "jti": one_line(jti, _IDENT_MAX),
+            "at": _rfc3339(self._clock.wall_ns()),
+        }
+        try:
+            jws = self._sign(ANSWER_TYP, value)
+        except TidegateError as error:
+            _logger.warning("answer is not signed: %s", one_line(str(error)))
+            jws = ""
+        data = json.dumps({**value, "jws": jws}, ensure_ascii=False).encode("utf-8") + b"\n"
+        return self.put(ANSWER, jti or source, data, ".json")
+
+    def receipt(self, jti: str, jws: str) -> str:
+        """Put a signed teardown receipt out, as ``.jws``. Raises HostError as :meth:`put`."""
+        return self.put(RECEIPT, jti, jws.encode("ascii") + b"\n", ".jws")
+
+    def clean(self) -> None:
+        """At start: remove temporary files that a crash left. What can't be removed stays, hidden."""
+        with contextlib.suppress(OSError), opened_folder(self._path) as folder, os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(TEMPORARY):
+                    with contextlib.suppress(OSError):
+                        os.unlink(entry.name, dir_fd=folder)
+
+    def _stamp(self) -> str:
+        """The wall clock, never the same twice, and never back while this process lives."""
+        self._last_ns = max(self._last_ns + 1, self._clock.wall_ns())
+        moment = datetime.fromtimestamp(self._last_ns // NS, tz=UTC)
+        return f"{moment:%Y%m%dT%H%M%S}.{self._last_ns % NS:09d}Z"
+
+    def _make_room(self, folder: int, length: int) -> list[_File]:
+        """Delete the oldest until one more file fits. The folder is looked at only when our count says that it may be full."""
+        if self._files < self._max_files and self._bytes + length <= self._max_bytes:
+            return []
+        files = _listed(folder)
+        self._files, self._bytes = len(files), sum(file.size for file in files)
+        dropped: list[_File] = []
+        for file in sorted(files, key=lambda file: (file.kind != ANSWER, file.name)):
+            if self._files < self._max_files and self._bytes + length <= self._max_bytes:
+                break
+            with contextlib.suppress(FileNotFoundError):  # carried away meanwhile
+                os.unlink(file.name, dir_fd=folder)
+                dropped.append(file)
+            self._files -= 1
+            self._bytes -= file.size
+        return dropped
+
+
+def _listed(folder: int) -> list[_File]:
+    files: list[_File] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            match = _OURS.fullmatch(entry.name)
+            if match is None:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                files.append(_File(entry.name, match[1], entry.stat(follow_symlinks=False).st_size))
+    return files
+
+
+def _safe(ident: str) -> str:
+    return _UNSAFE.sub("_", ident)[:_IDENT_MAX].lstrip(".") or "unnamed"
+
+
+def _rfc3339(at_ns: int) -> str:
+    moment = datetime.fromtimestamp(at_ns // NS, tz=UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{at_ns % NS // 1_000_000:03d}Z"
+
+
+def _log_drop(kind: str, name: str) -> None:
+    _logger.warning("outbox is full: %s %s was deleted", kind, one_line(name))

@@ -1,0 +1,196 @@
+"""A temporary local account: created locked, opened last, locked first, removed last.
+
+What is at REMOVE here is what a live session stands on. The membership of the tenants' group is part of that: were it
+dropped at CLOSE, sshd's ``Match Group`` block would stop applying and the tenant's own ~/.ssh/authorized_keys would count.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from agent.config import Config
+from agent.errors import HostError, InvalidGrantError, UnenforceableError
+from agent.host.contract import Account, Reader, Writer
+from agent.model import AccountWant, Grant, JsonObject, PlanContext, Residue, SshWant, Step
+from agent.model.fields import FieldReader, absolute_path, choice, full_name, group_name, login
+from agent.model.plan import Phase, Stage
+from enforcers.data import number, text
+
+RESERVED = "tidegate-"  # logins of Tidegate's own, such as the probes'
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSeen:
+    """What the host has of what an account would take. ``listed_in``: groups that name it though it is no user."""
+
+    config: Config
+    user: bool
+    group: bool
+    home: bool
+    listed_in: tuple[str, ...]
+    missing_groups: tuple[str, ...]
+    shell: bool
+    tenant_shell: bool
+
+
+class AccountEnforcer:
+    """``{"type":"account","identifier":...}`` → a user, its group, its home, and the file tidegate-shell reads."""
+
+    type: ClassVar[str] = "account"
+
+    def prepare(self, writer: Writer) -> None:
+        """Nothing to put in place. The account backend is chosen at the first account."""
+
+    def decode(self, body: object, field: str) -> AccountWant:
+        """See Enforcer. Codes: those of the field rules, ``login_reserved``."""
+        reader = FieldReader(body, field, required=("type", "identifier"), optional=("full_name", "groups", "shell", "home"))
+        reader.one("type", choice(self.type))
+        name = reader.one("identifier", login)
+        if name.startswith(RESERVED):
+            raise InvalidGrantError("login_reserved", f"logins {RESERVED}* are Tidegate's own", field=reader.path("identifier"))
+        return AccountWant(
+            identifier=name,
+            full_name=reader.optional("full_name", full_name, ""),
+            groups=reader.many("groups", group_name, least=0),
+            shell=reader.optional("shell", absolute_path, "/bin/bash"),
+            home=reader.optional("home", choice("ephemeral", "archive"), "ephemeral"),
+        )
+
+    def observe(self, want: AccountWant, reader: Reader) -> AccountSeen:
+        """See Enforcer."""
+        config = reader.config
+        return AccountSeen(
+            config=config,
+            user=reader.user(want.identifier) is not None,
+            group=reader.group(want.identifier) is not None,
+            home=reader.exists(config.paths.home_base / want.identifier),
+            listed_in=tuple(sorted(reader.groups_of(want.identifier))),
+            missing_groups=tuple(g for g in (config.tenant_group, *want.groups) if reader.group(g) is None),
+            shell=reader.tool(want.shell) is not None,
+            tenant_shell=reader.tool(str(config.paths.tenant_shell)) is not None,
+        )
+
+    def plan(self, want: AccountWant, seen: AccountSeen, context: PlanContext) -> Sequence[Step]:
+        """See Enforcer. Codes: see :func:`_refuse_taken`."""
+        _refuse_taken(want, seen)
+        name, uid = want.identifier, context.uids[want.identifier]
+        paths, group = seen.config.paths, seen.config.tenant_group
+        home = str(paths.home_base / name)
+        row: JsonObject = {
+            "name": name,
+            "uid": uid,
+            "full_name": want.full_name,
+            "home": home,
+            "shell": str(paths.tenant_shell) if seen.tenant_shell else want.shell,
+        }
+        archive = want.home == "archive"
+        kept = "archived, then deleted" if archive else "deleted at the end"
+        tenants = str(paths.tenants / f"{name}.json")
+        note: JsonObject = {"name": name, "uid": uid, "path": tenants, "text": tenant_file(want, context.grant)}
+        place: JsonObject = {"name": name, "uid": uid, "path": home, "archive": archive, "label": context.grant.jti}
+        create, remove = Stage.CREATE, Phase.REMOVE
+        return (
+            Step(self.type, "create", create, remove, name, f"account {name} (uid {uid}), locked until all is in place", row),
+            Step(self.type, "home", create, remove, home, f"home {home}, {kept}", place),
+            self._membership(name, group, create, f"{name} among the tenants (group {group})"),
+            *(self._membership(name, g, Stage.GRANT, f"{name} in group {g}") for g in want.groups),
+            Step(self.type, "tenant", create, remove, tenants, f"shell {want.shell} for {name}", note),
+            Step(self.type, "unlock", Stage.OPEN, Phase.CLOSE, name, f"account {name} opened", {"name": name, "uid": uid}),
+        )
+
+    def apply(self, step: Step, writer: Writer) -> None:
+        """See Enforcer."""
+        data = step.data
+        match step.action:
+            case "create":
+                row = (text(data, key) for key in ("full_name", "home", "shell"))
+                writer.create_account(Account(text(data, "name"), number(data, "uid"), *row))
+            case "home":
+                writer.create_home(Path(text(data, "path")), number(data, "uid"), number(data, "uid"))
+            case "membership":
+                writer.add_membership(text(data, "name"), text(data, "group"))
+            case "tenant":
+                writer.write(Path(text(data, "path")), text(data, "text").encode(), 0o644)
+            case "unlock":
+                writer.set_locked(text(data, "name"), number(data, "uid"), False)
+            case other:
+                raise HostError("unknown_step", f"account has no action {other!r}")
+
+    def revert(self, step: Step, writer: Writer) -> None:
+        """See Enforcer. Code ``home_left``: parts of the home could not be removed; what is left is named."""
+        data = step.data
+        match step.action:
+            case "create":
+                writer.delete_account(text(data, "name"), number(data, "uid"))
+            case "home":
+                archive = data.get("archive") is True
+                gone = writer.dispose_home(Path(text(data, "path")), number(data, "uid"), archive, text(data, "label"))
+                if gone.left:
+                    raise HostError("home_left", f"{len(gone.left)} left, such as {gone.left[0]}")
+            case "membership":
+                writer.drop_membership(text(data, "name"), text(data, "group"))
+            case "tenant":
+                writer.remove(Path(text(data, "path")))
+            case "unlock":
+                writer.set_locked(text(data, "name"), number(data, "uid"), True)
+            case other:
+                raise HostError("unknown_step", f"account has no action {other!r}")
+
+    def residue(self, steps: Sequence[Step], reader: Reader) -> Sequence[Residue]:
+        """See Enforcer. An account of the same name but another uid is somebody else's."""
+        found: list[Residue] = []
+        for step in steps:
+            data = step.data
+            if step.action == "create":
+                user, group = reader.user(text(data, "name")), reader.group(text(data, "name"))
+                if user is not None and user.uid == number(data, "uid"):
+                    found.append(Residue("account", user.name, f"uid {user.uid}"))
+                if group is not None and group.gid == number(data, "uid"):
+                    found.append(Residue("group", group.name, f"gid {group.gid}"))
+            elif step.action == "membership" and text(data, "group") in reader.groups_of(text(data, "name")):
+                found.append(Residue("membership", text(data, "name"), f"in group {text(data, 'group')}"))
+            elif step.action in {"home", "tenant"} and reader.exists(Path(text(data, "path"))):
+                found.append(Residue(step.action, text(data, "path")))
+        return found
+
+    def _membership(self, name: str, group: str, stage: Stage, summary: str) -> Step:
+        return Step(self.type, "membership", stage, Phase.REMOVE, f"{name}:{group}", summary, {"name": name, "group": group})
+
+
+def _refuse_taken(want: AccountWant, seen: AccountSeen) -> None:
+    """Nothing that was there before is adopted, and nothing stale is inherited.
+
+    Raises:
+        UnenforceableError: ``account_exists``, ``group_exists``, ``home_exists``, ``group_lists_name``, ``group_missing``,
+            ``group_reserved``, ``shell_missing``.
+    """
+    name = want.identifier
+    checks = (
+        (seen.user, "account_exists", f"an account {name} is there already"),
+        (seen.group, "group_exists", f"a group {name} is there already"),
+        (seen.home, "home_exists", f"{seen.config.paths.home_base / name} is there already"),
+        (bool(seen.listed_in), "group_lists_name", f"group {', '.join(seen.listed_in)} lists {name}, which is no account"),
+        (bool(seen.missing_groups), "group_missing", f"no group {', '.join(seen.missing_groups)} on this host"),
+        (seen.config.tenant_group in want.groups, "group_reserved", f"group {seen.config.tenant_group} is every tenant's already"),
+        (not seen.shell, "shell_missing", f"{want.shell} is no executable on this host"),
+    )
+    for wrong, code, reason in checks:
+        if wrong:
+            raise UnenforceableError(code, reason)
+
+
+def tenant_file(want: AccountWant, grant: Grant) -> str:
+    """What tidegate-shell reads: the real shell, and what the ssh entry of the same grant lets the tenant do."""
+    ssh = next((w for w in grant.wants if isinstance(w, SshWant) and w.identifier == want.identifier), None)
+    value = {
+        "login": want.identifier,
+        "shell": want.shell,
+        "exp": grant.exp,
+        "jti": grant.jti,
+        "actions": list(ssh.actions) if ssh else [],
+        "reason": grant.reason,
+        "recording": grant.recording_required,
+    }
+    return json.dumps(value) + "\n"

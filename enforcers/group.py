@@ -1,0 +1,101 @@
+"""Temporary membership of an account in groups: of this grant's account, or of one that was there before."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from agent.errors import HostError, UnenforceableError
+from agent.host.contract import Reader, User, Writer
+from agent.model import GroupWant, PlanContext, Residue, Step
+from agent.model.fields import FieldReader, choice, group_name, login
+from agent.model.plan import Phase, Stage
+from enforcers.data import text
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSeen:
+    """The account, where it is there already, the groups it is in, and those that are missing."""
+
+    user: User | None
+    member_of: frozenset[str]
+    missing_groups: tuple[str, ...]
+
+
+class GroupEnforcer:
+    """``{"type":"group","identifier":...,"groups":[...]}``; a membership that is there already is neither made nor taken away."""
+
+    type: ClassVar[str] = "group"
+
+    def prepare(self, writer: Writer) -> None:
+        """Nothing to put in place. A membership needs nothing but the group."""
+
+    def decode(self, body: object, field: str) -> GroupWant:
+        """See Enforcer."""
+        reader = FieldReader(body, field, required=("type", "identifier", "groups"))
+        reader.one("type", choice(self.type))
+        return GroupWant(identifier=reader.one("identifier", login), groups=reader.many("groups", group_name))
+
+    def observe(self, want: GroupWant, reader: Reader) -> GroupSeen:
+        """See Enforcer."""
+        return GroupSeen(
+            user=reader.user(want.identifier),
+            member_of=reader.groups_of(want.identifier),
+            missing_groups=tuple(name for name in want.groups if reader.group(name) is None),
+        )
+
+    def plan(self, want: GroupWant, seen: GroupSeen, context: PlanContext) -> Sequence[Step]:
+        """See Enforcer. Codes: ``group_missing`` and those of :func:`refuse_account`."""
+        refuse_account(want.identifier, seen.user, context)
+        if seen.missing_groups:
+            raise UnenforceableError("group_missing", f"no group {', '.join(seen.missing_groups)} on this host")
+        return tuple(
+            Step(
+                self.type,
+                "membership",
+                Stage.GRANT,
+                Phase.CLOSE,
+                f"{want.identifier}:{group}",
+                f"{want.identifier} in group {group}",
+                {"name": want.identifier, "group": group},
+            )
+            for group in want.groups
+            if group not in seen.member_of
+        )
+
+    def apply(self, step: Step, writer: Writer) -> None:
+        """See Enforcer."""
+        if step.action != "membership":
+            raise HostError("unknown_step", f"group has no action {step.action!r}")
+        writer.add_membership(text(step.data, "name"), text(step.data, "group"))
+
+    def revert(self, step: Step, writer: Writer) -> None:
+        """See Enforcer."""
+        if step.action != "membership":
+            raise HostError("unknown_step", f"group has no action {step.action!r}")
+        writer.drop_membership(text(step.data, "name"), text(step.data, "group"))
+
+    def residue(self, steps: Sequence[Step], reader: Reader) -> Sequence[Residue]:
+        """See Enforcer."""
+        return [
+            Residue("membership", text(step.data, "name"), f"in group {text(step.data, 'group')}")
+            for step in steps
+            if text(step.data, "group") in reader.groups_of(text(step.data, "name"))
+        ]
+
+
+def refuse_account(name: str, user: User | None, context: PlanContext) -> None:
+    """The account must be this grant's own, or one that people made; never root by any name, never another grant's.
+
+    Another grant's account may end, and its name be given to somebody else, while this grant lives on.
+
+    Raises:
+        UnenforceableError: ``account_missing``, ``account_is_root``, ``account_of_other_grant``.
+    """
+    if context.creates(name):
+        return
+    if user is None:
+        raise UnenforceableError("account_missing", f"no account {name}, on this host or in this grant")
+    if user.uid == 0 or name == "root":
+        raise UnenforceableError("account_is_root", f"{name} is root")
+    if user.ours:
+        raise UnenforceableError("account_of_other_grant", f"{name} is the account of another grant")

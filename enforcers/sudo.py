@@ -1,0 +1,122 @@
+"""Sudo rights: one sudoers file for each entry, whose text provably says the asked rule and nothing else (sudoers_rule)."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from agent.config import Config
+from agent.errors import HostError, UnenforceableError
+from agent.host.contract import Reader, User, Writer
+from agent.model import JsonObject, PlanContext, Residue, Step, SudoWant
+from agent.model.fields import FieldReader, choice, login
+from agent.model.plan import Phase, Stage
+from enforcers import sudoers_rule
+from enforcers.data import text
+from enforcers.group import refuse_account
+from enforcers.sudoers_rule import Rule, command
+
+SAMPLE_EXP = 1893456000  # 2030-01-01: what a rule is proved with before its grant's own time is known
+
+
+@dataclass(frozen=True, slots=True)
+class SudoSeen:
+    """``backstops``: this sudo knows NOTAFTER and TIMEOUT. ``unproved``: why cvtsudoers did not read back the asked rule."""
+
+    config: Config
+    sudo: bool
+    backstops: bool
+    user: User | None
+    missing_run_as: tuple[str, ...]
+    missing_commands: tuple[str, ...]
+    unproved: str | None
+
+
+class SudoEnforcer:
+    """``{"type":"sudo","identifier":...,"run_as":[...],"commands":[...]}``, without a password, until exp."""
+
+    type: ClassVar[str] = "sudo"
+
+    def decode(self, body: object, field: str) -> SudoWant:
+        """See Enforcer. Code ``command_invalid`` beside those of the field rules."""
+        reader = FieldReader(body, field, required=("type", "identifier", "commands"), optional=("run_as",))
+        reader.one("type", choice(self.type))
+        return SudoWant(
+            identifier=reader.one("identifier", login),
+            run_as=reader.many("run_as", login, most=8) if reader.has("run_as") else ("root",),
+            commands=reader.many("commands", command),
+        )
+
+    def observe(self, want: SudoWant, reader: Reader) -> SudoSeen:
+        """See Enforcer."""
+        sudo = reader.tool("sudo") is not None
+        backstops = sudo and reader.check(["sudo", "-V"]).stdout.startswith("Sudo version")
+        sample = Rule(want.identifier, want.run_as, want.commands, SAMPLE_EXP - 1 if backstops else None, 60 if backstops else None)
+        unproved = None
+        try:
+            sudoers_rule.prove(sample, sudoers_rule.render(sample), reader)
+        except HostError as error:
+            unproved = error.reason
+        return SudoSeen(
+            config=reader.config,
+            sudo=sudo,
+            backstops=backstops,
+            user=reader.user(want.identifier),
+            missing_run_as=tuple(name for name in want.run_as if reader.user(name) is None),
+            missing_commands=tuple(words[0] for words in want.commands if reader.tool(words[0]) is None),
+            unproved=unproved,
+        )
+
+    def plan(self, want: SudoWant, seen: SudoSeen, context: PlanContext) -> Sequence[Step]:
+        """See Enforcer. Codes: ``sudo_missing``, ``run_as_missing``, ``command_missing``, ``sudo_rule_unprovable``, and
+        those of :func:`enforcers.group.refuse_account`.
+        """
+        refuse_account(want.identifier, seen.user, context)
+        unknown = [name for name in seen.missing_run_as if not context.creates(name)]
+        checks = (
+            (not seen.sudo, "sudo_missing", "no sudo on this host"),
+            (bool(unknown), "run_as_missing", f"no account {', '.join(unknown)} on this host"),
+            (bool(seen.missing_commands), "command_missing", f"no executable {', '.join(seen.missing_commands)} on this host"),
+            (seen.unproved is not None, "sudo_rule_unprovable", seen.unproved or ""),
+        )
+        for wrong, code, reason in checks:
+            if wrong:
+                raise UnenforceableError(code, reason)
+        grant = context.grant
+        rule = Rule(want.identifier, want.run_as, want.commands)
+        if seen.backstops:
+            rule = Rule(want.identifier, want.run_as, want.commands, grant.exp - 1, grant.exp - grant.nbf)
+        path = seen.config.paths.sudoers / file_name(grant.jti, grant.wants.index(want))
+        data: JsonObject = {"path": str(path), "text": sudoers_rule.render(rule), "rule": rule.to_json()}
+        commands = "; ".join(" ".join(words) for words in want.commands)
+        absent = "" if seen.backstops else " (this sudo has no NOTAFTER and no TIMEOUT: only the daemon ends it)"
+        summary = f"{want.identifier} may run as {', '.join(want.run_as)}: {commands}{absent}"
+        return (Step(self.type, "rule", Stage.GRANT, Phase.CLOSE, str(path), summary, data),)
+
+    def apply(self, step: Step, writer: Writer) -> None:
+        """See Enforcer. The very text is proved again before it is put in place. Code ``sudo_rule_unprovable``."""
+        rule, rendered = step.data.get("rule"), text(step.data, "text")
+        if step.action != "rule" or not isinstance(rule, dict):
+            raise HostError("bad_step", "a sudo step without its rule")
+        sudoers_rule.prove(Rule.from_json(rule), rendered, writer)
+        writer.write(Path(text(step.data, "path")), rendered.encode(), 0o440)
+
+    def revert(self, step: Step, writer: Writer) -> None:
+        """See Enforcer."""
+        writer.remove(Path(text(step.data, "path")))
+
+    def residue(self, steps: Sequence[Step], reader: Reader) -> Sequence[Residue]:
+        """See Enforcer."""
+        paths = (Path(text(step.data, "path")) for step in steps)
+        return [Residue("sudo", str(path)) for path in paths if reader.exists(path)]
+
+    def prepare(self, writer: Writer) -> None:
+        """Put the one ``@includedir`` in place, proved (see sudoers_rule.prepare). Nothing to do without sudo."""
+        if writer.tool("sudo") is not None:
+            sudoers_rule.prepare(writer)
+
+
+def file_name(jti: str, index: int) -> str:
+    """A name sudo reads (no ``.``, no ``~``), the same for the same entry of the same grant."""
+    return "grant-" + hashlib.sha256(f"{jti}\0{index}".encode()).hexdigest()[:32]

@@ -1,0 +1,172 @@
+"""One sudoers rule: the words a grant may ask for, its text, and the proof by sudo's own parser (sudoers(5), cvtsudoers(1)).
+
+``visudo -c`` is no safety check: it passes an injected second rule. So the text is read back as JSON by cvtsudoers, and
+must be, member for member, the rule that was asked for.
+"""
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from agent.errors import HostError, InvalidGrantError
+from agent.host.contract import Reader, Writer
+from agent.model import Json, JsonObject
+from agent.model.fields import absolute_path, string
+
+COMMAND_MAX, WORDS_MAX = 1000, 64
+# Printable ASCII but wildcards, backslash, quotes and blank: sudo matches the arguments, joined by blanks, with fnmatch(3).
+_ARGUMENT = re.compile(r"[!#-&(-)+->@-Z^-~]+")
+_SPECIAL = re.compile(r"([,:=#])")
+PROBE = "tidegate-probe"
+
+
+def command(value: object, field: str) -> tuple[str, ...]:
+    """A command line as its words (shlex, POSIX): a plain absolute path, then literal arguments.
+
+    Raises:
+        InvalidGrantError: ``command_invalid``, or ``path_invalid`` for the first word.
+    """
+    found = string(value, field)
+
+    def refuse(why: str) -> InvalidGrantError:
+        return InvalidGrantError("command_invalid", f"{found[:80]!a}: {why}", field=field)
+
+    if not 1 <= len(found) <= COMMAND_MAX or not found.isascii() or not found.isprintable() or "\\" in found:
+        raise refuse(f"must be 1 to {COMMAND_MAX} printable ASCII characters, without backslash")
+    try:
+        words = tuple(shlex.split(found))
+    except ValueError:
+        raise refuse("a quote is not closed") from None
+    if not 1 <= len(words) <= WORDS_MAX:
+        raise refuse(f"must have 1 to {WORDS_MAX} words")
+    path = absolute_path(words[0], field)
+    if path.rsplit("/", 1)[1] == "sudoedit":
+        raise refuse("sudoedit is no command of its own")
+    for word in words[1:]:
+        if not _ARGUMENT.fullmatch(word):
+            raise refuse("an argument must be literal: no wildcard, quote or blank in it, and not empty")
+        if ".." in word.split("/"):
+            raise refuse("an argument must not have a '..' segment")
+    if len(words) > 1 and words[1].startswith("^"):
+        raise refuse("arguments that begin with '^' are a regular expression to sudo")
+    return words
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one file must say. ``until``: the last second it holds, since the epoch; ``timeout_s``: how long a command may run."""
+
+    login: str
+    run_as: tuple[str, ...]
+    commands: tuple[tuple[str, ...], ...]
+    until: int | None = None
+    timeout_s: int | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """For the journal."""
+        return {
+            "login": self.login,
+            "run_as": list(self.run_as),
+            "commands": [list(words) for words in self.commands],
+            "until": self.until,
+            "timeout_s": self.timeout_s,
+        }
+
+    @classmethod
+    def from_json(cls, value: JsonObject) -> "Rule":
+        """The inverse. Raises HostError ``bad_step``."""
+        login, run_as, commands = value.get("login"), value.get("run_as"), value.get("commands")
+        until, timeout_s = value.get("until"), value.get("timeout_s")
+        if not (isinstance(login, str) and isinstance(run_as, list) and isinstance(commands, list)):
+            raise HostError("bad_step", "a sudo step's rule is malformed")
+        return cls(
+            login=login,
+            run_as=tuple(str(name) for name in run_as),
+            commands=tuple(tuple(str(word) for word in words) for words in commands if isinstance(words, list)),
+            until=until if isinstance(until, int) else None,
+            timeout_s=timeout_s if isinstance(timeout_s, int) else None,
+        )
+
+    @property
+    def stamp(self) -> str | None:
+        """``until`` as sudoers writes it, always in UTC: without the Z it would be local time."""
+        return None if self.until is None else datetime.fromtimestamp(self.until, UTC).strftime("%Y%m%d%H%M%SZ")
+
+
+def render(rule: Rule) -> str:
+    """The sudoers text: one line. Options stand before the tag; a command without arguments gets ``""``, which allows none."""
+    options = [f"NOTAFTER={rule.stamp}"] if rule.stamp else []
+    options += [f"TIMEOUT={rule.timeout_s}"] if rule.timeout_s else []
+    commands = (" ".join([words[0], *(_SPECIAL.sub(r"\\\1", word) for word in words[1:] or ['""'])]) for words in rule.commands)
+    return f"{rule.login} ALL=({','.join(rule.run_as)}) {' '.join([*options, 'NOPASSWD:'])} {', '.join(commands)}\n"
+
+
+def prove(rule: Rule, text: str, reader: Reader) -> None:
+    """Have cvtsudoers read the text, and compare. Raises HostError ``sudo_rule_unprovable``, ``tool_missing``."""
+    result = reader.check(["cvtsudoers", "-c", "/dev/null", "-f", "json"], stdin=text.encode())
+    if not result.ok or result.stderr.strip():
+        said = (result.stderr.strip().splitlines() or ["no output"])[0]
+        raise HostError("sudo_rule_unprovable", f"cvtsudoers does not take the rule: {said[:200]}")
+    try:
+        found = json.loads(result.stdout)
+        for entry in found["User_Specs"][0]["Cmnd_Specs"]:
+            entry["Options"] = sorted(entry["Options"], key=str)
+    except (ValueError, LookupError, TypeError):
+        found = None
+    if found != _expected(rule):
+        raise HostError("sudo_rule_unprovable", "cvtsudoers reads another rule than the one asked for")
+
+
+def _expected(rule: Rule) -> dict[str, Json]:
+    """The JSON of cvtsudoers for exactly this rule."""
+    options: list[dict[str, Json]] = [{"authenticate": False}]
+    options += [{"notafter": rule.stamp}] if rule.stamp else []
+    options += [{"command_timeout": rule.timeout_s}] if rule.timeout_s else []
+    specification: dict[str, Json] = {
+        "runasusers": [{"username": name} for name in rule.run_as],
+        "Options": [*sorted(options, key=str)],
+        "Commands": [{"command": " ".join([words[0], *(words[1:] or ('""',))])} for words in rule.commands],
+    }
+    user: dict[str, Json] = {
+        "User_List": [{"username": rule.login}],
+        "Host_List": [{"hostname": "ALL"}],
+        "Cmnd_Specs": [specification],
+    }
+    return {"User_Specs": [user]}
+
+
+def prepare(writer: Writer) -> None:
+    """Put ``/etc/sudoers.d/tidegate`` in place, and prove that sudo really reads the folder it names.
+
+    A file with only a comment is put in that folder for a moment, and ``visudo -c`` must list it as read.
+
+    Raises:
+        HostError: ``sudoers_unreached`` (no @includedir of sudoers.d, or another sudoers source); the old file is then back.
+    """
+    paths = writer.config.paths
+    path, probe = paths.sudoers_drop_in, paths.sudoers / PROBE
+    text = f"# Written by tidegated; changes are overwritten.\n@includedir {paths.sudoers}\n".encode()
+    old = writer.read(path)
+    if old != text:
+        writer.write(path, text, 0o440)
+    try:
+        writer.write(probe, b"# nothing\n", 0o440)
+        _reached(writer, (path, probe))
+    except HostError:
+        if old != text:
+            writer.write(path, old, 0o440) if old is not None else writer.remove(path)
+        raise
+    finally:
+        writer.remove(probe)
+
+
+def _reached(reader: Reader, wanted: tuple[Path, ...]) -> None:
+    """Whether visudo(8) lists every wanted file as parsed. Other files may be broken: sudo goes on past them, and so do we."""
+    said = reader.check(["visudo", "-c"])
+    lines = (said.stdout + said.stderr).splitlines()
+    for path in wanted:
+        if f"{path}: parsed OK" not in lines:
+            raise HostError("sudoers_unreached", f"sudo does not read {path}")

@@ -1,0 +1,1 @@
+"""`make demo`: one access from grant to receipt on a disposable host, measured as it happens."""

@@ -1,0 +1,130 @@
+"""Looking at the host from outside while the deadline passes: logins, doors and processes, each by its own thread."""
+
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+import paramiko
+
+
+class LoginProbe:
+    """Tries to log in over and over, as many clients at once would; notes each answer of sshd and when it came (wall ns)."""
+
+    def __init__(self, address: str, user: str, key: Path, clients: int = 3) -> None:
+        self.accepted: list[int] = []
+        self.refused: list[int] = []
+        self._stop = threading.Event()
+        self._key = paramiko.Ed25519Key.from_private_key_file(str(key))
+        self._address, self._user = address, user
+        self._threads = [threading.Thread(target=self._try_on, daemon=True) for _ in range(clients)]
+
+    def start(self) -> "LoginProbe":
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End, when the tries under way have ended."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=10)
+
+    def first_accepted(self, timeout_s: float) -> int | None:
+        """Wait for the first accepted login; None when there is none in time."""
+        end = time.monotonic() + timeout_s
+        while not self.accepted and time.monotonic() < end:
+            time.sleep(0.001)
+        return min(self.accepted, default=None)
+
+    def _try_on(self) -> None:
+        while not self._stop.is_set():
+            answer = login_answer(self._address, self._user, self._key)
+            if answer is not None:
+                (self.accepted if answer else self.refused).append(time.time_ns())
+
+
+def login_answer(address: str, user: str, key: paramiko.PKey) -> bool | None:
+    """True: sshd took the key; False: it refused it; None: no answer about the key (connection dropped)."""
+    try:
+        with socket.create_connection((address, 22), timeout=5) as connection:
+            transport = paramiko.Transport(connection)
+            try:
+                transport.start_client(timeout=5)
+                transport.auth_publickey(user, key)
+            except paramiko.AuthenticationException:
+                return False
+            finally:
+                transport.close()
+            return True
+    except (OSError, EOFError, paramiko.SSHException):
+        return None
+
+
+class ProcessWatch:
+    """Polls /proc of this machine (the host's processes are in it) for the tenants' uids and for marked root processes."""
+
+    def __init__(self, uids: set[int], root_markers: tuple[bytes, ...], door: Path) -> None:
+        self.peak = 0
+        self.last_alive_ns = 0
+        self.all_dead_ns = 0
+        self.doors_ns = 0
+        self._uids, self._door = uids, door
+        self._marked = {pid for pid in _pids() if any(marker in _cmdline(pid) for marker in root_markers)}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+
+    @property
+    def marked(self) -> int:
+        """How many marked root processes were found at the start."""
+        return len(self._marked)
+
+    def start(self) -> "ProcessWatch":
+        """Begin."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _poll(self) -> None:
+        while not self._stop.is_set():
+            alive = [pid for pid in _pids() if (pid in self._marked or _owner(pid) in self._uids) and not _zombie(pid)]
+            now = time.time_ns()
+            self.peak = max(self.peak, len(alive))
+            if alive:
+                self.last_alive_ns, self.all_dead_ns = now, 0
+            elif not self.all_dead_ns:
+                self.all_dead_ns = now
+            if not self.doors_ns and not os.path.lexists(self._door):
+                self.doors_ns = now
+            time.sleep(0.0005)
+
+
+def _pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _owner(pid: int) -> int:
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return -1
+
+
+def _cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1] in {b"Z", b"X"}
+    except OSError:
+        return True

@@ -1,0 +1,38 @@
+#!/bin/sh
+# Puts Tidegate's files under a root folder, as the packages will: `install.sh [DESTDIR]`. Starts and enables nothing.
+# Used for test hosts and by the package build; on a real host install the package instead.
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+root=${1:-}
+
+put() { # mode source target
+  install -D -m "$1" "$here/$2" "$root$3"
+}
+
+# The package lives in a private folder and runs with `python3 -I`: nothing of a user's or site's Python path gets in.
+install -d -m 0755 "$root/usr/lib/tidegate"
+for package in agent enforcers; do
+  (cd "$here" && find "$package" -name __pycache__ -prune -o -type f -print) | while read -r file; do
+    put 0644 "$file" "/usr/lib/tidegate/$file"
+  done
+done
+put 0755 packaging/bin/tidegate /usr/bin/tidegate
+put 0755 packaging/bin/tidegated /usr/sbin/tidegated
+put 0755 agent/sessions/shell.py /usr/lib/tidegate/tidegate-shell
+put 0644 systemd/tidegated.service /usr/lib/systemd/system/tidegated.service
+put 0644 packaging/sysusers.conf /usr/lib/sysusers.d/tidegate.conf
+put 0644 packaging/tmpfiles.conf /usr/lib/tmpfiles.d/tidegate.conf
+
+# The two groups, as the package's sysusers.d does at installation; a booted host has them already.
+if [ -n "$root" ] && command -v systemd-sysusers >/dev/null; then
+  systemd-sysusers --root="$root" tidegate.conf
+fi
+
+install -d -m 0755 "$root/etc/tidegate" "$root/etc/tidegate/conf.d" "$root/etc/tidegate/policy.d" "$root/etc/tidegate/trust.d"
+[ -e "$root/etc/tidegate/tidegate.yaml" ] || put 0644 packaging/tidegate.yaml /etc/tidegate/tidegate.yaml
+
+# tidegate-shell is the tenants' login shell; sshd and chsh look for it in /etc/shells.
+if [ -e "$root/etc/shells" ] && ! grep -qx /usr/lib/tidegate/tidegate-shell "$root/etc/shells"; then
+  echo /usr/lib/tidegate/tidegate-shell >>"$root/etc/shells"
+fi
