@@ -139,5 +139,3 @@ def key_options(want: SshWant, exp: int) -> str:
     if want.source_address:
         options.append(f'from="{",".join(want.source_address)}"')
     return ",".join(options)
-
-

@@ -78,6 +78,14 @@ def grant_of(bodies: Sequence[Mapping[str, Any]], **claims: Any) -> Grant:
     wants = tuple(ENFORCERS[body["type"]].decode(body, f"authorization_details[{n}]") for n, body in enumerate(bodies))
     values: dict[str, Any] = {"jti": "grant-1", "reason": "restart web", **claims}
     return Grant(
-        iss="https://cp.example", aud="host-1", sub="alice@example.com", iat=NBF, nbf=NBF, exp=NBF + 3600,
-        wants=wants, signers=(), digest="", **values,
-    )  # fmt: skip
+        iss="https://cp.example",
+        aud="host-1",
+        sub="alice@example.com",
+        iat=NBF,
+        nbf=NBF,
+        exp=NBF + 3600,
+        wants=wants,
+        signers=(),
+        digest="",
+        **values,
+    )

@@ -58,8 +58,28 @@ def test_decode_refuses_an_unknown_member_and_each_missing_one_and_names_the_fie
 @pytest.mark.parametrize("kind", list(ENFORCERS))
 @pytest.mark.parametrize(
     "name",
-    ["", "jit-a\n", "jit-a:0", "-jit", "1234", "0", "..", "a/b", "jit alice", "jit-ä", "jit-аlice", "a" * 32, "ALL", "a$", "a\0", "Jit", 7, None, ["a"]],
-)  # fmt: skip
+    [
+        "",
+        "jit-a\n",
+        "jit-a:0",
+        "-jit",
+        "1234",
+        "0",
+        "..",
+        "a/b",
+        "jit alice",
+        "jit-ä",
+        "jit-\u0430lice",
+        "a" * 32,
+        "ALL",
+        "a$",
+        "a\0",
+        "Jit",
+        7,
+        None,
+        ["a"],
+    ],
+)
 def test_decode_refuses_hostile_logins(kind: str, name: object) -> None:
     with pytest.raises(InvalidGrantError) as refused:
         ENFORCERS[kind].decode({**BODIES[kind][-1], "identifier": name}, "x")

@@ -25,7 +25,7 @@ def test_a_write_is_whole_with_its_mode_whatever_the_umask(tmp_path: Path) -> No
         os.umask(old)
     assert (tmp_path / "f").read_bytes() == b"two"
     assert (tmp_path / "f").stat().st_mode & 0o7777 == 0o440
-    assert os.listdir(tmp_path) == ["f"]
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
 def test_a_write_replaces_a_symlink_and_not_its_target(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     monkeypatch.setattr(os, "fsync", _no_space)
     with pytest.raises(HostError, match="write_failed"):
         files.atomic_write(tmp_path / "f", b"new")
-    assert os.listdir(tmp_path) == ["f"]
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
     assert (tmp_path / "f").read_bytes() == b"old"
 
 
@@ -51,7 +51,12 @@ def test_reads_are_bounded_and_only_of_regular_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     assert files.read_bounded(tmp_path / "f", 100) == b"x" * 100
     assert files.read_bounded(tmp_path / "none") is None
-    for name, limit, code in (("f", 99, "file_too_long"), ("link", 100, "not_a_file"), ("fifo", 100, "not_a_file"), (".", 1, "not_a_file")):
+    for name, limit, code in (
+        ("f", 99, "file_too_long"),
+        ("link", 100, "not_a_file"),
+        ("fifo", 100, "not_a_file"),
+        (".", 1, "not_a_file"),
+    ):
         with pytest.raises(HostError, match=code):
             files.read_bounded(tmp_path / name, limit)
 
@@ -169,7 +174,7 @@ def test_a_home_is_made_whole_and_an_unfinished_one_is_made_anew(tmp_path: Path)
     (tmp_path / "home/.tidegate-new-jit-a/half").mkdir(parents=True)
     for _ in range(2):
         homes.create_home(home, UID, UID, skel)
-    assert os.listdir(tmp_path / "home") == ["jit-a"]
+    assert [p.name for p in (tmp_path / "home").iterdir()] == ["jit-a"]
     assert {(p.lstat().st_uid, p.lstat().st_gid) for p in (home, *home.rglob("*"))} == {(UID, UID)}
     assert home.stat().st_mode & 0o7777 == 0o700
     assert (home / "suid").stat().st_mode & 0o7777 == 0o755
@@ -223,7 +228,7 @@ def test_no_space_for_an_archive_keeps_the_home(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(HostError, match="archive_failed"):
         homes.dispose_home(home, UID, tmp_path / "archive/a.tar.gz")
     assert (home / "notes").exists()
-    assert os.listdir(tmp_path / "archive") == []
+    assert list((tmp_path / "archive").iterdir()) == []
 
 
 @as_root
