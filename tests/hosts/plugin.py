@@ -1,0 +1,139 @@
+"""The pytest plug-in: fixtures for hosts, and what becomes of host tests where there can be none.
+
+A test marked `host` needs a whole booted host; one with `@pytest.mark.host(kinds=("nspawn", "namespaces"))` takes
+either kind. Where the machine has no such kind, these tests are deselected, and the summary says how many did not run
+and why. With `TIDEGATE_REQUIRE_HOSTS=1` (for CI) that is an error instead.
+"""
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hosts import ssh
+from tests.hosts.errors import HostError
+from tests.hosts.fallback import available
+from tests.hosts.machine import Host
+from tests.hosts.prepare import NotInstallable, install_tidegate
+
+HostFactory = Callable[..., Host]
+_NOT_RUN = pytest.StashKey[tuple[int, str]]()
+_HOSTS = pytest.StashKey[list[Host]]()
+_JOURNAL_LINES = 80
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the host tests which cannot run on this machine."""
+    marked = [(item, mark) for item in items if (mark := item.get_closest_marker("host"))]
+    if not marked or config.option.collectonly:
+        return
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is None:
+        capability = available()
+    else:
+        with capture.global_and_fixture_disabled():  # the first call may take a minute, and says what it does
+            capability = available()
+    lost = [item for item, mark in marked if capability.kind not in mark.kwargs.get("kinds", ("nspawn",))]
+    if not lost:
+        return
+    if os.environ.get("TIDEGATE_REQUIRE_HOSTS") == "1":
+        raise pytest.UsageError(f"{len(lost)} host tests cannot run: {capability.reason}")
+    config.stash[_NOT_RUN] = (len(lost), capability.reason)
+    config.hook.pytest_deselected(items=lost)
+    gone = set(lost)
+    items[:] = [item for item in items if item not in gone]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how many host tests did not run: a green run without them is not the whole proof."""
+    if _NOT_RUN in config.stash:
+        count, reason = config.stash[_NOT_RUN]
+        terminalreporter.write_line(f"host tests not run: {count} ({reason})", yellow=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the end of the host's journal to the report of a failed test: the host is gone when it is read."""
+    report = yield
+    if report.failed and call.when == "call":
+        for host in {*item.stash.get(_HOSTS, []), *(used for used in _fixtures(item) if isinstance(used, Host))}:
+            report.sections.append((f"journal of {host.name}", _journal(host)))
+    return report
+
+
+def _fixtures(item: pytest.Item) -> list[object]:
+    return list(getattr(item, "funcargs", {}).values())
+
+
+def _journal(host: Host) -> str:
+    try:
+        return "\n".join(host.journal().splitlines()[-_JOURNAL_LINES:])
+    except (HostError, OSError, ValueError) as failure:
+        return f"not readable: {failure}"
+
+
+def _boot(**options: Any) -> Host:
+    try:
+        return available().host_class().boot(**options)
+    except NotInstallable as failure:
+        pytest.skip(str(failure))
+
+
+@pytest.fixture
+def host_factory(request: pytest.FixtureRequest) -> Iterator[HostFactory]:
+    """A function that boots one more host, with the options of `Host.boot`; all are stopped after the test."""
+    booted: list[Host] = []
+    request.node.stash[_HOSTS] = booted
+
+    def boot(**options: Any) -> Host:
+        booted.append(_boot(**options))
+        return booted[-1]
+
+    yield boot
+    for host in booted:
+        host.stop()
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    """A fresh host, for this test alone, without Tidegate."""
+    with _boot() as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def shared_host() -> Iterator[Host]:
+    """A host for all tests of a module, without Tidegate."""
+    with _boot() as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def session_host() -> Iterator[Host]:
+    """A host for all tests of the run, without Tidegate; for tests that only look."""
+    with _boot() as host:
+        yield host
+
+
+@pytest.fixture
+def tidegate_host() -> Iterator[Host]:
+    """A fresh host with Tidegate installed, for this test alone."""
+    with _boot(prepare=install_tidegate) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def shared_tidegate_host() -> Iterator[Host]:
+    """A host with Tidegate installed, for all tests of a module."""
+    with _boot(prepare=install_tidegate) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def ssh_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A private key (its public half beside it, with `.pub`) for the whole run."""
+    return ssh.make_key(tmp_path_factory.mktemp("keys") / "id_ed25519")

@@ -1,0 +1,30 @@
+"""What is done to a host's file tree before it boots."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from tests.hosts import tools
+from tests.hosts.errors import HostError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+INSTALLER = REPOSITORY / "packaging" / "install.sh"
+
+
+class NotInstallable(HostError):  # noqa: N818 - says what is so
+    """Tidegate could not be installed into a host; the message says why."""
+
+
+def install_tidegate(root: Path) -> None:
+    """Install this repository's Tidegate into the tree `root`, by `packaging/install.sh ROOT`.
+
+    Raises:
+        NotInstallable: the script is missing, or failed.
+    """
+    if not os.access(INSTALLER, os.X_OK):
+        raise NotInstallable(f"{INSTALLER.relative_to(REPOSITORY)} is missing or not executable")
+    try:
+        tools.run([str(INSTALLER), str(root)], timeout=120)
+    except subprocess.CalledProcessError as failure:
+        printed = f"{failure.stdout}{failure.stderr}".strip()
+        raise NotInstallable(f"packaging/install.sh failed with status {failure.returncode}:\n{printed}") from failure
