@@ -482,12 +482,11 @@ def test_the_sudoers_drop_in_is_taken_back_when_sudo_does_not_read_it() -> None:
     host = fake_host()
     paths = host.config.paths
     before = host.snapshot()
-    host.commands = {**host.commands, "visudo": answer("/etc/sudoers: parsed OK\n")}
+    host.commands = {**host.commands, "sudo": answer("User root may run the following commands:\n (ALL : ALL) ALL\n")}
     with pytest.raises(HostError, match="sudoers_unreached"):
         sudoers_rule.prepare(host)
     assert host.snapshot() == before
-    listed = f"{paths.sudoers_drop_in}: parsed OK\n{paths.sudoers}/{sudoers_rule.PROBE}: parsed OK\n"
-    host.commands = {**host.commands, "visudo": answer(listed)}
+    host.commands = {**host.commands, "sudo": answer(f" (ALL : ALL) ALL\n (root) /nonexistent/{sudoers_rule.PROBE}\n")}
     sudoers_rule.prepare(host)
     assert set(host.files) - set(fake_host().files) == {paths.sudoers_drop_in}
     assert host.files[paths.sudoers_drop_in] == (
