@@ -23,6 +23,7 @@ from agent.config import Config, config_path, load_config
 from agent.control.handlers import Handlers
 from agent.control.server import ControlServer
 from agent.errors import ConfigError, TidegateError
+from agent.expiry import notice
 from agent.expiry.ledger import Ledger
 from agent.expiry.schedule import Act, Alarm
 from agent.expiry.teardown import Teardown
@@ -34,6 +35,7 @@ from agent.host.system import SystemHost
 from agent.journal import Journal
 from agent.model import Enforcer
 from agent.pipeline import Pipeline
+from agent.recovery import recover
 from agent.spool import Inbox, Outbox, Watch
 from enforcers import REGISTRY
 
@@ -74,9 +76,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_all)
-        await loop.run_in_executor(self._taking, self.pipeline.recover)
-        await loop.run_in_executor(self._taking, self.pipeline.outbox.clean)
-        await loop.run_in_executor(self._taking, self.pipeline.ship_receipts)
+        await loop.run_in_executor(self._taking, recover, self.pipeline)
         await loop.run_in_executor(self._taking, self._prepare)
         self._reload_policy()
         self._reload_keys()
@@ -98,6 +98,8 @@ class Daemon:
         for pool in (self._taking, self._shutting, self._answering):
             await loop.run_in_executor(None, pool.shutdown)
         self._timer.close()
+        with contextlib.suppress(TidegateError):
+            self.pipeline.journal.note_wall(self.pipeline.clock.wall_ns())
         self.pipeline.journal.close()
 
     # Putting together
@@ -202,7 +204,7 @@ class Daemon:
             if live and alarm.act is Act.OPEN:
                 self._job(self._taking, self.pipeline.open_pending, live)
             elif live and alarm.act is Act.WARN:
-                self._job(self._shutting, self.pipeline.warn, live, alarm.note)
+                self._job(self._shutting, notice.warn, live, alarm.note)
 
     def _on_change(self, folder: Path) -> None:
         if folder == self._config.paths.inbox:

@@ -14,7 +14,7 @@ from agent import enforcement, planning, policy, trust
 from agent.audit import AuditEvent, EventKind, Trail
 from agent.config import Config
 from agent.errors import DeniedError, HostError, JournalError, RefusedError, TidegateError, UnenforceableError
-from agent.expiry import receipt, story
+from agent.expiry import notice, receipt, story
 from agent.expiry.deadline import Deadline
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
@@ -22,12 +22,11 @@ from agent.expiry.teardown import Shut, Teardown
 from agent.host.clock import NS, Clock
 from agent.host.contract import Writer
 from agent.host.processes import ProcessTable
-from agent.journal import EndCause, GrantState, Journal
+from agent.journal import EndCause, Journal
 from agent.journal.records import Refusal
 from agent.model import Enforcer, Grant, Plan
 from agent.model.summary import summarise
 from agent.planning import uids
-from agent.sessions import terminals
 from agent.spool import Inbox, Outbox, shown
 
 log = logging.getLogger("tidegate")
@@ -119,7 +118,11 @@ class Pipeline:
             admitted = self.admit(live.record.token, own=live)
             if not self.ledger.begin_opening(live):
                 return
-            self.journal.intend(live.id, admitted.plan, self.clock.wall_ns())
+            try:
+                self.journal.intend(live.id, admitted.plan, self.clock.wall_ns())
+            except JournalError:
+                self.ledger.postpone_opening(live)
+                raise
             live.steps, live.uids = list(enumerate(admitted.plan.steps)), dict(admitted.plan.uids)
             self._apply(live, admitted.plan)
         except RefusedError as error:
@@ -176,7 +179,7 @@ class Pipeline:
         for live in claimed:
             live.cause, live.cause_text = live.cause or cause, live.cause_text or text
             live.attempts += 1
-        shuts = self.teardown.shut(claimed, self._tell_the_end, self._journal_closed)
+        shuts = self.teardown.shut(claimed, notice.tell_the_end, self._journal_closed)
         events: list[AuditEvent] = []
         for shut in shuts:
             events += self._finish(shut)
@@ -207,33 +210,6 @@ class Pipeline:
             detail: dict[str, object] = {"killed": list(severed.killed), "survivors": list(severed.survivors)}
             now_ns, login = self.clock.wall_ns(), tenants[uid]
             self.trail.emit([AuditEvent(EventKind.RESIDUE_FOUND, now_ns, login=login, uid=uid, ok=False, detail=detail)])
-
-    def warn(self, live: LiveGrant, seconds_left: int) -> None:
-        """Tell the tenants of a grant how long is left; a second before the end, that it is now."""
-        minutes = f"in {seconds_left // 60} minute{'s' if seconds_left >= 120 else ''}"
-        when = minutes if seconds_left >= 60 else "now: its time is up"
-        terminals.tell(live.uids.values(), f"Tidegate: your access ends {when}")
-
-    def recover(self) -> list[LiveGrant]:
-        """At start: take down what ended, or was only half open, while nobody was looking. Returns what stands."""
-        grants = self.ledger.load(self.journal)
-        half_open = [live for live in grants if live.state is GrantState.OPENING]
-        self.shut(half_open, EndCause.FAILED, "the agent stopped while it was opening this grant")
-        self.shut([live for live in grants if live.state is GrantState.SHUTTING], EndCause.FAILED)
-        self.shut_due([live for live in grants if live not in half_open and live.deadline.passed(self.clock)])
-        for live in self.ledger.all():
-            if live.state is GrantState.OPEN:
-                self._reapply(live)
-        return self.ledger.all()
-
-    def _reapply(self, live: LiveGrant) -> None:
-        """What stands in /run is gone after a reboot: put back exactly what the journal says stood there."""
-        try:
-            enforcement.apply([step for _, step in live.steps], self.enforcers, self.writer)
-        except TidegateError as error:
-            self.shut([live], EndCause.FAILED, f"could not be put back at start: {error}")
-        else:
-            self.ledger.opened(live, live.opened_ns or self.clock.wall_ns())
 
     def _finish(self, shut: Shut) -> list[AuditEvent]:
         """Journal, sign and tell the end of one grant; or keep it live and set the next try."""
@@ -269,11 +245,6 @@ class Pipeline:
                 self.journal.shutting([(live.id, live.cause_text) for live in of_cause], cause)
         except JournalError as error:
             log.error("the journal can't be written, teardown goes on: %s", error)
-
-    def _tell_the_end(self, live: LiveGrant) -> int:
-        why = {EndCause.EXPIRED: "your access has ended: its time is up", EndCause.REVOKED: "your access was revoked"}
-        message = why.get(live.cause or EndCause.EXPIRED, "your access has ended")
-        return terminals.tell(live.uids.values(), f"Tidegate: {message}")
 
     # Helpers of both ways
 

@@ -118,6 +118,13 @@ class Ledger:
             live.state = GrantState.OPENING
             return True
 
+    def postpone_opening(self, live: LiveGrant) -> None:
+        """OPENING → PENDING: nothing was done, since it could not be written down; try again in a while."""
+        with self._lock:
+            live.state = GrantState.PENDING
+            self._schedule.add(Alarm(Act.OPEN, live.id), boot_ns=self._clock.boot_ns() + RETRY_MOST_MS * 1_000_000 // 10)
+        self.rearm()
+
     def begin_shutting(self, grants: list[LiveGrant]) -> list[LiveGrant]:
         """Claim grants for teardown. One that is just being opened is asked to undo itself instead; one claimed is left out."""
         with self._lock:

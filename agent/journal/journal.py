@@ -55,6 +55,7 @@ class Journal:
                 ),
             )
             grant_id = int(cursor.lastrowid or 0)
+            self.note_wall(received_ns)
             if plan is not None:
                 self.intend(grant_id, plan, received_ns)
         return self.grant(grant_id)
@@ -81,6 +82,12 @@ class Journal:
         with self._db.transaction() as db:
             db.execute("UPDATE steps SET state=? WHERE grant_id=?", (StepState.DONE, grant_id))
             db.execute("UPDATE grants SET state=?, opened_ns=? WHERE id=?", (GrantState.OPEN, now_ns, grant_id))
+            self.note_wall(now_ns)
+
+    def carried_over(self, grant_id: int, boot_id: str, boot_deadline_ns: int) -> None:
+        """The grant stands again after a reboot, its deadline now held on this boot's clock."""
+        with self._db.transaction() as db:
+            db.execute("UPDATE grants SET boot_id=?, boot_deadline_ns=? WHERE id=?", (boot_id, boot_deadline_ns, grant_id))
 
     # Ending
 
