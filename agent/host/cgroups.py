@@ -34,8 +34,10 @@ class Cgroups:
         return self._write(group, "cgroup.kill", "1")
 
     def freeze(self, group: str, frozen: bool) -> bool:
-        """Freeze or thaw; refuses the root and what the host itself runs in."""
+        """Freeze or thaw; refuses the root, what the host itself runs in, and whatever holds PID 1 or this very process."""
         if group in {"", "/"} or group.startswith(_NEVER_FREEZE):
+            return False
+        if frozen and any(_inside(_group_of(pid), group) for pid in ("self", "1")):
             return False
         return self._write(group, "cgroup.freeze", "1" if frozen else "0")
 
@@ -72,3 +74,16 @@ class Cgroups:
             return path.read_text(encoding="ascii")
         except OSError:
             return ""
+
+
+def _group_of(pid: str) -> str:
+    """The process's cgroup2 path; the root when it can't be known, which is then inside nothing."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return "/"
+    return next((line[3:] for line in lines if line.startswith("0::")), "/")
+
+
+def _inside(group: str, outer: str) -> bool:
+    return group == outer or group.startswith(f"{outer.rstrip('/')}/")

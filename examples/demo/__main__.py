@@ -18,7 +18,7 @@ from examples.demo.timeline import MS, Timeline
 from examples.demo.watch import LoginProbe, ProcessWatch
 from tests.hosts.errors import HostError
 from tests.hosts.fallback import available
-from tests.hosts.prepare import install_tidegate
+from tests.hosts.prepare import install_tidegate, install_tidegate_with_this_python
 from tests.hosts.snapshot import Snapshot, differences
 
 LIFETIME_S = 20
@@ -35,7 +35,7 @@ def main() -> None:
     timeline = Timeline(quiet=as_json)
     try:
         figures = run(timeline)
-    except (HostError, RuntimeError) as error:
+    except (HostError, RuntimeError, subprocess.SubprocessError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         if as_json:
             print(json.dumps({"verdict": "fail", "error": str(error), "steps": timeline.steps}))
@@ -54,8 +54,9 @@ def run(timeline: Timeline) -> dict[str, object]:
     whole = capability.kind == "nspawn"
     if not whole:
         timeline.title(f"  not shown here: systemd, logind, user slices and the journal, because {capability.reason}")
-    with capability.host_class().boot(prepare=install_tidegate) as host, tempfile.TemporaryDirectory() as folder:
-        allowed = "/usr/bin/systemctl restart cron.service" if whole else "/usr/bin/du -s /root"
+    prepare = install_tidegate if whole else install_tidegate_with_this_python
+    with capability.host_class().boot(prepare=prepare) as host, tempfile.TemporaryDirectory() as folder:
+        allowed = "/usr/bin/systemctl restart cron.service" if whole else "/usr/bin/id -u"
         start = "systemctl start tidegated" if whole else "setsid /usr/sbin/tidegated >/var/log/tidegated.log 2>&1 &"
         scene = set_up(host, Path(folder), allowed, start)
         if whole:
@@ -75,7 +76,9 @@ def _access(scene: Scene, timeline: Timeline) -> dict[str, object]:
     first_ns = probe.first_accepted(timeout_s=10)
     probe.stop()
     login_ms = None if first_ns is None else round((first_ns - dropped_ns) / MS, 1)
-    timeline.say(f"alice's key accepted by sshd, {login_ms} ms after the inbox", ok=first_ns is not None, at_ns=first_ns)
+    if login_ms is None:
+        raise RuntimeError(f"alice could not log in within 10 s of the inbox{scene.refusal()}")
+    timeline.say(f"alice's key accepted by sshd, {login_ms} ms after the inbox", at_ns=first_ns)
     scene.drop(root_token)
     timeline.say(
         f"break-glass grant for bob dropped in: a root shell{'' if root_exp == exp else ' (a second later)'}", ok=root_exp == exp

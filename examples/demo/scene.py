@@ -75,6 +75,11 @@ class Scene:
         self.host.write(f"{INBOX}/{token.name}", token.read_bytes(), mode=0o600)
         return at_ns
 
+    def refusal(self) -> str:
+        """The latest refusal that `tidegate status` shows, for a demo that goes wrong; empty when there is none."""
+        found = json.loads(_status(self.host) or '{"refusals": []}')["refusals"]
+        return f": {found[0]['code']}, {found[0]['reason']}" if found else ""
+
     def key(self, login: str) -> Path:
         """A contractor's private key."""
         return self.folder / login
