@@ -18,17 +18,17 @@ from pathlib import Path
 import click
 
 from agent import VERSION, policy, trust
-from agent.audit import HostIdentity, Trail
+from agent.audit import AuditEvent, EventKind, HostIdentity, Trail
 from agent.config import Config, config_path, load_config
 from agent.control.handlers import Handlers
 from agent.control.server import ControlServer
-from agent.errors import ConfigError, JournalError, TidegateError
+from agent.errors import ConfigError, TidegateError
 from agent.expiry.ledger import Ledger
 from agent.expiry.schedule import Act, Alarm
 from agent.expiry.teardown import Teardown
 from agent.host import start
 from agent.host.cgroups import Cgroups
-from agent.host.clock import DeadlineTimer, RealClock
+from agent.host.clock import Clock, DeadlineTimer, RealClock
 from agent.host.processes import ProcProcesses
 from agent.host.system import SystemHost
 from agent.journal import Journal
@@ -42,6 +42,7 @@ log = logging.getLogger("tidegate")
 # Several editors write a file in more than one step; one reload a short while after the last of them is enough.
 _RELOAD_DELAY_S = 0.1
 _RETRY_INBOX_S = 5.0
+_TAKEN_AT_ONCE = 64
 
 
 def registry() -> dict[str, Enforcer]:
@@ -61,6 +62,7 @@ class Daemon:
         self._timer = DeadlineTimer()
         self._problems: dict[str, str] = {}
         self._reloads: dict[str, asyncio.TimerHandle] = {}
+        self._looking = False
         self._stopping = asyncio.Event()
         self._ring = trust.KeyRing({})
         self._prepared = b""  # digest of sshd's and sudo's files when the enforcers were last prepared
@@ -73,6 +75,8 @@ class Daemon:
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_all)
         await loop.run_in_executor(self._taking, self.pipeline.recover)
+        await loop.run_in_executor(self._taking, self.pipeline.outbox.clean)
+        await loop.run_in_executor(self._taking, self.pipeline.ship_receipts)
         await loop.run_in_executor(self._taking, self._prepare)
         self._reload_policy()
         self._reload_keys()
@@ -83,7 +87,7 @@ class Daemon:
         watches = self._watch()
         control = self._control()
         await control.start()
-        self._take_all()
+        self._look_into_inbox()
         start.tell_systemd("READY=1")
         log.info("tidegated %s is ready: host id %s", VERSION, self.pipeline.host_id)
         await self._stopping.wait()
@@ -108,6 +112,7 @@ class Daemon:
         enforcers = registry()
         table = ProcProcesses(self._config.uid_first, self._config.uid_last)
         decoders = {name: enforcer.decode for name, enforcer in enforcers.items()}
+        trail = Trail(paths.outbox, HostIdentity.of_this_host(host_id, VERSION), clock)
         return Pipeline(
             config=self._config,
             host_id=host_id,
@@ -122,8 +127,8 @@ class Daemon:
             table=table,
             teardown=Teardown(writer, enforcers, table, Cgroups.find(), clock),
             inbox=Inbox(paths.inbox),
-            outbox=Outbox(paths.outbox, clock, host_key.sign),
-            trail=Trail(paths.outbox, HostIdentity.of_this_host(host_id, VERSION), clock),
+            outbox=Outbox(paths.outbox, clock, host_key.sign, on_drop=lambda kind, name: trail.emit([_dropped(clock, kind, name)])),
+            trail=trail,
         )
 
     def _prepare(self) -> None:
@@ -162,8 +167,8 @@ class Daemon:
             watch.start()
         return watches
 
-    def _changed(self, folder: Path, name: str) -> None:
-        self._soon(self._on_change, folder, name)
+    def _changed(self, folder: Path, _name: str) -> None:
+        self._soon(self._on_change, folder)
 
     def _control(self) -> ControlServer:
         handlers = Handlers(self.pipeline, self.problems)
@@ -199,9 +204,9 @@ class Daemon:
             elif live and alarm.act is Act.WARN:
                 self._job(self._shutting, self.pipeline.warn, live, alarm.note)
 
-    def _on_change(self, folder: Path, name: str) -> None:
+    def _on_change(self, folder: Path) -> None:
         if folder == self._config.paths.inbox:
-            self._job(self._taking, self._take, name)
+            self._look_into_inbox()
         elif folder == self._config.paths.policy_dir:
             self._later("policy", self._reload_policy)
         elif folder == self._config.paths.trust_dir:
@@ -209,21 +214,29 @@ class Daemon:
         else:
             self._later("sshd and sudo", lambda: self._job(self._taking, self._prepare_if_changed))
 
-    def _take_all(self) -> None:
-        for name in self.pipeline.inbox.names():
-            self._job(self._taking, self._take, name)
+    def _look_into_inbox(self) -> None:
+        """One look at a time however many files come; the look itself finds them all, also those whose event was lost."""
+        if not self._looking:
+            self._looking = True
+            self._job(self._taking, self._take_some)
 
-    def _take(self, name: str) -> None:
-        if self.pipeline.inbox.busy(name):
-            return
+    def _take_some(self) -> None:
+        """Take what lies in the inbox, oldest first, so many at a time that a pending grant's opening waits for few."""
+        self._looking = False
         try:
-            self.pipeline.take(name)
-            self._problems.pop("journal", None)
-        except JournalError as error:
+            inbox = self.pipeline.inbox
+            names = [name for name in inbox.names() if not inbox.busy(name)]
+            for name in names[:_TAKEN_AT_ONCE]:
+                self.pipeline.take(name)
+            self._problems.pop("inbox", None)
+        except TidegateError as error:
             # Nothing is taken that can't be written down; the file stays and is tried again.
-            self._problems["journal"] = str(error)
+            self._problems["inbox"] = f"new grants wait: {error}"
             log.error("new grants wait: %s", error)
-            self._soon(self._loop.call_later, _RETRY_INBOX_S, self._on_change, self._config.paths.inbox, name)
+            self._soon(self._loop.call_later, _RETRY_INBOX_S, self._look_into_inbox)
+        else:
+            if len(names) > _TAKEN_AT_ONCE:
+                self._soon(self._look_into_inbox)
 
     def _reload_all(self) -> None:
         self._reload_policy()
@@ -268,6 +281,11 @@ class Daemon:
         """From any thread, in the loop; a loop that is closing already needs it no more."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *arguments)
+
+
+def _dropped(clock: Clock, kind: str, name: str) -> AuditEvent:
+    reason = f"the outbox is full: {name} was deleted"
+    return AuditEvent(EventKind.OUTBOX_DROPPED, clock.wall_ns(), reason=reason, ok=False, detail={"kind": kind, "file": name})
 
 
 def _log_failure(job: Future[object]) -> None:

@@ -5,6 +5,7 @@ Shutting: close → sever → remove → sweep → receipt. It needs nothing but
 policy, key or journal stops what opens while what shuts goes on.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,19 +66,22 @@ class Pipeline:
     # Opening
 
     def take(self, name: str) -> None:
-        """One inbox file, from bytes to an answer in the outbox. Raises JournalError when the file must stay for later."""
+        """One inbox file, from bytes to an answer in the outbox.
+
+        Raises:
+            JournalError, HostError: nothing can be written down now; the file stays there for later.
+        """
         try:
             token = self.inbox.take(name)
-            if self.journal.knows_leftover(token):
-                self.inbox.discard(name)
-                return
-            live = self.open(token)
+            live = None if self.journal.knows_leftover(token) else self.open(token)
         except RefusedError as error:
-            self._refuse(name, error)
+            if error.code != "file_absent":  # two events for one file; the first has answered it
+                self._refuse(name, error)
         except HostError as error:
             self._refuse(name, UnenforceableError(error.code, error.reason))
         else:
-            self.outbox.answer("accepted", name, jti=live.record.jti)
+            if live:
+                self._answer("accepted", name, jti=live.record.jti)
         self.inbox.discard(name)
 
     def open(self, token: bytes) -> LiveGrant:
@@ -175,8 +179,22 @@ class Pipeline:
         events: list[AuditEvent] = []
         for shut in shuts:
             events += self._finish(shut)
+        self.ship_receipts()
         self.trail.emit(events)
         return shuts
+
+    def ship_receipts(self) -> None:
+        """Put what is not in the outbox yet there; what fails is tried again with the next one and at every start."""
+        done: list[str] = []
+        try:
+            for ident, jws in self.journal.unshipped():
+                self.outbox.receipt(ident, jws)
+                done.append(ident)
+        except TidegateError as error:
+            log.error("receipts wait for the outbox: %s", error)
+        finally:
+            with contextlib.suppress(JournalError):  # then they are put there twice, under one id
+                self.journal.shipped(done)
 
     def shut_due(self, grants: Sequence[LiveGrant]) -> list[Shut]:
         """End what the clock has ended, and try again what would not end before."""
@@ -228,7 +246,6 @@ class Pipeline:
                 return [self._retry(live)]
             jws = self.host_key.sign(receipt.RECEIPT_TYP, self._claims(shut))
             self.journal.ended(live.id, shut.ended_ns, residue=len(shut.residue), receipt=(_receipt_id(live), jws))
-            self.outbox.receipt(_receipt_id(live), jws)
         except TidegateError as error:
             live.error = str(error)
             return [self._retry(live)]
@@ -286,9 +303,16 @@ class Pipeline:
     def _refuse(self, name: str, error: RefusedError) -> None:
         at_ns, source = self.clock.wall_ns(), shown(name)
         self.journal.refused(Refusal(at_ns, source, error.code, error.reason, error.field or "", "", ""))
-        self.outbox.answer("refused", name, code=error.code, reason=error.reason, field=error.field)
+        self._answer("refused", name, code=error.code, reason=error.reason, field=error.field or "")
         event = AuditEvent(EventKind.GRANT_REFUSED, at_ns, code=error.code, reason=str(error), ok=False, detail={"source": source})
         self.trail.emit([event])
+
+    def _answer(self, verdict: str, name: str, **members: str) -> None:
+        """An answer is information: a full disk may lose it, but never a grant's opening or refusal."""
+        try:
+            self.outbox.answer(verdict, name, **members)
+        except HostError as error:
+            log.error("no answer for %s: %s", shown(name), error)
 
 
 def _refuse_what_is_not_built(grant: Grant) -> None:

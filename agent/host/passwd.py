@@ -96,7 +96,7 @@ class PasswdAccounts:
         listed = rows.groups_listing(group, name)
         own_group = (rows.get(group, name) or ())[2:3] == (b"%d" % uid,)
         orphan = (rows.get(self._read("shadow"), name) or ())[1:2] == (NO_PASSWORD,)
-        if held is None and not listed and not own_group and not orphan:
+        if held is None and not listed and not own_group and not orphan and not any(self._leftovers()):
             self._forget(name)
             return
         with self._locked():
@@ -176,6 +176,10 @@ class PasswdAccounts:
         except OSError as error:
             raise HostError("write_failed", f"{path} could not be changed: {error.strerror}") from error
 
+    def _leftovers(self) -> list[Path]:
+        """Half-written databases of a killed edit: copies of shadow may be among them, so they must not stay."""
+        return list(self.etc.glob(f"{files.TEMPORARY}*"))
+
     def _forget(self, name: str) -> None:
         if self.state.is_dir():
             for marker in self.state.glob(f"{name}:*"):
@@ -195,7 +199,7 @@ class PasswdAccounts:
             fd = os.open(self.etc / ".pwd.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 _wait_for(fd, deadline)
-                for left in self.etc.glob(".tidegate-*"):
+                for left in self._leftovers():
                     files.remove(left)
                 yield
             finally:

@@ -116,6 +116,16 @@ class Journal:
                 (receipt[0], grant_id, now_ns, receipt[1]),
             )
 
+    def unshipped(self) -> list[tuple[str, str]]:
+        """``(id, jws)`` of receipts that are not in the outbox yet (the disk was full, or the agent stopped), oldest first."""
+        rows = self._db.rows("SELECT id, jws FROM receipts WHERE shipped=0 ORDER BY issued_ns LIMIT 1000")
+        return [(row["id"], row["jws"]) for row in rows]
+
+    def shipped(self, receipt_ids: Sequence[str]) -> None:
+        """These lie in the outbox now."""
+        with self._db.transaction() as db:
+            db.executemany("UPDATE receipts SET shipped=1 WHERE id=?", [(ident,) for ident in receipt_ids])
+
     # Looking
 
     def live(self) -> list[GrantRecord]:

@@ -131,7 +131,7 @@ def _deadline(scene: Scene, timeline: Timeline, live: "subprocess.Popen[bytes]")
     host = scene.host
     uids = {int(host.run(f"id -u {login}").stdout) for login in (ALICE, BOB)}
     door = Path(f"/proc/{host.leader}/root/run/tidegate/keys/{ALICE}")
-    watch = ProcessWatch(uids, ROOT_MARKERS, door).start()
+    watch = ProcessWatch(host.leader, uids, ROOT_MARKERS, door).start()
     timeline.say(
         f"alice's live session is open; {watch.marked} root processes of bob's are watched", ok=watch.marked == len(ROOT_MARKERS)
     )
@@ -170,8 +170,9 @@ def _verdicts(timeline: Timeline, probe: LoginProbe, watch: ProcessWatch, output
         "the doors are shut: no key is there any more", ok=doors is not None and 0 <= doors < 1000, at_ns=watch.doors_ns or None
     )
     timeline.say("first login refused after T", ok=first_refuse is not None, at_ns=min(after, default=None))
+    late = f"; the last seen: {watch.last_seen}" if last_process is None or last_process >= 1000 else ""
     timeline.say(
-        f"the last of up to {watch.peak} processes is dead, root's among them",
+        f"the last of up to {watch.peak} processes is dead, root's among them{late}",
         ok=last_process is not None and watch.peak > 0 and last_process < 1000,
         at_ns=watch.all_dead_ns or None,
     )
