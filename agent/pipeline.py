@@ -155,7 +155,8 @@ class Pipeline:
 
         live.opener = True
         try:
-            enforcement.apply(plan.steps, self.enforcers, self.writer, go_on)
+            go_on()
+            enforcement.apply(plan.steps, self.enforcers, self.writer, lambda _step: go_on())
             opened_ns = self.clock.wall_ns()
             self.journal.opened(live.id, opened_ns)
             live.opener = False
@@ -228,7 +229,7 @@ class Pipeline:
     def _reapply(self, live: LiveGrant) -> None:
         """What stands in /run is gone after a reboot: put back exactly what the journal says stood there."""
         try:
-            enforcement.apply([step for _, step in live.steps], self.enforcers, self.writer, lambda: None)
+            enforcement.apply([step for _, step in live.steps], self.enforcers, self.writer)
         except TidegateError as error:
             self.shut([live], EndCause.FAILED, f"could not be put back at start: {error}")
         else:

@@ -6,11 +6,11 @@ be asked about it.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.enforcement import Enforcers, revert
+from agent.enforcement import revert
 from agent.errors import TidegateError
 from agent.expiry.live import LiveGrant
 from agent.expiry.sever import Severed, sever
@@ -18,7 +18,7 @@ from agent.host.cgroups import Cgroups
 from agent.host.clock import Clock
 from agent.host.contract import Writer
 from agent.host.processes import ProcessTable
-from agent.model import Phase, Residue
+from agent.model import Enforcer, Phase, Residue
 
 _LINGER = Path("/var/lib/systemd/linger")
 _CRONTABS = Path("/var/spool/cron/crontabs")
@@ -48,7 +48,9 @@ class Shut:
 class Teardown:
     """The hands of teardown on one host. Holds no state of its own; safe to call again on whatever is left."""
 
-    def __init__(self, writer: Writer, enforcers: Enforcers, table: ProcessTable, cgroups: Cgroups, clock: Clock) -> None:
+    def __init__(
+        self, writer: Writer, enforcers: Mapping[str, Enforcer], table: ProcessTable, cgroups: Cgroups, clock: Clock
+    ) -> None:
         self._writer = writer
         self._enforcers = enforcers
         self._table = table
@@ -82,12 +84,18 @@ class Teardown:
     def _close(self, live: LiveGrant) -> Shut:
         shut = Shut(live, self._clock.wall_ns())
         live.began_ns = live.began_ns or shut.began_ns
-        shut.undone += revert(live.steps, Phase.CLOSE, self._enforcers, self._writer)
+        shut.undone += self._revert(live, Phase.CLOSE)
         for login in live.uids:
             shut.undone += [(-1, error) for error in self._close_side_doors(login)]
         if not shut.errors and live.doors_ns is None:
             live.doors_ns = self._clock.wall_ns()
         return shut
+
+    def _revert(self, live: LiveGrant, phase: Phase) -> list[tuple[int, str]]:
+        """``(seq, error)`` of each step of the phase, the error empty where it is undone."""
+        failed = revert([step for _, step in live.steps], self._enforcers, phase, self._writer)
+        errors = {id(step): f"{step.summary}: {error}" for step, error in failed}
+        return [(seq, errors.get(id(step), "")) for seq, step in live.steps if step.phase is phase]
 
     def _close_side_doors(self, login: str) -> list[str]:
         """What would start something for the tenant later: lingering, its crontab. (atd runs as the uid; see sweep of files.)"""
@@ -125,7 +133,7 @@ class Teardown:
         live = shut.live
         if any(severed.survivors for severed in shut.severed):
             return  # a live process on a removed account would be an orphan on a reusable UID
-        shut.undone += revert(live.steps, Phase.REMOVE, self._enforcers, self._writer)
+        shut.undone += self._revert(live, Phase.REMOVE)
         for uid in live.tenants:
             removed, left = self._writer.sweep_files(uid)
             shut.residue += [Residue("file", path, "owned by the tenant", removed=True) for path in removed]

@@ -198,6 +198,10 @@ class FakeHost:
         left = (f"{path}: owned by uid {self.homes[path]}",) if path in self.homes else ()
         return HomeDisposal(archive=name if name in self.archives else None, left=left)
 
+    def sweep_files(self, uid: int) -> tuple[list[str], list[str]]:
+        """See contract.Writer. Nothing lies about on a fake host."""
+        return [], []
+
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
         """See contract.Writer."""
         results: list[CommandResult] = []
