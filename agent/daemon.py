@@ -113,7 +113,7 @@ class Daemon:
         writer = SystemHost(self._config)
         enforcers = registry()
         table = ProcProcesses(self._config.uid_first, self._config.uid_last)
-        decoders = {name: enforcer.decode for name, enforcer in enforcers.items()}
+        decoders = policy.decoders(enforcers)
         trail = Trail(paths.outbox, HostIdentity.of_this_host(host_id, VERSION), clock)
         return Pipeline(
             config=self._config,

@@ -100,7 +100,7 @@ class Pipeline:
         """
         now_s = self.clock.wall_ns() // NS
         verified = trust.verify(token, self.ring(), typ=trust.TYP_GRANT)
-        decoders = {name: enforcer.decode for name, enforcer in self.enforcers.items()}
+        decoders = policy.decoders(self.enforcers)
         grant = trust.decode(verified, host_id=self.host_id, now_s=now_s, decoders=decoders)
         if own is None:
             self.journal.refuse_replay(grant)
