@@ -12,6 +12,9 @@ from agent.errors import JournalError
 SCHEMA_VERSION = 1
 _BUSY_MS = 2000
 
+# What sqlite3 raises for a disk that says no, for an integer over 64 bits, and for text that is no UTF-8.
+_UNWRITABLE = (sqlite3.Error, OverflowError, UnicodeEncodeError)
+
 
 class Database:
     """A connection shared by the daemon's threads under one lock.
@@ -33,27 +36,27 @@ class Database:
         with self._lock:
             try:
                 if self._depth == 0:
+                    self._roll_back()  # what a failed rollback left open: without this no later transaction could begin
                     self._connection.execute("BEGIN IMMEDIATE")
                 self._depth += 1
                 try:
                     yield self._connection
-                except BaseException:
+                finally:
                     self._depth -= 1
-                    if self._depth == 0:
-                        self._connection.execute("ROLLBACK")
-                    raise
-                self._depth -= 1
                 if self._depth == 0:
-                    self._commit()
-            except sqlite3.Error as error:
+                    self._connection.execute("COMMIT")
+            except _UNWRITABLE as error:
                 raise JournalError("journal_failed", str(error)) from error
+            finally:
+                if self._depth == 0:
+                    self._roll_back()
 
     def rows(self, sql: str, parameters: tuple[object, ...] = ()) -> list[sqlite3.Row]:
         """A read."""
         with self._lock:
             try:
                 return self._connection.execute(sql, parameters).fetchall()
-            except sqlite3.Error as error:
+            except _UNWRITABLE as error:
                 raise JournalError("journal_failed", str(error)) from error
 
     def close(self) -> None:
@@ -61,14 +64,14 @@ class Database:
         with self._lock:
             self._connection.close()
 
-    def _commit(self) -> None:
-        try:
-            self._connection.execute("COMMIT")
-        except sqlite3.Error:
-            # A failed COMMIT (a full disk) leaves the transaction open: end it, or no later one could begin.
+    def _roll_back(self) -> None:
+        """End what is still open: an error in the body, or a failed COMMIT (a full disk), leaves the transaction standing.
+
+        SQLite has rolled back by itself after some errors (SQLITE_FULL, SQLITE_IOERR); a second ROLLBACK would only hide why.
+        """
+        with contextlib.suppress(sqlite3.Error):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            raise
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -76,17 +79,25 @@ def _open(path: Path) -> sqlite3.Connection:
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     os.close(descriptor)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000)
-    connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
+    try:
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        _bring_up(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _bring_up(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
         raise JournalError("journal_newer", f"{path} was written by a newer Tidegate (schema {version})")
     if version < SCHEMA_VERSION:
         script = (Path(__file__).parent / "schema.sql").read_text(encoding="utf-8")
         connection.executescript(f"BEGIN;\n{script}\nPRAGMA user_version={SCHEMA_VERSION};\nCOMMIT;")
-    return connection
 
 
 def _open_read_only(path: Path) -> sqlite3.Connection:

@@ -11,7 +11,8 @@ from pathlib import Path
 from agent.errors import JournalError, UntrustedError
 from agent.journal.database import Database
 from agent.journal.records import EndCause, GrantRecord, GrantState, JournaledStep, Refusal, StepState
-from agent.model import Grant, Plan, Step
+from agent.model import Grant, Phase, Plan, Stage, Step
+from agent.model.text import one_line
 
 _REFUSALS_KEPT = 100
 _USED_KEPT_S = 7 * 86400
@@ -65,13 +66,9 @@ class Journal:
     def intend(self, grant_id: int, plan: Plan, now_ns: int) -> None:
         """Write every step of the plan down before the first is done (and the UIDs with them)."""
         with self._db.transaction() as db:
-            db.executemany(
-                "INSERT OR REPLACE INTO uids (uid,grant_id,login,state,since_ns) VALUES (?,?,?,'reserved',?)",
-                [(uid, grant_id, login, now_ns) for login, uid in plan.uids.items()],
-            )
-            for uid in plan.uids.values():
-                self._set_meta(db, "last_uid", str(uid))
-            db.execute("UPDATE grants SET state=? WHERE id=?", (GrantState.OPENING, grant_id))
+            for login, uid in plan.uids.items():
+                self._reserve(db, uid, grant_id, login, now_ns)
+            self._move(db, grant_id, GrantState.PENDING, "state=?", GrantState.OPENING)
             db.executemany(
                 "INSERT INTO steps (grant_id,seq,step,state) VALUES (?,?,?,?)",
                 [(grant_id, seq, _dump(step), StepState.INTEND) for seq, step in enumerate(plan.steps)],
@@ -80,8 +77,8 @@ class Journal:
     def opened(self, grant_id: int, now_ns: int) -> None:
         """Every step is done and access stands."""
         with self._db.transaction() as db:
+            self._move(db, grant_id, GrantState.OPENING, "state=?, opened_ns=?", GrantState.OPEN, now_ns)
             db.execute("UPDATE steps SET state=? WHERE grant_id=?", (StepState.DONE, grant_id))
-            db.execute("UPDATE grants SET state=?, opened_ns=? WHERE id=?", (GrantState.OPEN, now_ns, grant_id))
             self.note_wall(now_ns)
 
     def carried_over(self, grant_id: int, boot_id: str, boot_deadline_ns: int) -> None:
@@ -97,7 +94,7 @@ class Journal:
             db.executemany(
                 "UPDATE grants SET state=?, cause=coalesce(cause,?), cause_text=CASE WHEN cause IS NULL THEN ? ELSE cause_text END,"
                 " attempts=attempts+1 WHERE id=? AND state<>'ended'",
-                [(GrantState.SHUTTING, cause, text, grant_id) for grant_id, text in grants],
+                [(GrantState.SHUTTING, cause, one_line(text), grant_id) for grant_id, text in grants],
             )
 
     def undone(self, grant_id: int, results: Iterable[tuple[int, str]]) -> None:
@@ -105,23 +102,32 @@ class Journal:
         with self._db.transaction() as db:
             db.executemany(
                 "UPDATE steps SET state=CASE WHEN ?='' THEN 'undone' ELSE state END, error=? WHERE grant_id=? AND seq=?",
-                [(error, error, grant_id, seq) for seq, error in results],
+                [(shown, shown, grant_id, seq) for seq, error in results for shown in (one_line(error),)],
             )
 
     def failed_to_end(self, grant_id: int, error: str) -> None:
         """Something of the grant is left; it stays in SHUTTING and is tried again."""
         with self._db.transaction() as db:
-            db.execute("UPDATE grants SET last_error=? WHERE id=?", (error[:500], grant_id))
+            db.execute("UPDATE grants SET last_error=? WHERE id=?", (one_line(error), grant_id))
 
-    def ended(self, grant_id: int, now_ns: int, *, residue: int, receipt: tuple[str, str]) -> None:
-        """Nothing of the grant stands any more: UIDs become tombstones and the receipt ``(id, jws)`` is kept, together."""
+    def ended(self, grant_id: int, now_ns: int, *, residue: int, receipt: tuple[str, str]) -> bool:
+        """Nothing of the grant stands any more: UIDs become tombstones and the receipt ``(id, jws)`` is kept, together.
+
+        False, with nothing changed, when it had ended before: the first receipt is the true one, and the UID may be another's.
+        """
         with self._db.transaction() as db:
-            db.execute("UPDATE grants SET state=?, ended_ns=?, last_error='' WHERE id=?", (GrantState.ENDED, now_ns, grant_id))
+            ended = db.execute(
+                "UPDATE grants SET state=?, ended_ns=?, last_error='' WHERE id=? AND state<>'ended'",
+                (GrantState.ENDED, now_ns, grant_id),
+            )
+            if ended.rowcount != 1:
+                return False
             db.execute("UPDATE uids SET state='tombstone', since_ns=?, residue=? WHERE grant_id=?", (now_ns, residue, grant_id))
             db.execute(
                 "INSERT OR REPLACE INTO receipts (id,grant_id,issued_ns,jws) VALUES (?,?,?,?)",
                 (receipt[0], grant_id, now_ns, receipt[1]),
             )
+        return True
 
     def unshipped(self) -> list[tuple[str, str]]:
         """``(id, jws)`` of receipts that are not in the outbox yet (the disk was full, or the agent stopped), oldest first."""
@@ -213,9 +219,17 @@ class Journal:
 
     def note_wall(self, wall_ns: int) -> None:
         """Raise the high-water mark of the wall clock; it never goes back."""
-        if wall_ns > self.last_wall_ns():
-            with self._db.transaction() as db:
+        with self._db.transaction() as db:  # the look and the write are one, or a slower thread could set it back
+            if wall_ns > self.last_wall_ns():
                 self._set_meta(db, "last_wall_ns", str(wall_ns))
+
+    def carry(self, deadlines: Iterable[tuple[int, str, int]]) -> None:
+        """After a reboot: the deadlines ``(grant id, boot id, boot ns)`` on the new boot clock, which the next start must find."""
+        with self._db.transaction() as db:
+            db.executemany(
+                "UPDATE grants SET boot_id=?, boot_deadline_ns=? WHERE id=?",
+                [(boot_id, boot_ns, grant_id) for grant_id, boot_id, boot_ns in deadlines],
+            )
 
     def last_wall_ns(self) -> int:
         """The latest wall time ever noted."""
@@ -224,6 +238,24 @@ class Journal:
     def _meta_int(self, key: str) -> int:
         rows = self._db.rows("SELECT value FROM meta WHERE key=?", (key,))
         return int(rows[0]["value"]) if rows else 0
+
+    def _move(self, db: sqlite3.Connection, grant_id: int, before: GrantState, sets: str, *values: object) -> None:
+        """One step in a grant's life. One whose end has begun meanwhile never comes back to life."""
+        moved = db.execute(f"UPDATE grants SET {sets} WHERE id=? AND state=?", (*values, grant_id, before))  # noqa: S608  # sets is ours
+        if moved.rowcount != 1:
+            raise JournalError("grant_state", f"grant {grant_id} is not {before} any more")
+
+    def _reserve(self, db: sqlite3.Connection, uid: int, grant_id: int, login: str, now_ns: int) -> None:
+        """Give the UID to this grant; raises when another grant has it or has left something of it behind."""
+        taken = db.execute(
+            "INSERT INTO uids (uid,grant_id,login,state,since_ns) VALUES (?,?,?,'reserved',?) ON CONFLICT (uid) DO UPDATE"
+            " SET grant_id=excluded.grant_id, login=excluded.login, state='reserved', since_ns=excluded.since_ns"
+            " WHERE uids.grant_id=excluded.grant_id OR (uids.state='tombstone' AND uids.residue=0)",
+            (uid, grant_id, login, now_ns),
+        )
+        if taken.rowcount != 1:
+            raise JournalError("uid_spoken_for", f"uid {uid} is another grant's, or something of it is left")
+        self._set_meta(db, "last_uid", str(uid))
 
     def _set_meta(self, db: sqlite3.Connection, key: str, value: str) -> None:
         db.execute("INSERT INTO meta (key,value) VALUES (?,?) ON CONFLICT (key) DO UPDATE SET value=excluded.value", (key, value))
@@ -249,4 +281,9 @@ def _dump(step: Step) -> str:
 
 
 def _load(text: str) -> Step:
-    return Step.from_json(json.loads(text))
+    """A step that can't be read is one that no enforcer undoes: its grant stays live and loud, and all else of it is undone."""
+    try:
+        return Step.from_json(json.loads(text))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = one_line(f"a journaled step can't be read ({type(error).__name__}): {text}", 200)
+        return Step("unreadable", "unreadable", Stage.OPEN, Phase.CLOSE, "", what)

@@ -230,7 +230,7 @@ class Scene:
 
 
 def set_up(host: Host, policy: str = POLICY) -> Scene:
-    """Start tidegated on a host that has it installed. Keys: ``cp-1`` for ISSUER, ``other`` for OTHER_ISSUER, ``stranger`` for nobody."""
+    """Start tidegated on a host that has it installed. Trusted keys: ``cp-1`` for ISSUER, ``other``; untrusted: ``stranger``."""
     scene = Scene(host)
     scene.new_key("cp-1", ISSUER)
     scene.new_key("other", OTHER_ISSUER)
