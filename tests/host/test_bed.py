@@ -38,9 +38,7 @@ class Owner:
     """A process which owns one host."""
 
     def __init__(self, kind: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", OWNER, kind], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
-        )
+        self.process = subprocess.Popen([sys.executable, "-c", OWNER, kind], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -161,9 +159,7 @@ def test_run_kills_all_it_started_when_it_takes_too_long(shared_host: Host) -> N
 
 @pytest.mark.host
 def test_no_host_can_set_the_machines_clock(shared_host: Host) -> None:
-    set_to_now = (
-        "import time; time.clock_settime(time.CLOCK_REALTIME, time.time())"  # harmless, should it be let through
-    )
+    set_to_now = "import time; time.clock_settime(time.CLOCK_REALTIME, time.time())"  # harmless, should it be let through
     assert "PermissionError" in shared_host.run(["python3", "-c", set_to_now], check=False).stderr
     unit = ["systemd-run", "--wait", "--pipe", "--quiet", "python3", "-c", set_to_now]
     assert "PermissionError" in shared_host.run(unit, check=False).stderr
@@ -243,9 +239,7 @@ def test_five_hosts_boot_side_by_side() -> None:
 
 
 @pytest.mark.host
-def test_killing_a_users_slice_on_one_host_spares_the_same_uid_on_another(
-    host_factory: HostFactory, ssh_key: Path
-) -> None:
+def test_killing_a_users_slice_on_one_host_spares_the_same_uid_on_another(host_factory: HostFactory, ssh_key: Path) -> None:
     hosts = [host_factory(), host_factory()]
     sessions = []
     for host in hosts:

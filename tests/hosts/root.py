@@ -71,9 +71,7 @@ def mirror(suite: str) -> str:
     """
     if named := os.environ.get("TIDEGATE_MIRROR"):
         return named
-    targets = tools.run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Origin: Debian", "Label: Debian"]
-    )
+    targets = tools.run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Origin: Debian", "Label: Debian"])
     found = [line.split() for line in targets.splitlines()]
     if not found:
         # No lists downloaded yet: then origins are unknown, and only the shape of the address tells the main archive.
@@ -135,9 +133,7 @@ def _build(suite: str, roots: Path) -> Path:
     try:
         bootstrap = ["debootstrap", "--variant=minbase", f"--cache-dir={debs}", suite, str(root), address]
         progress.run(f"debootstrap from {address}", [*_ISOLATED, *bootstrap])
-        progress.run(
-            "packages and configuration", [*_ISOLATED, "sh", "-c", _IN_CHROOT, "sh", str(root), str(debs)], _script()
-        )
+        progress.run("packages and configuration", [*_ISOLATED, "sh", "-c", _IN_CHROOT, "sh", str(root), str(debs)], _script())
     except BuildFailed:
         shutil.rmtree(root, ignore_errors=True)
         raise

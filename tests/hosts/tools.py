@@ -55,9 +55,7 @@ def run(argv: Sequence[str], timeout: float = 30.0, stdin: str | None = None, ch
         subprocess.CalledProcessError: it failed (its stderr is in the exception's notes).
         subprocess.TimeoutExpired: it took longer than `timeout` seconds.
     """
-    done = subprocess.run(
-        argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, env=environment()
-    )
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, env=environment())
     if check and done.returncode != 0:
         failure = subprocess.CalledProcessError(done.returncode, argv, done.stdout, done.stderr)
         failure.add_note(done.stderr.strip())
