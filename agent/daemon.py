@@ -7,11 +7,9 @@ socket. The loop itself only waits: on the deadline timer, the watched folders a
 import asyncio
 import contextlib
 import grp
-import hashlib
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,21 +18,24 @@ from pathlib import Path
 import click
 
 from agent import VERSION, policy, trust
-from agent.audit import HostIdentity, Trail
+from agent.audit import AuditEvent, EventKind, HostIdentity, Trail
 from agent.config import Config, config_path, load_config
 from agent.control.handlers import Handlers
 from agent.control.server import ControlServer
-from agent.errors import ConfigError, JournalError, TidegateError
+from agent.errors import ConfigError, TidegateError
+from agent.expiry import notice
 from agent.expiry.ledger import Ledger
 from agent.expiry.schedule import Act, Alarm
 from agent.expiry.teardown import Teardown
+from agent.host import start
 from agent.host.cgroups import Cgroups
-from agent.host.clock import DeadlineTimer, RealClock
+from agent.host.clock import Clock, DeadlineTimer, RealClock
 from agent.host.processes import ProcProcesses
 from agent.host.system import SystemHost
 from agent.journal import Journal
 from agent.model import Enforcer
 from agent.pipeline import Pipeline
+from agent.recovery import recover
 from agent.spool import Inbox, Outbox, Watch
 from enforcers import REGISTRY
 
@@ -43,6 +44,7 @@ log = logging.getLogger("tidegate")
 # Several editors write a file in more than one step; one reload a short while after the last of them is enough.
 _RELOAD_DELAY_S = 0.1
 _RETRY_INBOX_S = 5.0
+_TAKEN_AT_ONCE = 64
 
 
 def registry() -> dict[str, Enforcer]:
@@ -62,6 +64,7 @@ class Daemon:
         self._timer = DeadlineTimer()
         self._problems: dict[str, str] = {}
         self._reloads: dict[str, asyncio.TimerHandle] = {}
+        self._looking = False
         self._stopping = asyncio.Event()
         self._ring = trust.KeyRing({})
         self._prepared = b""  # digest of sshd's and sudo's files when the enforcers were last prepared
@@ -73,7 +76,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_all)
-        await loop.run_in_executor(self._taking, self.pipeline.recover)
+        await loop.run_in_executor(self._taking, recover, self.pipeline)
         await loop.run_in_executor(self._taking, self._prepare)
         self._reload_policy()
         self._reload_keys()
@@ -84,31 +87,34 @@ class Daemon:
         watches = self._watch()
         control = self._control()
         await control.start()
-        self._take_all()
-        _tell_systemd("READY=1")
+        self._look_into_inbox()
+        start.tell_systemd("READY=1")
         log.info("tidegated %s is ready: host id %s", VERSION, self.pipeline.host_id)
         await self._stopping.wait()
-        _tell_systemd("STOPPING=1")
+        start.tell_systemd("STOPPING=1")
         control.close()
         for watch in watches:
             watch.stop()
         for pool in (self._taking, self._shutting, self._answering):
             await loop.run_in_executor(None, pool.shutdown)
         self._timer.close()
+        with contextlib.suppress(TidegateError):
+            self.pipeline.journal.note_wall(self.pipeline.clock.wall_ns())
         self.pipeline.journal.close()
 
     # Putting together
 
     def _assemble(self) -> Pipeline:
         paths, clock = self._config.paths, RealClock()
-        _make_folders(self._config)
+        start.make_folders(self._config)
         journal = Journal(paths.state_db)
         host_key = trust.HostKey.load_or_create(paths.host_key)
         host_id = self._config.host_id or host_key.host_id
         writer = SystemHost(self._config)
         enforcers = registry()
         table = ProcProcesses(self._config.uid_first, self._config.uid_last)
-        decoders = {name: enforcer.decode for name, enforcer in enforcers.items()}
+        decoders = policy.decoders(enforcers)
+        trail = Trail(paths.outbox, HostIdentity.of_this_host(host_id, VERSION), clock)
         return Pipeline(
             config=self._config,
             host_id=host_id,
@@ -123,8 +129,8 @@ class Daemon:
             table=table,
             teardown=Teardown(writer, enforcers, table, Cgroups.find(), clock),
             inbox=Inbox(paths.inbox),
-            outbox=Outbox(paths.outbox, clock, host_key.sign),
-            trail=Trail(paths.outbox, HostIdentity.of_this_host(host_id, VERSION), clock),
+            outbox=Outbox(paths.outbox, clock, host_key.sign, on_drop=lambda kind, name: trail.emit([_dropped(clock, kind, name)])),
+            trail=trail,
         )
 
     def _prepare(self) -> None:
@@ -138,11 +144,11 @@ class Daemon:
                 self._problems[f"enforcer {name}"] = str(error)
                 self.pipeline.unready[name] = error
                 log.error("%s grants are refused until this is mended: %s", name, error)
-        self._prepared = _digest(self._config)
+        self._prepared = start.digest_of_tools(self._config)
 
     def _prepare_if_changed(self) -> None:
         """Not for what preparing itself wrote, and put back when the proof failed: that would go on for ever."""
-        if _digest(self._config) != self._prepared:
+        if start.digest_of_tools(self._config) != self._prepared:
             self._prepare()
 
     def _watch(self) -> list[Watch]:
@@ -163,8 +169,8 @@ class Daemon:
             watch.start()
         return watches
 
-    def _changed(self, folder: Path, name: str) -> None:
-        self._soon(self._on_change, folder, name)
+    def _changed(self, folder: Path, _name: str) -> None:
+        self._soon(self._on_change, folder)
 
     def _control(self) -> ControlServer:
         handlers = Handlers(self.pipeline, self.problems)
@@ -198,11 +204,11 @@ class Daemon:
             if live and alarm.act is Act.OPEN:
                 self._job(self._taking, self.pipeline.open_pending, live)
             elif live and alarm.act is Act.WARN:
-                self._job(self._shutting, self.pipeline.warn, live, alarm.note)
+                self._job(self._shutting, notice.warn, live, alarm.note)
 
-    def _on_change(self, folder: Path, name: str) -> None:
+    def _on_change(self, folder: Path) -> None:
         if folder == self._config.paths.inbox:
-            self._job(self._taking, self._take, name)
+            self._look_into_inbox()
         elif folder == self._config.paths.policy_dir:
             self._later("policy", self._reload_policy)
         elif folder == self._config.paths.trust_dir:
@@ -210,21 +216,29 @@ class Daemon:
         else:
             self._later("sshd and sudo", lambda: self._job(self._taking, self._prepare_if_changed))
 
-    def _take_all(self) -> None:
-        for name in self.pipeline.inbox.names():
-            self._job(self._taking, self._take, name)
+    def _look_into_inbox(self) -> None:
+        """One look at a time however many files come; the look itself finds them all, also those whose event was lost."""
+        if not self._looking:
+            self._looking = True
+            self._job(self._taking, self._take_some)
 
-    def _take(self, name: str) -> None:
-        if self.pipeline.inbox.busy(name):
-            return
+    def _take_some(self) -> None:
+        """Take what lies in the inbox, oldest first, so many at a time that a pending grant's opening waits for few."""
+        self._looking = False
         try:
-            self.pipeline.take(name)
-            self._problems.pop("journal", None)
-        except JournalError as error:
+            inbox = self.pipeline.inbox
+            names = [name for name in inbox.names() if not inbox.busy(name)]
+            for name in names[:_TAKEN_AT_ONCE]:
+                self.pipeline.take(name)
+            self._problems.pop("inbox", None)
+        except TidegateError as error:
             # Nothing is taken that can't be written down; the file stays and is tried again.
-            self._problems["journal"] = str(error)
+            self._problems["inbox"] = f"new grants wait: {error}"
             log.error("new grants wait: %s", error)
-            self._soon(self._loop.call_later, _RETRY_INBOX_S, self._on_change, self._config.paths.inbox, name)
+            self._soon(self._loop.call_later, _RETRY_INBOX_S, self._look_into_inbox)
+        else:
+            if len(names) > _TAKEN_AT_ONCE:
+                self._soon(self._look_into_inbox)
 
     def _reload_all(self) -> None:
         self._reload_policy()
@@ -271,48 +285,15 @@ class Daemon:
             self._loop.call_soon_threadsafe(call, *arguments)
 
 
+def _dropped(clock: Clock, kind: str, name: str) -> AuditEvent:
+    reason = f"the outbox is full: {name} was deleted"
+    return AuditEvent(EventKind.OUTBOX_DROPPED, clock.wall_ns(), reason=reason, ok=False, detail={"kind": kind, "file": name})
+
+
 def _log_failure(job: Future[object]) -> None:
     error = job.exception()
     if error is not None:
         log.error("a job failed", exc_info=error)
-
-
-def _make_folders(config: Config) -> None:
-    """What tmpfiles.d makes where systemd runs, for hosts where it does not."""
-    paths = config.paths
-    for folder, mode in (
-        (paths.run_dir, 0o755),
-        (paths.state_db.parent, 0o711),
-        (paths.inbox.parent, 0o711),
-        (paths.inbox, 0o700),
-        (paths.outbox, 0o700),
-        (paths.sessions, 0o700),
-        (paths.archive, 0o700),
-        (paths.policy_dir, 0o755),
-        (paths.trust_dir, 0o755),
-    ):
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(mode)
-
-
-def _digest(config: Config) -> bytes:
-    """SHA-256 over the names and bytes of sshd's and sudo's configuration files."""
-    paths, digest = config.paths, hashlib.sha256()
-    folders = (paths.sshd_config.parent, paths.sshd_drop_in.parent, paths.sudoers_drop_in.parent)
-    for file in sorted(file for folder in folders if folder.is_dir() for file in folder.iterdir() if file.is_file()):
-        with contextlib.suppress(OSError):
-            digest.update(bytes(file) + b"\0" + file.read_bytes() + b"\0")
-    return digest.digest()
-
-
-def _tell_systemd(state: str) -> None:
-    """sd_notify(3), where systemd asked for it."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify, contextlib.suppress(OSError):
-        notify.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

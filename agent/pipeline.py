@@ -5,6 +5,7 @@ Shutting: close → sever → remove → sweep → receipt. It needs nothing but
 policy, key or journal stops what opens while what shuts goes on.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from agent import enforcement, planning, policy, trust
 from agent.audit import AuditEvent, EventKind, Trail
 from agent.config import Config
 from agent.errors import DeniedError, HostError, JournalError, RefusedError, TidegateError, UnenforceableError
-from agent.expiry import receipt, story
+from agent.expiry import notice, receipt, story
 from agent.expiry.deadline import Deadline
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
@@ -21,12 +22,11 @@ from agent.expiry.teardown import Shut, Teardown
 from agent.host.clock import NS, Clock
 from agent.host.contract import Writer
 from agent.host.processes import ProcessTable
-from agent.journal import EndCause, GrantState, Journal
+from agent.journal import EndCause, Journal
 from agent.journal.records import Refusal
 from agent.model import Enforcer, Grant, Plan
 from agent.model.summary import summarise
 from agent.planning import uids
-from agent.sessions import terminals
 from agent.spool import Inbox, Outbox, shown
 
 log = logging.getLogger("tidegate")
@@ -65,19 +65,22 @@ class Pipeline:
     # Opening
 
     def take(self, name: str) -> None:
-        """One inbox file, from bytes to an answer in the outbox. Raises JournalError when the file must stay for later."""
+        """One inbox file, from bytes to an answer in the outbox.
+
+        Raises:
+            JournalError, HostError: nothing can be written down now; the file stays there for later.
+        """
         try:
             token = self.inbox.take(name)
-            if self.journal.knows_leftover(token):
-                self.inbox.discard(name)
-                return
-            live = self.open(token)
+            live = None if self.journal.knows_leftover(token) else self.open(token)
         except RefusedError as error:
-            self._refuse(name, error)
+            if error.code != "file_absent":  # two events for one file; the first has answered it
+                self._refuse(name, error)
         except HostError as error:
             self._refuse(name, UnenforceableError(error.code, error.reason))
         else:
-            self.outbox.answer("accepted", name, jti=live.record.jti)
+            if live:
+                self._answer("accepted", name, jti=live.record.jti)
         self.inbox.discard(name)
 
     def open(self, token: bytes) -> LiveGrant:
@@ -97,7 +100,7 @@ class Pipeline:
         """
         now_s = self.clock.wall_ns() // NS
         verified = trust.verify(token, self.ring(), typ=trust.TYP_GRANT)
-        decoders = {name: enforcer.decode for name, enforcer in self.enforcers.items()}
+        decoders = policy.decoders(self.enforcers)
         grant = trust.decode(verified, host_id=self.host_id, now_s=now_s, decoders=decoders)
         if own is None:
             self.journal.refuse_replay(grant)
@@ -115,7 +118,11 @@ class Pipeline:
             admitted = self.admit(live.record.token, own=live)
             if not self.ledger.begin_opening(live):
                 return
-            self.journal.intend(live.id, admitted.plan, self.clock.wall_ns())
+            try:
+                self.journal.intend(live.id, admitted.plan, self.clock.wall_ns())
+            except JournalError:
+                self.ledger.postpone_opening(live)
+                raise
             live.steps, live.uids = list(enumerate(admitted.plan.steps)), dict(admitted.plan.uids)
             self._apply(live, admitted.plan)
         except RefusedError as error:
@@ -151,7 +158,8 @@ class Pipeline:
 
         live.opener = True
         try:
-            enforcement.apply(plan.steps, self.enforcers, self.writer, go_on)
+            go_on()
+            enforcement.apply(plan.steps, self.enforcers, self.writer, lambda _step: go_on())
             opened_ns = self.clock.wall_ns()
             self.journal.opened(live.id, opened_ns)
             live.opener = False
@@ -160,6 +168,8 @@ class Pipeline:
         except TidegateError as error:
             live.opener = False
             self.shut([live], EndCause.FAILED, str(error))
+            if isinstance(error, JournalError):  # the grant was taken and undone: that is its answer, and no reason to wait
+                raise HostError(error.code, error.reason) from error
             raise
         self.trail.emit(story.opened(live, opened_ns))
 
@@ -171,12 +181,26 @@ class Pipeline:
         for live in claimed:
             live.cause, live.cause_text = live.cause or cause, live.cause_text or text
             live.attempts += 1
-        shuts = self.teardown.shut(claimed, self._tell_the_end, self._journal_closed)
+        shuts = self.teardown.shut(claimed, notice.tell_the_end, self._journal_closed)
         events: list[AuditEvent] = []
         for shut in shuts:
             events += self._finish(shut)
+        self.ship_receipts()
         self.trail.emit(events)
         return shuts
+
+    def ship_receipts(self) -> None:
+        """Put what is not in the outbox yet there; what fails is tried again with the next one and at every start."""
+        done: list[str] = []
+        try:
+            for ident, jws in self.journal.unshipped():
+                self.outbox.receipt(ident, jws)
+                done.append(ident)
+        except TidegateError as error:
+            log.error("receipts wait for the outbox: %s", error)
+        finally:
+            with contextlib.suppress(JournalError):  # then they are put there twice, under one id
+                self.journal.shipped(done)
 
     def shut_due(self, grants: Sequence[LiveGrant]) -> list[Shut]:
         """End what the clock has ended, and try again what would not end before."""
@@ -188,32 +212,6 @@ class Pipeline:
             detail: dict[str, object] = {"killed": list(severed.killed), "survivors": list(severed.survivors)}
             now_ns, login = self.clock.wall_ns(), tenants[uid]
             self.trail.emit([AuditEvent(EventKind.RESIDUE_FOUND, now_ns, login=login, uid=uid, ok=False, detail=detail)])
-
-    def warn(self, live: LiveGrant, seconds_left: int) -> None:
-        """Tell the tenants of a grant how long is left."""
-        minutes = f"{seconds_left // 60} minute{'s' if seconds_left >= 120 else ''}"
-        terminals.tell(live.uids.values(), f"Tidegate: your access ends in {minutes}")
-
-    def recover(self) -> list[LiveGrant]:
-        """At start: take down what ended, or was only half open, while nobody was looking. Returns what stands."""
-        grants = self.ledger.load(self.journal)
-        half_open = [live for live in grants if live.state is GrantState.OPENING]
-        self.shut(half_open, EndCause.FAILED, "the agent stopped while it was opening this grant")
-        self.shut([live for live in grants if live.state is GrantState.SHUTTING], EndCause.FAILED)
-        self.shut_due([live for live in grants if live not in half_open and live.deadline.passed(self.clock)])
-        for live in self.ledger.all():
-            if live.state is GrantState.OPEN:
-                self._reapply(live)
-        return self.ledger.all()
-
-    def _reapply(self, live: LiveGrant) -> None:
-        """What stands in /run is gone after a reboot: put back exactly what the journal says stood there."""
-        try:
-            enforcement.apply([step for _, step in live.steps], self.enforcers, self.writer, lambda: None)
-        except TidegateError as error:
-            self.shut([live], EndCause.FAILED, f"could not be put back at start: {error}")
-        else:
-            self.ledger.opened(live, live.opened_ns or self.clock.wall_ns())
 
     def _finish(self, shut: Shut) -> list[AuditEvent]:
         """Journal, sign and tell the end of one grant; or keep it live and set the next try."""
@@ -227,7 +225,6 @@ class Pipeline:
                 return [self._retry(live)]
             jws = self.host_key.sign(receipt.RECEIPT_TYP, self._claims(shut))
             self.journal.ended(live.id, shut.ended_ns, residue=len(shut.residue), receipt=(_receipt_id(live), jws))
-            self.outbox.receipt(_receipt_id(live), jws)
         except TidegateError as error:
             live.error = str(error)
             return [self._retry(live)]
@@ -250,11 +247,6 @@ class Pipeline:
                 self.journal.shutting([(live.id, live.cause_text) for live in of_cause], cause)
         except JournalError as error:
             log.error("the journal can't be written, teardown goes on: %s", error)
-
-    def _tell_the_end(self, live: LiveGrant) -> None:
-        why = {EndCause.EXPIRED: "your access has ended: its time is up", EndCause.REVOKED: "your access was revoked"}
-        message = why.get(live.cause or EndCause.EXPIRED, "your access has ended")
-        terminals.tell(live.uids.values(), f"Tidegate: {message}")
 
     # Helpers of both ways
 
@@ -285,9 +277,16 @@ class Pipeline:
     def _refuse(self, name: str, error: RefusedError) -> None:
         at_ns, source = self.clock.wall_ns(), shown(name)
         self.journal.refused(Refusal(at_ns, source, error.code, error.reason, error.field or "", "", ""))
-        self.outbox.answer("refused", name, code=error.code, reason=error.reason, field=error.field)
+        self._answer("refused", name, code=error.code, reason=error.reason, field=error.field or "")
         event = AuditEvent(EventKind.GRANT_REFUSED, at_ns, code=error.code, reason=str(error), ok=False, detail={"source": source})
         self.trail.emit([event])
+
+    def _answer(self, verdict: str, name: str, **members: str) -> None:
+        """An answer is information: a full disk may lose it, but never a grant's opening or refusal."""
+        try:
+            self.outbox.answer(verdict, name, **members)
+        except HostError as error:
+            log.error("no answer for %s: %s", shown(name), error)
 
 
 def _refuse_what_is_not_built(grant: Grant) -> None:

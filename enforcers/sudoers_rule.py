@@ -9,7 +9,6 @@ import re
 import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from agent.errors import HostError, InvalidGrantError
 from agent.host.contract import Reader, Writer
@@ -141,7 +140,8 @@ def _expected(rule: Rule) -> dict[str, Json]:
 def prepare(writer: Writer) -> None:
     """Put ``/etc/sudoers.d/tidegate`` in place, and prove that sudo really reads the folder it names.
 
-    A file with only a comment is put in that folder for a moment, and ``visudo -c`` must list it as read.
+    A rule that lets root run what is not there is put in that folder for a moment, and ``sudo -l`` must list it. Sudo itself
+    is asked because ``visudo -c`` lists nothing where a sibling file is broken, past which sudo goes on.
 
     Raises:
         HostError: ``sudoers_unreached`` (no @includedir of sudoers.d, or another sudoers source); the old file is then back.
@@ -153,8 +153,8 @@ def prepare(writer: Writer) -> None:
     if old != text:
         writer.write(path, text, 0o440)
     try:
-        writer.write(probe, b"# nothing\n", 0o440)
-        _reached(writer, (path, probe))
+        writer.write(probe, f"root ALL=(root) /nonexistent/{PROBE}\n".encode(), 0o440)
+        _see_probe(writer)
     except HostError:
         if old != text:
             writer.write(path, old, 0o440) if old is not None else writer.remove(path)
@@ -163,10 +163,7 @@ def prepare(writer: Writer) -> None:
         writer.remove(probe)
 
 
-def _reached(reader: Reader, wanted: tuple[Path, ...]) -> None:
-    """Whether visudo(8) lists every wanted file as parsed. Other files may be broken: sudo goes on past them, and so do we."""
-    said = reader.check(["visudo", "-c"])
-    lines = (said.stdout + said.stderr).splitlines()
-    for path in wanted:
-        if f"{path}: parsed OK" not in lines:
-            raise HostError("sudoers_unreached", f"sudo does not read {path}")
+def _see_probe(reader: Reader) -> None:
+    if f"/nonexistent/{PROBE}" not in reader.check(["sudo", "-n", "-l", "-U", "root"]).stdout:
+        paths = reader.config.paths
+        raise HostError("sudoers_unreached", f"sudo does not read {paths.sudoers_drop_in}, or not {paths.sudoers}")

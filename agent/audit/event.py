@@ -1,5 +1,6 @@
 """What can happen, as a frozen value. Pure: nothing here knows OCSF, journald or a disk."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -80,39 +81,34 @@ def events_of_steps(
         about: whose steps these are: time, grant, issuer, subject, ticket and ``ok`` are taken from it.
         uids: UID of each login the grant makes.
 
-    A login is the step's data ``login`` or ``user``, else its target; groups are data ``group`` or ``groups``, else its target.
-    One step that joins several groups is as many events.
+    A login is a step's data ``name`` (a sudo rule's ``login``), a group its data ``group``; each falls back on the target.
     """
     events: list[AuditEvent] = []
     for step in steps:
         kinds = _STEP_KINDS.get((step.enforcer, step.action))
         if kinds is None:
             continue
-        kind = kinds[1] if undone else kinds[0]
-        login = _first_text(step, "login", "user") or step.target
+        rule = step.data.get("rule")
+        facts: Mapping[str, object] = {**(rule if isinstance(rule, dict) else {}), **step.data}
+        login = _text(facts, "name") or _text(facts, "login") or step.target
         detail: dict[str, object] = {"enforcer": step.enforcer, "action": step.action, "summary": step.summary}
-        event = replace(about, kind=kind, login=login, uid=(uids or {}).get(login, about.uid), detail=detail)
-        if kind in {EventKind.GROUP_JOINED, EventKind.GROUP_LEFT}:
-            events.extend(replace(event, detail={**detail, "group": group}) for group in _groups(step))
-        elif kind in {EventKind.PRIVILEGE_GRANTED, EventKind.PRIVILEGE_REVOKED}:
-            events.append(replace(event, detail={**detail, "privileges": _texts(step, "commands") or [step.summary]}))
-        else:
-            events.append(event)
+        if step.action == "membership":
+            detail["group"] = _text(facts, "group") or step.target
+        elif step.action == "rule":
+            detail["privileges"] = _commands(facts) or [step.summary]
+            detail["run_as"] = facts.get("run_as")
+        uid = (uids or {}).get(login, about.uid)
+        events.append(replace(about, kind=kinds[1] if undone else kinds[0], login=login, uid=uid, detail=detail))
     return tuple(events)
 
 
-def _first_text(step: Step, *keys: str) -> str:
-    found = (step.data.get(key) for key in keys)
-    return next((value for value in found if isinstance(value, str) and value), "")
+def _text(facts: Mapping[str, object], key: str) -> str:
+    value = facts.get(key)
+    return value if isinstance(value, str) else ""
 
 
-def _groups(step: Step) -> list[str]:
-    one = _first_text(step, "group")
-    return [one] if one else _texts(step, "groups") or [step.target]
-
-
-def _texts(step: Step, key: str) -> list[str]:
-    value = step.data.get(key)
-    if not isinstance(value, list):
-        return []
-    return [" ".join(str(word) for word in item) if isinstance(item, list) else str(item) for item in value]
+def _commands(facts: Mapping[str, object]) -> list[str]:
+    """Each command's words as one text, quoted as a shell would need them."""
+    value = facts.get("commands")
+    listed = value if isinstance(value, list) else []
+    return [shlex.join(str(word) for word in words) if isinstance(words, list) else str(words) for words in listed]

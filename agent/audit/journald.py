@@ -85,6 +85,9 @@ def teller() -> Teller:
 
 def tell_journald(event: AuditEvent, ocsf: Mapping[str, object]) -> None:
     """One entry; when journald does not take it (gone, queue full), logging has it."""
+    if not _SOCKET.exists():  # sd_journal_send(3) calls that a success
+        tell_logging(event, ocsf)
+        return
     try:
         # Naming the place spares systemd.journal a walk up the stack for each entry.
         _journal.send(**fields_of(event, ocsf), CODE_FILE=__file__, CODE_LINE=0, CODE_FUNC="tell_journald")

@@ -95,6 +95,8 @@ class Lines:
         try:
             fd = os.open(CURRENT, flags, dir_fd=self._folder)
         except FileNotFoundError:
+            if self._known is not None:  # told here, since its inode number may be given to the new file
+                self.trouble = "file_replaced"
             return self._create()
         except OSError as error:
             # A link, a folder, a socket, a FIFO without a reader: nothing of ours. Anything else is the disk's fault.

@@ -60,7 +60,7 @@ class Trail:
     ) -> None:
         self._identity = identity
         self._clock = clock
-        self._tell = tell or teller()
+        self._tell = tell if tell is not None else teller()
         self._lines = Lines(outbox, file_bytes=file_bytes, total_bytes=total_bytes)
         self._lock = threading.Lock()
         self._sequence = 0

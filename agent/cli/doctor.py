@@ -56,7 +56,7 @@ def _agent(config: Config) -> Iterator[Finding]:
 
 
 def _files(config: Config) -> Iterator[Finding]:
-    decoders = {name: enforcer.decode for name, enforcer in registry().items()}
+    decoders = policies.decoders(registry())
     yield _checked("policy", lambda: _policy(config, decoders))
     yield _checked("keys", lambda: _keys(config))
 

@@ -24,7 +24,7 @@ def policy() -> None:
 def check(config_file: Path | None, where: Path | None, as_json: bool) -> None:
     """Check the policy in force, or a file or folder before it goes there. Exits 1 when it would not load."""
     folder = where or load_config(config_path(config_file)).paths.policy_dir
-    decoders = {name: enforcer.decode for name, enforcer in registry().items()}
+    decoders = policies.decoders(registry())
     findings = policies.check(folder, decoders)
     errors = [finding for finding in findings if finding.level == "error"]
     result = {"ok": not errors, "path": str(folder), "findings": [finding.to_json() for finding in findings]}

@@ -42,7 +42,7 @@ def read_token(path: Path) -> bytes:
 def verify(file: Path, keys: Path, host_id: str, policy_file: Path | None, at: str | None, as_json: bool) -> None:
     """Would a host take this grant? Needs no daemon and no root. Exits 0 when valid, 3 when refused, with code and reason."""
     now_s = _moment(at)
-    decoders = {name: enforcer.decode for name, enforcer in registry().items()}
+    decoders = policies.decoders(registry())
     ring = trust.read_jwks(keys, guarded=False)
     verified = trust.verify(read_token(file), ring, typ=trust.TYP_GRANT)
     grant = trust.decode(verified, host_id=host_id, now_s=now_s, decoders=decoders)

@@ -1,5 +1,5 @@
-"""Running steps forward and back through their enforcers."""
+"""Running steps forward and back. Recovery replays journaled steps through the same two functions."""
 
-from agent.enforcement.run import Enforcers, apply, revert
+from agent.enforcement.run import apply, revert
 
-__all__ = ["Enforcers", "apply", "revert"]
+__all__ = ["apply", "revert"]

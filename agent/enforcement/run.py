@@ -1,41 +1,61 @@
-"""Steps forward stop at the first failure; steps back go past every failure, because a door left open is worse than a log line."""
+"""Opening stops at the first failure; closing never stops. Every step is idempotent both ways, so both may run again."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
 
 from agent.errors import HostError, TidegateError
 from agent.host.contract import Writer
 from agent.model import Enforcer, Phase, Step
 
-Enforcers: TypeAlias = Mapping[str, Enforcer]
 
-
-def apply(steps: Sequence[Step], enforcers: Enforcers, writer: Writer, go_on: Callable[[], None]) -> None:
-    """Make the changes in order. ``go_on`` is asked before each and raises when the grant has ended meanwhile.
+def apply(
+    steps: Sequence[Step], enforcers: Mapping[str, Enforcer], writer: Writer, on_done: Callable[[Step], None] = lambda _: None
+) -> None:
+    """Apply in the given order; ``on_done`` hears of each step that is in place.
 
     Raises:
-        HostError: a step failed; what was done so far is in the journal and is undone by the caller.
+        HostError: the first step that failed; the ones before it are in place, and this one may be half.
     """
     for step in steps:
-        go_on()
         try:
-            enforcers[step.enforcer].apply(step, writer)
+            _of(step, enforcers).apply(step, writer)
         except TidegateError:
             raise
         except Exception as error:  # a bug in one enforcer must reach the caller as what it undoes, never end its thread
-            raise HostError("step_failed", f"{step.summary}: {type(error).__name__}: {error}") from error
+            raise HostError("step_crashed", f"{step.summary}: {type(error).__name__}: {error}") from error
+        on_done(step)
 
 
-def revert(steps: Sequence[tuple[int, Step]], phase: Phase, enforcers: Enforcers, writer: Writer) -> list[tuple[int, str]]:
-    """Undo the steps of one phase, last first; returns ``(seq, error)`` for each, the error empty when it is undone."""
-    results: list[tuple[int, str]] = []
-    for seq, step in reversed(steps):
+def revert(
+    steps: Sequence[Step],
+    enforcers: Mapping[str, Enforcer],
+    phase: Phase,
+    writer: Writer,
+    on_done: Callable[[Step], None] = lambda _: None,
+) -> list[tuple[Step, TidegateError]]:
+    """Undo the steps of one phase, last first, past every failure.
+
+    Returns:
+        The steps whose undo failed, with why; they stay open, to be tried again. An error no enforcer foresaw counts too:
+        whatever is wrong with one step, the others are still undone.
+    """
+    failed: list[tuple[Step, TidegateError]] = []
+    for step in reversed(steps):
         if step.phase is not phase:
             continue
         try:
-            enforcers[step.enforcer].revert(step, writer)
-            results.append((seq, ""))
-        except Exception as error:  # one no enforcer foresaw counts too: the other steps are undone all the same
-            what = str(error) if isinstance(error, TidegateError) else f"{type(error).__name__}: {error}"
-            results.append((seq, f"{step.summary}: {what}"))
-    return results
+            _of(step, enforcers).revert(step, writer)
+        except TidegateError as error:
+            failed.append((step, error))
+        except Exception as error:  # fail closed on opening, never on closing
+            failed.append((step, HostError("undo_crashed", f"{type(error).__name__}: {error}")))
+        else:
+            on_done(step)
+    return failed
+
+
+def _of(step: Step, enforcers: Mapping[str, Enforcer]) -> Enforcer:
+    """The step's enforcer. Raises HostError ``no_enforcer``."""
+    enforcer = enforcers.get(step.enforcer)
+    if enforcer is None:
+        raise HostError("no_enforcer", f"no enforcer {step.enforcer!r} for {step.target}")
+    return enforcer

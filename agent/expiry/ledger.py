@@ -12,7 +12,7 @@ from agent.host.clock import NS, Clock
 from agent.journal import GrantRecord, GrantState, Journal
 
 log = logging.getLogger("tidegate")
-WARNINGS_S = (300, 60)
+WARNINGS_S = (300, 60, 1)  # the last so that the reason is on the screen before the terminal is gone
 SWEEPS_MS = (250, 1000, 5000)
 RETRY_FIRST_MS = 250
 RETRY_MOST_MS = 60_000
@@ -42,7 +42,7 @@ class Ledger:
         for record in journal.live():
             steps = [(found.seq, found.step) for found in journal.steps(record.id)]
             deadline = Deadline(record.exp * NS, record.boot_deadline_ns, record.boot_id).in_this_boot(self._clock, last_wall_ns)
-            if deadline.boot_id != record.boot_id:
+            if deadline.boot_id != record.boot_id and record.state is not GrantState.OPEN:  # that one when it stands again
                 carried.append((record.id, deadline.boot_id, deadline.boot_ns))
             live = LiveGrant(record, deadline, record.state, steps)
             live.uids = dict(record.uids)
@@ -161,11 +161,20 @@ class Ledger:
         Both in one: between the two, a teardown would claim it with no step in it yet, and what is then opened would stand.
         """
         with self._lock:
-            if live.id not in self._live or live.state is not GrantState.PENDING or live.cause:
+            if live.id not in self._live or live.state is not GrantState.PENDING or live.cause or live.cancel:
                 return False
             live.state = GrantState.OPENING
             live.opener = True
             return True
+
+    def postpone_opening(self, live: LiveGrant) -> None:
+        """OPENING → PENDING: nothing was done, since it could not be written down; try again in a while."""
+        with self._lock:
+            live.opener = False
+            live.state = GrantState.PENDING
+            if live.id in self._live:
+                self._schedule.add(Alarm(Act.OPEN, live.id), boot_ns=self._clock.boot_ns() + RETRY_MOST_MS * 1_000_000 // 10)
+        self.rearm()
 
     def begin_shutting(self, grants: list[LiveGrant]) -> list[LiveGrant]:
         """Claim grants for teardown. One that is just being opened is asked to undo itself instead; one claimed is left out."""

@@ -31,7 +31,10 @@ class Severed:
 
     def failed(self, error: Exception) -> None:
         """Note what went wrong, once."""
-        message = f"{type(error).__name__}: {error}"
+        self.note(f"{type(error).__name__}: {error}")
+
+    def note(self, message: str) -> None:
+        """Note an error, once."""
         if message not in self.errors:
             self.errors.append(message)
 
@@ -125,10 +128,11 @@ class _Attempt:
     def _kill_groups(self) -> None:
         for uid in self.tenants:
             self.cgroups.kill(self.cgroups.user_slice(uid))
-            try:
-                self.table.kill_all_of(uid)
-            except Exception as error:
-                self.results[uid].failed(error)
+        try:
+            for uid, message in self.table.kill_all_of(self.tenants).items():
+                self.results[uid].note(message)
+        except Exception as error:
+            self._failed(error)
 
     def _kill_strays(self) -> None:
         """What the two atomic kills did not reach, cgroup by cgroup: freeze, look again, kill, thaw."""

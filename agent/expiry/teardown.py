@@ -6,12 +6,14 @@ be asked about it.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from agent.enforcement import Enforcers, revert
+from agent.enforcement import revert
 from agent.errors import TidegateError
 from agent.expiry.live import LiveGrant
 from agent.expiry.sever import PATIENCE_S, Severed, sever
@@ -19,12 +21,14 @@ from agent.host.cgroups import Cgroups
 from agent.host.clock import Clock
 from agent.host.contract import Writer
 from agent.host.processes import Process, ProcessTable
-from agent.model import Phase, Residue
+from agent.model import Enforcer, Phase, Residue
 from agent.model.text import one_line
 
 log = logging.getLogger("tidegate")
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 _KILLED_NAMED = 64
+_LAST_WORDS_S = 0.005  # for sshd to send what a terminal was told; the doors are shut already
 _PATH_SHOWN = 4096
 _LINGER = Path("/var/lib/systemd/linger")
 _CRONTABS = Path("/var/spool/cron/crontabs")
@@ -60,7 +64,7 @@ class Teardown:
     def __init__(
         self,
         writer: Writer,
-        enforcers: Enforcers,
+        enforcers: Mapping[str, Enforcer],
         table: ProcessTable,
         cgroups: Cgroups,
         clock: Clock,
@@ -75,20 +79,26 @@ class Teardown:
         self._patience_s = patience_s
 
     def shut(
-        self, grants: Sequence[LiveGrant], tell: Callable[[LiveGrant], None], closed: Callable[[list[Shut]], None]
+        self, grants: Sequence[LiveGrant], tell: Callable[[LiveGrant], int], closed: Callable[[list[Shut]], None]
     ) -> list[Shut]:
         """End the grants, never raising: what fails stands in each result's ``errors``.
 
-        ``tell`` is called for each once its doors are shut and before its processes die; ``closed`` once, with all of them.
+        ``tell`` is called for each once its doors are shut and before its processes die, and returns how many terminals it
+        reached; ``closed`` is called once, with all of them.
         """
         shuts = [self._close(live) for live in grants]
-        for shut in shuts:
-            _go_on_past(tell, shut.live)
+        told = [_go_on_past(tell, shut.live) for shut in shuts]
+        if any(told):
+            time.sleep(_LAST_WORDS_S)
         self._sever(shuts)
         _go_on_past(closed, shuts)
-        self._stop_units([uid for shut in shuts if not shut.survivors for uid in shut.live.tenants])
+        units = self._stop_units_beside([uid for shut in shuts if not shut.survivors for uid in shut.live.tenants])
         for shut in shuts:
             self._remove(shut)
+        if units:
+            units.join()
+        for shut in shuts:
+            self._look_back(shut)
         self._conclude(shuts)
         return shuts
 
@@ -106,12 +116,18 @@ class Teardown:
     def _close(self, live: LiveGrant) -> Shut:
         shut = Shut(live, self._clock.wall_ns())
         live.began_ns = live.began_ns or shut.began_ns
-        shut.undone += revert(live.steps, Phase.CLOSE, self._enforcers, self._writer)
+        shut.undone += self._revert(live, Phase.CLOSE)
         for login in live.uids:
             shut.undone += [(-1, error) for error in self._close_side_doors(login)]
         if not shut.errors and live.doors_ns is None:
             live.doors_ns = self._clock.wall_ns()
         return shut
+
+    def _revert(self, live: LiveGrant, phase: Phase) -> list[tuple[int, str]]:
+        """``(seq, error)`` of each step of the phase, the error empty where it is undone."""
+        failed = revert([step for _, step in live.steps], self._enforcers, phase, self._writer)
+        errors = {id(step): f"{step.summary}: {error}" for step, error in failed}
+        return [(seq, errors.get(id(step), "")) for seq, step in live.steps if step.phase is phase]
 
     def _close_side_doors(self, login: str) -> list[str]:
         """What would start something for the tenant later: lingering, its crontab. (atd runs as the uid; see sweep of files.)"""
@@ -140,6 +156,16 @@ class Teardown:
     def _end_processes(self, tenants: dict[int, str]) -> dict[int, Severed]:
         return sever(tenants, self._table, self._cgroups, self._clock.wall_ns, patience_s=self._patience_s)
 
+    def _stop_units_beside(self, uids: list[int]) -> threading.Thread | None:
+        """Beside the removal: systemd takes its time, and needs nothing of what is removed. Before it, where no thread is left."""
+        units = threading.Thread(target=self._stop_units, args=(uids,))
+        try:
+            units.start()
+        except RuntimeError:
+            self._stop_units(uids)
+            return None
+        return units
+
     def _stop_units(self, uids: list[int]) -> None:
         """Let systemd forget the tenants' managers and runtime folders; their processes are dead, so this waits for nothing."""
         if not uids or not self._writer.exists(_SYSTEMD):
@@ -155,15 +181,24 @@ class Teardown:
         live = shut.live
         if shut.survivors:
             return  # a live process on a removed account would be an orphan on a reusable UID
-        shut.undone += revert(live.steps, Phase.REMOVE, self._enforcers, self._writer)
+        shut.undone += self._revert(live, Phase.REMOVE)
         try:
             for uid in live.tenants:
                 removed, left = self._writer.sweep_files(uid)
                 shut.residue += [Residue("file", path, "owned by the tenant", removed=True) for path in removed]
                 shut.residue += [Residue("file", path, "owned by the tenant") for path in left]
-            for name, enforcer in self._enforcers.items():
-                shut.residue += enforcer.residue([step for _, step in live.steps if step.enforcer == name], self._writer)
         except Exception as error:  # what is left is not known, so it is not over; the next grant of the batch goes on
+            shut.undone.append((-1, f"files: {_shown(error)}"))
+
+    def _look_back(self, shut: Shut) -> None:
+        """What is left of it."""
+        if shut.survivors:
+            return
+        try:
+            for name, enforcer in self._enforcers.items():
+                steps = [step for _, step in shut.live.steps if step.enforcer == name]
+                shut.residue += enforcer.residue(steps, self._writer)
+        except Exception as error:  # as above
             shut.undone.append((-1, f"residue: {_shown(error)}"))
         shut.residue = [_printable(found) for found in shut.residue]
 
@@ -186,12 +221,13 @@ class Teardown:
                 shut.ended_ns = self._clock.wall_ns()
 
 
-def _go_on_past(call: Callable[[_T], None], argument: _T) -> None:
+def _go_on_past(call: Callable[[_T], _R], argument: _T) -> _R | None:
     """Telling and writing down never hold up what shuts."""
     try:
-        call(argument)
+        return call(argument)
     except Exception:
         log.exception("teardown goes on past this")
+        return None
 
 
 def _printable(found: Residue) -> Residue:

@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # Freezing one of these would stop the host itself, or the agent that is to thaw it.
@@ -13,16 +13,16 @@ _NEVER_FREEZE = ("/init.scope", "/system.slice/dbus", "/system.slice/systemd-", 
 class Cgroups:
     """Paths inside this class are cgroup paths as /proc/PID/cgroup shows them (``/user.slice/user-70000.slice``)."""
 
-    def __init__(self, mount: Path | None, own: str = "") -> None:
+    def __init__(self, mount: Path | None, untouched: Sequence[str] = ()) -> None:
         self._mount = mount
-        self._own = own.rstrip("/") + "/"
+        self._untouched = tuple(f"{group.rstrip('/')}/" for group in ("", *untouched))
 
     @classmethod
     def find(cls) -> "Cgroups":
         """The cgroup2 mount of this host: alone (unified) or beside version 1 (hybrid); none is allowed."""
         for candidate in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")):
             if (candidate / "cgroup.procs").exists() and (candidate / "cgroup.controllers").exists():
-                return cls(candidate, _own_group())
+                return cls(candidate, [_group_of("self"), _group_of("1")])
         return cls(None)
 
     @property
@@ -48,8 +48,8 @@ class Cgroups:
     def frozen(self, group: str) -> Iterator[bool]:
         """The group stands still within the ``with``; False when it does not: no such group, or one that is never frozen.
 
-        Those are the root, what the host itself runs in, and every group that holds this process. What froze it also thaws it:
-        with no descriptor left to open, a group of the host's would stay frozen for good.
+        Those are the root, what the host itself runs in, and every group that holds PID 1 or this very process. What froze it
+        also thaws it: with no descriptor left to open, a group of the host's would stay frozen for good.
         """
         never = self._holds_us(group) or group.startswith(_NEVER_FREEZE)
         descriptor = None if never else self._open(group, "cgroup.freeze")
@@ -76,7 +76,7 @@ class Cgroups:
             return error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ENODEV}
 
     def _holds_us(self, group: str) -> bool:
-        return self._own.startswith(group.rstrip("/") + "/")
+        return any(own.startswith(group.rstrip("/") + "/") for own in self._untouched)
 
     def _file(self, group: str, name: str) -> Path | None:
         if self._mount is None or ".." in group.split("/"):
@@ -100,6 +100,10 @@ def _put(descriptor: int, value: bytes) -> bool:
         return False
 
 
-def _own_group() -> str:
-    lines = Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    return next((line[3:] for line in lines if line.startswith("0::")), "")
+def _group_of(pid: str) -> str:
+    """The process's cgroup2 path; the root when it can't be known."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return "/"
+    return next((line[3:] for line in lines if line.startswith("0::")), "/")

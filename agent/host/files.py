@@ -15,7 +15,7 @@ from pathlib import Path
 from agent.errors import HostError
 
 READ_MAX = 1 << 20  # bytes
-_TEMPORARY = ".tidegate-"
+TEMPORARY = ".tidegate-"
 
 
 @contextlib.contextmanager
@@ -45,7 +45,7 @@ def atomic_write(path: Path, data: bytes, mode: int = 0o644, *, uid: int = 0, gi
     Raises:
         HostError: ``write_failed``; the old file is then still in place.
     """
-    temporary = f"{_TEMPORARY}{path.name}.{secrets.token_hex(6)}"
+    temporary = f"{TEMPORARY}{path.name}.{secrets.token_hex(6)}"
     try:
         with folder(path.parent) as parent:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
@@ -127,6 +127,14 @@ def remove(path: Path) -> None:
         return
     except OSError as error:
         raise HostError("remove_failed", f"{path} could not be removed: {error.strerror}") from error
+
+
+def clear_leftovers(path: Path) -> None:
+    """Remove what a killed :func:`atomic_write` of this path left beside it. Only where nobody else writes the path now."""
+    prefix = f"{TEMPORARY}{path.name}."
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in [entry for entry in entries if entry.name.startswith(prefix)]:
+            remove(Path(entry.path))
 
 
 def exists(path: Path) -> bool:

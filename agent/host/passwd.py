@@ -45,6 +45,16 @@ class PasswdAccounts:
         row = rows.get(self._read("passwd"), name)
         return row is not None and row[2:3] == (b"%d" % uid,) and row[4:5] != () and row[4].endswith(b"," + GECOS_MARK.encode())
 
+    def left(self, name: str, uid: int) -> list[str]:
+        """Rows of that name and id in passwd and group, and groups that list the name."""
+        found = [
+            f"{self.etc / base}: {name}"
+            for base in ("passwd", "group")
+            if (row := rows.get(self._read(base), name)) is not None and row[2:3] == (b"%d" % uid,)
+        ]
+        listed = rows.groups_listing(self._read("group"), name) if found else []
+        return found + [f"{self.etc / 'group'}: {group} lists {name}" for group in listed]
+
     def create(self, account: Account) -> None:
         """Add the four rows, each only where it is missing; passwd last."""
         name, number = account.name.encode(), b"%d" % account.uid
@@ -96,7 +106,7 @@ class PasswdAccounts:
         listed = rows.groups_listing(group, name)
         own_group = (rows.get(group, name) or ())[2:3] == (b"%d" % uid,)
         orphan = (rows.get(self._read("shadow"), name) or ())[1:2] == (NO_PASSWORD,)
-        if held is None and not listed and not own_group and not orphan:
+        if held is None and not listed and not own_group and not orphan and not any(self._leftovers()):
             self._forget(name)
             return
         with self._locked():
@@ -121,12 +131,14 @@ class PasswdAccounts:
             if user.encode() in rows.members(row):
                 return
             files.make_folder(self.state, 0o700)
+            files.clear_leftovers(self.state / f"{user}:{group}")
             files.atomic_write(self.state / f"{user}:{group}", b"", 0o600)
             self._edit("group", lambda data: rows.add_member(data, group, user))
 
     def drop_membership(self, user: str, group: str) -> None:
         """Take the name out, if it was this class that put it in."""
         marker = self.state / f"{user}:{group}"
+        files.clear_leftovers(marker)
         if not marker.exists():
             return
         with self._locked():
@@ -176,10 +188,15 @@ class PasswdAccounts:
         except OSError as error:
             raise HostError("write_failed", f"{path} could not be changed: {error.strerror}") from error
 
+    def _leftovers(self) -> list[Path]:
+        """Half-written databases of a killed edit: copies of shadow may be among them, so they must not stay."""
+        return list(self.etc.glob(f"{files.TEMPORARY}*"))
+
     def _forget(self, name: str) -> None:
         if self.state.is_dir():
-            for marker in self.state.glob(f"{name}:*"):
-                files.remove(marker)
+            for pattern in (f"{name}:*", f"{files.TEMPORARY}{name}:*"):
+                for marker in self.state.glob(pattern):
+                    files.remove(marker)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -195,7 +212,7 @@ class PasswdAccounts:
             fd = os.open(self.etc / ".pwd.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 _wait_for(fd, deadline)
-                for left in self.etc.glob(".tidegate-*"):
+                for left in self._leftovers():
                     files.remove(left)
                 yield
             finally:

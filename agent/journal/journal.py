@@ -56,7 +56,7 @@ class Journal:
                 ),
             )
             grant_id = int(cursor.lastrowid or 0)
-            self._note_wall(db, received_ns)
+            self.note_wall(received_ns)
             if plan is not None:
                 self.intend(grant_id, plan, received_ns)
         return self.grant(grant_id)
@@ -79,6 +79,7 @@ class Journal:
         with self._db.transaction() as db:
             self._move(db, grant_id, GrantState.OPENING, "state=?, opened_ns=?", GrantState.OPEN, now_ns)
             db.execute("UPDATE steps SET state=? WHERE grant_id=?", (StepState.DONE, grant_id))
+            self.note_wall(now_ns)
 
     # Ending
 
@@ -122,6 +123,16 @@ class Journal:
                 (receipt[0], grant_id, now_ns, receipt[1]),
             )
         return True
+
+    def unshipped(self) -> list[tuple[str, str]]:
+        """``(id, jws)`` of receipts that are not in the outbox yet (the disk was full, or the agent stopped), oldest first."""
+        rows = self._db.rows("SELECT id, jws FROM receipts WHERE shipped=0 ORDER BY issued_ns LIMIT 1000")
+        return [(row["id"], row["jws"]) for row in rows]
+
+    def shipped(self, receipt_ids: Sequence[str]) -> None:
+        """These lie in the outbox now."""
+        with self._db.transaction() as db:
+            db.executemany("UPDATE receipts SET shipped=1 WHERE id=?", [(ident,) for ident in receipt_ids])
 
     # Looking
 
@@ -204,7 +215,8 @@ class Journal:
     def note_wall(self, wall_ns: int) -> None:
         """Raise the high-water mark of the wall clock; it never goes back."""
         with self._db.transaction() as db:  # the look and the write are one, or a slower thread could set it back
-            self._note_wall(db, wall_ns)
+            if wall_ns > self.last_wall_ns():
+                self._set_meta(db, "last_wall_ns", str(wall_ns))
 
     def carry(self, deadlines: Iterable[tuple[int, str, int]]) -> None:
         """After a reboot: the deadlines ``(grant id, boot id, boot ns)`` on the new boot clock, which the next start must find."""
@@ -221,10 +233,6 @@ class Journal:
     def _meta_int(self, key: str) -> int:
         rows = self._db.rows("SELECT value FROM meta WHERE key=?", (key,))
         return int(rows[0]["value"]) if rows else 0
-
-    def _note_wall(self, db: sqlite3.Connection, wall_ns: int) -> None:
-        if wall_ns > self.last_wall_ns():
-            self._set_meta(db, "last_wall_ns", str(wall_ns))
 
     def _move(self, db: sqlite3.Connection, grant_id: int, before: GrantState, sets: str, *values: object) -> None:
         """One step in a grant's life. One whose end has begun meanwhile never comes back to life."""

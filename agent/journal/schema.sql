@@ -53,7 +53,8 @@ CREATE TABLE IF NOT EXISTS receipts (
   id TEXT PRIMARY KEY,
   grant_id INTEGER NOT NULL,
   issued_ns INTEGER NOT NULL,
-  jws TEXT NOT NULL
+  jws TEXT NOT NULL,
+  shipped INTEGER NOT NULL DEFAULT 0 -- 1 once it lies in the outbox
 ) STRICT;
 
 CREATE TABLE IF NOT EXISTS refusals (

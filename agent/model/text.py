@@ -12,6 +12,8 @@ def one_line(value: str, limit: int = 500) -> str:
     A byte that was no UTF-8 in a file's name (``surrogateescape``) becomes ``\\xNN``, other escapes are Python's; a backslash is
     doubled, so no two texts look alike. A cut is shown by ``…``; it never splits an escape.
     """
+    if len(value) <= limit and value.isprintable() and "\\" not in value:  # nearly every text; isprintable() is the stricter
+        return value
     shown: list[str] = []
     length = 0
     for character in value:

@@ -8,6 +8,7 @@ from agent.policy.judge import judge
 from agent.policy.live import PolicyStore
 from agent.policy.load import Decoders, load_policy, load_policy_file
 from agent.policy.model import Allowed, Denied, LiveGrant, Policy
+from agent.policy.roles import decoders
 
 __all__ = [
     "Allowed",
@@ -18,6 +19,7 @@ __all__ = [
     "Policy",
     "PolicyStore",
     "check",
+    "decoders",
     "judge",
     "load_policy",
     "load_policy_file",

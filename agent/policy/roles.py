@@ -4,13 +4,28 @@ A role is the host admin's own text, so what it gives needs no repeating in the 
 prefix, networks, times, privileged groups and root-equivalent commands are judged as for everything else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from agent.model import AccountWant, Grant, RoleWant, SshWant, Want
+from agent.model import AccountWant, Enforcer, Grant, RoleWant, SshWant, Want
+from agent.model.fields import FieldReader, choice, login, role_name
 from agent.policy.model import Denied, Entry, Policy
+from agent.policy.parse import Decoders
 
+ROLE = "role"
 ENTRIES_MAX = 64  # after expansion: 32 entries of a grant could else become 32 roles of 32 each
+
+
+def decoders(enforcers: Mapping[str, Enforcer]) -> Decoders:
+    """Entry type → decode, for a grant's entries: each enforcer's own, and the role's, which nothing enforces by itself."""
+    return {**{name: enforcer.decode for name, enforcer in enforcers.items()}, ROLE: decode}
+
+
+def decode(body: object, field: str) -> RoleWant:
+    """``{"type":"role","identifier":...,"name":...}``. Codes: those of the field rules."""
+    reader = FieldReader(body, field, required=("type", "identifier", "name"))
+    reader.one("type", choice(ROLE))
+    return RoleWant(identifier=reader.one("identifier", login), name=reader.one("name", role_name))
 
 
 def expand(grant: Grant, policy: Policy) -> tuple[Entry, ...] | Denied:

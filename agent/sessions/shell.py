@@ -36,6 +36,7 @@ def main(argv: list[str]) -> None:
     for name in EMPTIED:
         if os.environ.get(name) == "":
             del os.environ[name]
+    os.environ.pop("SSH_ORIGINAL_COMMAND", None)  # a session is as it would be without a forced command
     os.environ["SHELL"] = shell
     try:
         os.execv(program, args)  # noqa: S606  (an exec without a shell is the point)

@@ -45,12 +45,12 @@ def open_entry(name: str, folder: int) -> int:
     return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=folder)
 
 
-def is_regular(name: str, folder: int) -> bool:
-    """As lstat(2) sees it; False when absent. Raises OSError for anything else."""
+def is_regular(name: str, folder: int) -> bool | None:
+    """As lstat(2) sees it; None when absent. Raises OSError for anything else."""
     try:
         return stat.S_ISREG(os.lstat(name, dir_fd=folder).st_mode)
     except FileNotFoundError:
-        return False
+        return None
 
 
 def is_being_written(name: str, folder: int, quiet_s: float = 0.2) -> bool:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from agent.errors import HostError, TidegateError
 from agent.host.clock import NS, Clock
+from agent.host.files import atomic_write
 from agent.model.text import one_line
-from agent.spool.atomic import TEMPORARY, atomic_write
 from agent.spool.entries import opened_folder, shown
 
 ANSWER, RECEIPT = "answer", "receipt"
@@ -23,6 +23,7 @@ _OURS = re.compile(r"\d{8}T\d{6}\.\d{9}Z-([a-z]+)-[A-Za-z0-9._@-]+")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._@-]+")
 _IDENT_MAX = 128
 _MODE = 0o640
+_TEMPORARY = ".tidegate-"  # how agent.host.files begins the names of unfinished files
 _TEXT_MAX = 500
 _logger = logging.getLogger("tidegate.outbox")
 
@@ -74,7 +75,8 @@ class Outbox:
         ``kind`` is lower-case letters; of ``ident`` only ``[A-Za-z0-9._@-]`` is kept, at most 128 characters.
 
         Raises:
-            HostError: ``outbox_unwritable`` (disk full, read-only, gone), ``outbox_too_large`` (longer than the whole bound).
+            HostError: ``write_failed`` (disk full, read-only), ``outbox_unwritable`` (the folder is gone, or no folder),
+                ``outbox_too_large`` (longer than the whole bound).
         """
         if len(data) > self._max_bytes:
             raise HostError("outbox_too_large", f"{len(data)} bytes are more than the outbox may hold")
@@ -82,8 +84,9 @@ class Outbox:
             try:
                 with opened_folder(self._path) as folder:
                     dropped = self._make_room(folder, len(data))
-                    name = f"{self._stamp()}-{kind}-{_safe(ident)}{suffix}"
-                    atomic_write(folder, name, data, mode=_MODE)
+                    name = self._fresh_name(folder, f"{kind}-{_safe(ident)}{suffix}")
+                    gid = os.fstat(folder).st_gid  # readable by whoever the folder is for
+                    atomic_write(self._path / name, data, _MODE, gid=gid)
             except OSError as error:
                 raise HostError("outbox_unwritable", f"{self._path}: {error.strerror}") from error
             self._files += 1
@@ -128,15 +131,16 @@ class Outbox:
         """At start: remove temporary files that a crash left. What can't be removed stays, hidden."""
         with contextlib.suppress(OSError), opened_folder(self._path) as folder, os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith(TEMPORARY):
+                if entry.name.startswith(_TEMPORARY):
                     with contextlib.suppress(OSError):
                         os.unlink(entry.name, dir_fd=folder)
 
-    def _stamp(self) -> str:
-        """The wall clock, never the same twice, and never back while this process lives."""
+    def _fresh_name(self, folder: int, rest: str) -> str:
+        """By the wall clock, never back while this process lives, and no name that is there: a rename would replace it."""
         self._last_ns = max(self._last_ns + 1, self._clock.wall_ns())
-        moment = datetime.fromtimestamp(self._last_ns // NS, tz=UTC)
-        return f"{moment:%Y%m%dT%H%M%S}.{self._last_ns % NS:09d}Z"
+        while _exists(name := f"{_stamp(self._last_ns)}-{rest}", folder):
+            self._last_ns += 1
+        return name
 
     def _make_room(self, folder: int, length: int) -> list[_File]:
         """Delete the oldest until one more file fits. The folder is looked at only when our count says that it may be full."""
@@ -166,6 +170,18 @@ def _listed(folder: int) -> list[_File]:
             with contextlib.suppress(FileNotFoundError):
                 files.append(_File(entry.name, match[1], entry.stat(follow_symlinks=False).st_size))
     return files
+
+
+def _exists(name: str, folder: int) -> bool:
+    try:
+        os.lstat(name, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _stamp(at_ns: int) -> str:
+    return f"{datetime.fromtimestamp(at_ns // NS, tz=UTC):%Y%m%dT%H%M%S}.{at_ns % NS:09d}Z"
 
 
 def _safe(ident: str) -> str:

@@ -61,11 +61,14 @@ class Watch:
         """Watch from now on; what is there already is the caller's to scan, after this returns.
 
         Raises:
-            HostError: ``watch_unavailable``: a folder is missing, or the kernel's inotify limits are reached.
+            HostError: ``watch_unavailable``: a folder is missing or a link, or the kernel's inotify limits are reached.
         """
         _pair_moves_at_once()
         observer = None
         try:
+            for path in self._folders.values():  # before anything is started: watchdog 2.2.1 leaks a descriptor over a missing one
+                with opened_folder(path):
+                    pass
             observer = InotifyObserver(generate_full_events=True)
             for folder in self._folders:
                 observer.schedule(_Handler(folder, self._seen), folder, **_only_what_is_told(observer.schedule))
@@ -104,19 +107,22 @@ class Watch:
         parent, name = os.path.split(path)
         if parent != folder or not name:
             return
-        if created and not is_passing(name) and self._is_regular(folder, name):
-            self._settle.add(folder, name)
+        if is_passing(name):
+            return
+        if created and (regular := self._is_regular(folder, name)) is not False:
+            if regular:
+                self._settle.add(folder, name)
             return
         self._settle.forget(folder, name)
         self._tell(folder, name)
 
     @staticmethod
-    def _is_regular(folder: str, name: str) -> bool:
+    def _is_regular(folder: str, name: str) -> bool | None:
         try:
             with opened_folder(Path(folder)) as fd:
                 return is_regular(name, fd)
         except OSError:
-            return False
+            return None
 
     def _look(self, folder: str, name: str) -> None:
         """The one delayed look. A file with a writer will be closed, and that is told; one that is gone is no news."""

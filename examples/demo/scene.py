@@ -30,7 +30,8 @@ rules:
     max_duration: 1h
     accounts: {{ prefix: jit-, shells: [/bin/bash] }}
     ssh: {{ keys: true, actions: [login, exec] }}
-    sudo: {{ run_as: [root], commands: ["/bin/bash"], root_equivalent: ["/bin/bash"] }}
+    sudo: {{ run_as: [root], commands: ["/bin/bash"] }}
+    root_equivalent: ["/bin/bash"]
 """
 
 
@@ -56,7 +57,7 @@ class Scene:
             "exp": now + seconds,
             "jti": f"demo-{login}-{now}",
             "authorization_details": [
-                {"type": "account", "identifier": login, "full_name": subject.split("@")[0].title()},
+                {"type": "account", "identifier": login, "full_name": subject.split("@", maxsplit=1)[0].title()},
                 {"type": "ssh", "identifier": login, "keys": [" ".join(key[:2])], "actions": ["login", "exec"]},
                 {"type": "sudo", "identifier": login, "run_as": ["root"], "commands": commands},
             ],
@@ -73,6 +74,11 @@ class Scene:
         at_ns = time.time_ns()
         self.host.write(f"{INBOX}/{token.name}", token.read_bytes(), mode=0o600)
         return at_ns
+
+    def refusal(self) -> str:
+        """The latest refusal that `tidegate status` shows, for a demo that goes wrong; empty when there is none."""
+        found = json.loads(_status(self.host) or '{"refusals": []}')["refusals"]
+        return f": {found[0]['code']}, {found[0]['reason']}" if found else ""
 
     def key(self, login: str) -> Path:
         """A contractor's private key."""

@@ -64,15 +64,20 @@ def login_answer(address: str, user: str, key: paramiko.PKey) -> bool | None:
 
 
 class ProcessWatch:
-    """Polls /proc of this machine (the host's processes are in it) for the tenants' uids and for marked root processes."""
+    """Polls /proc of this machine (the host's processes are in it) for the tenants' uids and for marked root processes.
 
-    def __init__(self, uids: set[int], root_markers: tuple[bytes, ...], door: Path) -> None:
+    ``leader`` is the host's PID 1: only processes of its PID namespace are the host's.
+    """
+
+    def __init__(self, leader: int, uids: set[int], root_markers: tuple[bytes, ...], door: Path) -> None:
         self.peak = 0
         self.last_alive_ns = 0
         self.all_dead_ns = 0
         self.doors_ns = 0
+        self.last_seen = ""  # the command lines of some of those that lived last
         self._uids, self._door = uids, door
-        self._marked = {pid for pid in _pids() if any(marker in _cmdline(pid) for marker in root_markers)}
+        self._namespace = _pid_namespace(leader)
+        self._marked = {pid for pid in _pids() if any(marker in _cmdline(pid) for marker in root_markers) and self._here(pid)}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
 
@@ -91,13 +96,18 @@ class ProcessWatch:
         self._stop.set()
         self._thread.join(timeout=5)
 
+    def _here(self, pid: int) -> bool:
+        return _pid_namespace(pid) == self._namespace
+
     def _poll(self) -> None:
         while not self._stop.is_set():
-            alive = [pid for pid in _pids() if (pid in self._marked or _owner(pid) in self._uids) and not _zombie(pid)]
+            suspects = [pid for pid in _pids() if pid in self._marked or _owner(pid) in self._uids]
+            alive = [pid for pid in suspects if self._here(pid) and not _zombie(pid)]
             now = time.time_ns()
             self.peak = max(self.peak, len(alive))
             if alive:
                 self.last_alive_ns, self.all_dead_ns = now, 0
+                self.last_seen = ", ".join(_cmdline(pid).replace(b"\0", b" ").decode(errors="replace") for pid in alive[:3])
             elif not self.all_dead_ns:
                 self.all_dead_ns = now
             if not self.doors_ns and not os.path.lexists(self._door):
@@ -106,12 +116,19 @@ class ProcessWatch:
 
 
 def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _pid_namespace(pid: int) -> str:
+    try:
+        return str(Path(f"/proc/{pid}/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 def _owner(pid: int) -> int:
     try:
-        return os.stat(f"/proc/{pid}").st_uid
+        return Path(f"/proc/{pid}").stat().st_uid
     except OSError:
         return -1
 

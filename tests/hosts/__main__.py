@@ -18,9 +18,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="build the Debian root, if it is not in the cache yet")
     shell = commands.add_parser("shell", help="boot a fresh host and give a root shell on it")
-    shell.add_argument(
-        "--prepare", metavar="MODULE:FUNC", type=_function, help="called on its file tree before it boots"
-    )
+    shell.add_argument("--prepare", metavar="MODULE:FUNC", type=_function, help="called on its file tree before it boots")
     shell.add_argument("--name", help="its hostname")
     for command in (build, shell):
         command.add_argument("--suite", default=root.DEFAULT_SUITE, help="Debian suite (default: %(default)s)")

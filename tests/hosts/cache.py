@@ -2,9 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, overload
 
 from tests.hosts.errors import HostUnavailable
 
@@ -34,6 +33,10 @@ def run_folder() -> Path:
     return run
 
 
+@overload
+def lock(path: Path, wait: Literal[True]) -> int: ...
+@overload
+def lock(path: Path, wait: Literal[False]) -> int | None: ...
 def lock(path: Path, wait: bool) -> int | None:
     """Take the exclusive flock of the file `path`, made if absent; returns its descriptor, or None if another has it.
 
@@ -53,14 +56,3 @@ def lock(path: Path, wait: bool) -> int | None:
         except FileNotFoundError:
             pass
         os.close(fd)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the exclusive lock of `path` for a block, waiting for it."""
-    fd = lock(path, wait=True)
-    try:
-        yield
-    finally:
-        if fd is not None:
-            os.close(fd)

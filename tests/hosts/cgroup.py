@@ -53,7 +53,7 @@ class Cgroup:
                 self.pids.mkdir()
             (self.pids / "pids.max").write_text(str(pids_max))
         except OSError as failure:
-            raise HostUnavailable(f"no cgroup can be made here: {failure}") from failure
+            raise HostUnavailable(f"no cgroup can be made here: {failure.strerror}") from failure
 
     def entrances(self) -> list[Path]:
         """The files to write a process id to, so that it (and all it starts) is in the host."""

@@ -57,7 +57,5 @@ def _remove_tree(folder: Path) -> None:
         shutil.rmtree(folder)
     except PermissionError:
         # A test may leave immutable files behind; root can clear that flag, and only below this host's own folder.
-        subprocess.run(
-            ["chattr", "-R", "-f", "-i", "-a", str(folder)], check=False, env=tools.environment(), capture_output=True
-        )
+        subprocess.run(["chattr", "-R", "-f", "-i", "-a", str(folder)], check=False, env=tools.environment(), capture_output=True)
         shutil.rmtree(folder)

@@ -63,9 +63,7 @@ class Host(Shell, ssh.Network):
                 cwd=_REPOSITORY, start_new_session=True,
             )  # fmt: skip
         os.close(lock)
-        spec = Spec(
-            self.kind, self.id, self.name, str(lower), str(self._folder.parent), os.getpid(), pids_max, boot_timeout
-        )
+        spec = Spec(self.kind, self.id, self.name, str(lower), str(self._folder.parent), os.getpid(), pids_max, boot_timeout)
         self._control.sendall(json.dumps(asdict(spec)).encode() + b"\n")
 
     @classmethod

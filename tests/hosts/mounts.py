@@ -1,6 +1,7 @@
 """The host's file tree: an overlay on a tree that stays as it is, visible on the machine at `<folder>/root`."""
 
 import errno
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,8 @@ def mount_root(name: str, lower: Path, folder: Path, in_memory: bool = False) ->
             linux.mount(name, rw, "tmpfs", options="mode=755")
             _overlay(name, lower, rw, merged)
     except OSError as failure:
-        raise HostUnavailable(f"no overlay can be mounted here: {failure}") from failure
+        reason = os.strerror(failure.errno or 0)
+        raise HostUnavailable(f"no overlay can be mounted here: {reason}") from failure
     return merged
 
 

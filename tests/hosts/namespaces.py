@@ -26,6 +26,8 @@ _WRAPPER = (
 
 # The host gets these empty, whatever the machine has mounted there.
 _OWN = ("/proc", "/sys", "/dev", "/run", "/tmp")
+# What systemd-nspawn keeps from a host as well: the clock, the kernel's modules, log and memory are the machine's.
+_NEVER = "-sys_time,-sys_module,-sys_rawio,-syslog,-wake_alarm,-block_suspend,-mac_admin,-mac_override"
 # Kinds of file system that hold files worth showing in the host; an overlay is laid on each.
 _DISKS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "squashfs", "erofs", "fuseblk", "bcachefs"}
 
@@ -45,6 +47,10 @@ tree=$1
 hostname "$2"
 cd "$tree"
 mount -t proc -o nosuid,nodev,noexec proc proc
+# Settings of the whole machine, which are not the host's to change.
+mount --bind proc/sys proc/sys
+mount -o remount,bind,ro proc/sys
+[ ! -e proc/sysrq-trigger ] || mount --bind /dev/null proc/sysrq-trigger
 mount -t sysfs -o ro,nosuid,nodev,noexec sysfs sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup 2>/dev/null || :
 mount -t tmpfs -o mode=755,nosuid tmpfs dev
@@ -65,7 +71,7 @@ chmod 711 run/sudo
 # Onto itself and then away: the machine's own tree is out of reach in here.
 pivot_root . .
 umount -l .
-exec chroot . /bin/sh -euc '
+exec setpriv --bounding-set "$3" chroot . /bin/sh -euc '
 /usr/sbin/sshd -E /var/log/sshd.log
 echo READY=1
 exec >&2
@@ -94,7 +100,7 @@ class Namespaces:
 
     def argv(self, tree: Path, namespace: int) -> Sequence[str]:
         """What to start with the descriptor `namespace`, its network; it prints READY=1 when sshd listens."""
-        init = ["sh", "-euc", enter(self.cgroup) + _INIT, "sh", str(tree), self.hostname]
+        init = ["sh", "-euc", enter(self.cgroup) + _INIT, "sh", str(tree), self.hostname, _NEVER]
         return [*tools.DIE_WITH_PARENT, "nsenter", f"--net=/proc/self/fd/{namespace}", *_WRAPPER, *init]
 
     def leader(self, started: int) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.hosts import tools
@@ -28,3 +29,16 @@ def install_tidegate(root: Path) -> None:
     except subprocess.CalledProcessError as failure:
         printed = f"{failure.stdout}{failure.stderr}".strip()
         raise NotInstallable(f"packaging/install.sh failed with status {failure.returncode}:\n{printed}") from failure
+
+
+def install_tidegate_with_this_python(root: Path) -> None:
+    """The same for a host of this machine's own files: its /usr/bin/python3 may lack the libraries, this Python has them.
+
+    Raises:
+        NotInstallable: as `install_tidegate`.
+    """
+    install_tidegate(root)
+    for name in ("usr/bin/tidegate", "usr/sbin/tidegated"):
+        script = root / name
+        _, rest = script.read_text().split("\n", 1)
+        script.write_text(f"#!{sys.executable} -I\n{rest}")

@@ -38,7 +38,8 @@ trap 'rm -f /usr/sbin/policy-rc.d' EXIT
 printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
 export DEBIAN_FRONTEND=noninteractive
-apt-get update
+# Its signature is what counts: a mirror that stands still (a snapshot) is as good as any for a test.
+apt-get -o Acquire::Check-Valid-Until=false update
 apt-get install --yes --no-install-recommends -o DPkg::Options::=--force-unsafe-io \\
   -o APT::Keep-Downloaded-Packages=true {packages}
 # Masked by hand: systemctl refuses to mask a template or a unit that is not installed in some versions.
@@ -56,7 +57,7 @@ rm -f /var/lib/dbus/machine-id
 ln -s /etc/machine-id /var/lib/dbus/machine-id
 mkdir -p /var/log/journal
 rm -rf /var/log/journal/*
-# A host is gone seconds after its test: waiting 90 s for a unit that does not stop would only hide the unit.
+# Tests read the journal: no line of it may be dropped.
 mkdir -p /etc/systemd/journald.conf.d
 printf '[Journal]\\nRateLimitIntervalSec=0\\n' > /etc/systemd/journald.conf.d/10-test-host.conf
 """
@@ -70,9 +71,7 @@ def mirror(suite: str) -> str:
     """
     if named := os.environ.get("TIDEGATE_MIRROR"):
         return named
-    targets = tools.run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Origin: Debian", "Label: Debian"]
-    )
+    targets = tools.run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Origin: Debian", "Label: Debian"])
     found = [line.split() for line in targets.splitlines()]
     if not found:
         # No lists downloaded yet: then origins are unknown, and only the shape of the address tells the main archive.
@@ -111,8 +110,15 @@ def ensure(suite: str = DEFAULT_SUITE) -> Path:
         raise HostUnavailable("building a Debian root needs root")
     roots = cache.folder() / "roots"
     roots.mkdir(exist_ok=True)
-    with cache.locked(roots / f"{suite}.lock"):
+    lock = roots / f"{suite}.lock"
+    fd = cache.lock(lock, wait=False)
+    if fd is None:
+        tools.Progress(f"the {suite} root").say("waiting for another run that is building it")
+        fd = cache.lock(lock, wait=True)
+    try:
         return built(suite) or _build(suite, roots)
+    finally:
+        os.close(fd)
 
 
 def _build(suite: str, roots: Path) -> Path:
@@ -127,9 +133,7 @@ def _build(suite: str, roots: Path) -> Path:
     try:
         bootstrap = ["debootstrap", "--variant=minbase", f"--cache-dir={debs}", suite, str(root), address]
         progress.run(f"debootstrap from {address}", [*_ISOLATED, *bootstrap])
-        progress.run(
-            "packages and configuration", [*_ISOLATED, "sh", "-c", _IN_CHROOT, "sh", str(root), str(debs)], _script()
-        )
+        progress.run("packages and configuration", [*_ISOLATED, "sh", "-c", _IN_CHROOT, "sh", str(root), str(debs)], _script())
     except BuildFailed:
         shutil.rmtree(root, ignore_errors=True)
         raise

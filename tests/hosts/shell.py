@@ -196,8 +196,21 @@ class Shell(ABC):
         # sh enters the cgroup first: from inside the host's namespaces the way there has another name. Then it clears
         # the audit login uid, which would otherwise be that of the developer who runs the tests.
         names = [f"{name}={value}" for name, value in {**_ENVIRONMENT, **(env or {})}.items()]
-        nsenter = ["nsenter", f"--target={self.leader}", *_NAMESPACES, "--", "env", "-i", *names, *_argv(command)]
+        bounded = ["setpriv", f"--bounding-set={_lacking(self.leader)}", "env", "-i", *names, *_argv(command)]
+        nsenter = ["nsenter", f"--target={self.leader}", *_NAMESPACES, "--", *bounded]
         return ["/bin/sh", "-euc", _ENTER, "sh", str(len(entrances)), *map(str, entrances), *nsenter]
+
+
+def _lacking(leader: int) -> str:
+    """The capabilities the host's PID 1 can never have, as setpriv(1) drops them.
+
+    A command from outside must not have them either: by CAP_SYS_TIME, `date -s` there would set the machine's clock.
+    """
+    status = Path(f"/proc/{leader}/status").read_text()
+    bounding = int(status.partition("CapBnd:")[2].split()[0], 16)
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    # A capability of a newer kernel than the host's setpriv goes by number too.
+    return ",".join(f"-cap_{number}" for number in range(last + 1) if not bounding >> number & 1) or "+cap_0"
 
 
 def _argv(command: str | Sequence[str]) -> list[str]:

@@ -63,9 +63,7 @@ def differences(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> list
     lines += [f"new: {path} {after[path]}" for path in sorted(after.keys() - before.keys())]
     for path in sorted(before.keys() & after.keys()):
         was, now = before[path], after[path]
-        changed = [
-            f"{name} {old!r} -> {new!r}" for name, old, new in zip(Entry._fields, was, now, strict=True) if old != new
-        ]
+        changed = [f"{name} {old!r} -> {new!r}" for name, old, new in zip(Entry._fields, was, now, strict=True) if old != new]
         if changed:
             lines.append(f"changed: {path}: {', '.join(changed)}")
     return lines

@@ -32,9 +32,7 @@ class Network(ABC):
     def known_hosts(self) -> Path:
         """A known_hosts file with this host's keys and no others."""
 
-    def ssh_argv(
-        self, user: str, key: Path | None, command: str | None = None, options: Sequence[str] = ()
-    ) -> list[str]:
+    def ssh_argv(self, user: str, key: Path | None, command: str | None = None, options: Sequence[str] = ()) -> list[str]:
         """The argv of an ssh client which reads no configuration of this machine's user, offers `key` only, never asks.
 
         `options` go before the destination, as on the command line: `("-tt", "-o", "ControlMaster=no")`.

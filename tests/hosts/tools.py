@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.hosts.errors import BuildFailed, HostUnavailable
@@ -36,6 +37,12 @@ def environment() -> dict[str, str]:
     return {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root", "DEBIAN_FRONTEND": "noninteractive", **kept}
 
 
+def apt_proxy() -> dict[str, str]:
+    """The proxy this machine's apt is told to use, in the form debootstrap understands."""
+    told = run(["apt-config", "dump", "--format", "%v%n", "Acquire::http::Proxy"], check=False).strip()
+    return {"http_proxy": told} if told and told != "DIRECT" else {}
+
+
 def which(program: str) -> str | None:
     """The absolute path of `program`, or None."""
     return shutil.which(program, path=PATH)
@@ -48,9 +55,7 @@ def run(argv: Sequence[str], timeout: float = 30.0, stdin: str | None = None, ch
         subprocess.CalledProcessError: it failed (its stderr is in the exception's notes).
         subprocess.TimeoutExpired: it took longer than `timeout` seconds.
     """
-    done = subprocess.run(
-        argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, env=environment()
-    )
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, env=environment())
     if check and done.returncode != 0:
         failure = subprocess.CalledProcessError(done.returncode, argv, done.stdout, done.stderr)
         failure.add_note(done.stderr.strip())
@@ -70,8 +75,10 @@ class Progress:
         elapsed = time.monotonic() - self._started
         print(f"[{elapsed:5.1f} s] {self._title}: {what}", file=sys.stderr, flush=True)
 
-    def run(self, step: str, argv: Sequence[str], stdin: str | None = None) -> None:
+    def run(self, step: str, argv: Sequence[str], stdin: str | None = None, orphan: bool = False) -> None:
         """Run `argv`, saying every few seconds how far it is by its own last line of output.
+
+        It is killed when this process ends, unless `orphan` is set: dpkg on the machine itself must not be cut short.
 
         Raises:
             BuildFailed: it failed; the last lines it printed are in the message.
@@ -79,13 +86,13 @@ class Progress:
         self.say(step)
         tail: deque[str] = deque(maxlen=15)
         with subprocess.Popen(
-            [*DIE_WITH_PARENT, *argv],
+            argv if orphan else [*DIE_WITH_PARENT, *argv],
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=environment(),
+            env={**apt_proxy(), **environment()},
         ) as process:
             if stdin is not None and process.stdin is not None:
                 process.stdin.write(stdin)
@@ -97,7 +104,8 @@ class Progress:
                     spoke = time.monotonic()
                     self.say(f"{step}: {line.strip()[:100]}")
         if process.returncode != 0:
-            raise BuildFailed(f"{step} failed with status {process.returncode}:\n" + "\n".join(tail))
+            last = tail[-1].strip() if tail else "it printed nothing"
+            raise BuildFailed(f"{step} failed with status {process.returncode}: {last}\n" + "\n".join(tail))
 
 
 def need(*programs: str) -> None:
@@ -113,32 +121,33 @@ def need(*programs: str) -> None:
         raise HostUnavailable(f"missing here, and not installable (needs root and apt-get): {', '.join(missing)}")
     progress = Progress("test hosts")
     install = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
-    with _no_daemons():
-        try:
+    title = f"installing {' '.join(missing)} on this machine"
+    try:
+        with _no_daemons():
             try:
-                progress.run(f"installing {' '.join(missing)} on this machine", install)
+                progress.run(title, install, orphan=True)
             except BuildFailed:
-                progress.run("refreshing this machine's package lists", ["apt-get", "update"])
-                progress.run(f"installing {' '.join(missing)} on this machine", install)
-        except BuildFailed as failure:
-            reason = str(failure).splitlines()[-1]
-            raise HostUnavailable(f"apt-get could not install {', '.join(missing)}: {reason}") from failure
+                progress.run("refreshing this machine's package lists", ["apt-get", "update"], orphan=True)
+                progress.run(title, install, orphan=True)
+    except BuildFailed as failure:
+        reason = str(failure).splitlines()[0]
+        raise HostUnavailable(reason) from failure
 
 
-class _no_daemons:  # noqa: N801 - reads as a statement
-    """Keeps apt-get from starting daemons (an sshd, say) on a machine that only wanted the program."""
-
-    _path = Path("/usr/sbin/policy-rc.d")
-
-    def __enter__(self) -> None:
-        self._mine = not self._path.exists()
-        if self._mine:
-            self._path.write_text("#!/bin/sh\nexit 101\n")
-            self._path.chmod(0o755)
-
-    def __exit__(self, *_: object) -> None:
-        if self._mine:
-            self._path.unlink(missing_ok=True)
+@contextmanager
+def _no_daemons() -> Iterator[None]:
+    """Keep apt-get from starting daemons (an sshd, say) on a machine where only the program is wanted."""
+    policy = Path("/usr/sbin/policy-rc.d")
+    if policy.exists():
+        yield
+        return
+    # Should this process be killed, what it leaves there forbids nothing any more.
+    policy.write_text(f"#!/bin/sh\nif kill -0 {os.getpid()} 2>/dev/null; then exit 101; fi\nexit 0\n")
+    policy.chmod(0o755)
+    try:
+        yield
+    finally:
+        policy.unlink(missing_ok=True)
 
 
 def wait_until(ready: Callable[[], bool], timeout: float, step: float = 0.005) -> bool:

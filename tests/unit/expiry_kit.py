@@ -1,7 +1,7 @@
 """Process tables, cgroups, enforcers and writers made of nothing, for the tests of expiry."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -67,7 +67,8 @@ class FakeTable:
     fail_walks: set[int] = field(default_factory=set)
     error: Exception = field(default_factory=lambda: HostError("proc_unreadable", "no descriptor left"))
     fail_kill: dict[int, Exception] = field(default_factory=dict)
-    fail_all: dict[int, Exception] = field(default_factory=dict)
+    fail_all: dict[int, str] = field(default_factory=dict)
+    helper_error: Exception | None = None
     cgroups: FakeCgroups | None = None
 
     @classmethod
@@ -98,10 +99,11 @@ class FakeTable:
             self.unreachable.add(child)
         self.end(lambda each: each.pid == pid)
 
-    def kill_all_of(self, uid: int) -> None:
-        if uid in self.fail_all:
-            raise self.fail_all[uid]
-        self.end(lambda each: each.uid == uid and each.pid not in self.unreachable)
+    def kill_all_of(self, uids: Collection[int]) -> dict[int, str]:
+        if self.helper_error:
+            raise self.helper_error
+        self.end(lambda each: each.uid in uids and each.uid not in self.fail_all and each.pid not in self.unreachable)
+        return {uid: error for uid, error in self.fail_all.items() if uid in uids}
 
     def end(self, test: Callable[[Process], bool]) -> None:
         for pid in [pid for pid, each in self.alive.items() if test(each) and pid not in self.immortal]:

@@ -25,7 +25,7 @@ def state(tree: Path, group: str, name: str = "cgroup.freeze") -> str:
 
 
 def test_a_slice_is_killed_whole_by_one_write(tree: Path) -> None:
-    cgroups = Cgroups(tree, OWN)
+    cgroups = Cgroups(tree, [OWN])
     (tree / "user.slice/user-70001.slice/cgroup.kill").write_text("")
     assert cgroups.kill(cgroups.user_slice(70001))
     assert state(tree, cgroups.user_slice(70001), "cgroup.kill") == "1"
@@ -35,7 +35,7 @@ def test_a_slice_is_killed_whole_by_one_write(tree: Path) -> None:
 
 @pytest.mark.parametrize("group", ["", "/", "/system.slice", OWN, OWN + "/"])
 def test_no_group_that_holds_this_process_is_killed_or_frozen(tree: Path, group: str) -> None:
-    cgroups = Cgroups(tree, OWN)
+    cgroups = Cgroups(tree, [OWN])
     assert not cgroups.kill(group)
     with cgroups.frozen(group) as frozen:
         assert not frozen
@@ -65,7 +65,7 @@ def test_what_the_host_itself_runs_in_is_never_frozen(tree: Path, group: str) ->
 
 
 def test_a_frozen_group_is_thawed_at_the_end_also_after_an_error(tree: Path) -> None:
-    cgroups = Cgroups(tree, OWN)
+    cgroups = Cgroups(tree, [OWN])
     with pytest.raises(ZeroDivisionError), cgroups.frozen("/a/b") as frozen:
         assert frozen
         assert state(tree, "/a/b") == "1"
@@ -77,7 +77,7 @@ def test_thawing_needs_no_new_descriptor(tree: Path, monkeypatch: pytest.MonkeyP
     def none_left(*_: object) -> int:
         raise OSError(errno.EMFILE, "too many open files")
 
-    cgroups = Cgroups(tree, OWN)
+    cgroups = Cgroups(tree, [OWN])
     with cgroups.frozen("/a/b"):
         monkeypatch.setattr("agent.host.cgroups.os.open", none_left)
     assert state(tree, "/a/b") == "0"
@@ -87,14 +87,14 @@ def test_thawing_needs_no_new_descriptor(tree: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("group", ["/..", "/../a", "/a/../system.slice", "/.."])
 def test_a_group_outside_our_view_is_not_reached(tree: Path, group: str) -> None:
-    cgroups = Cgroups(tree / "a", OWN)
+    cgroups = Cgroups(tree / "a", [OWN])
     with cgroups.frozen(group) as frozen:
         assert not frozen
     assert not cgroups.kill(group) and not cgroups.populated(group)
 
 
 def test_a_group_is_populated_while_the_kernel_says_so_and_an_absent_one_is_empty(tree: Path) -> None:
-    cgroups = Cgroups(tree, OWN)
+    cgroups = Cgroups(tree, [OWN])
     assert not cgroups.populated("/a/b")
     (tree / "a/b/cgroup.events").write_text("populated 1\nfrozen 0\n")
     assert cgroups.populated("/a/b")

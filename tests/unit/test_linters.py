@@ -12,7 +12,7 @@ TOOLS = Path(sys.executable).parent
 
 
 def _run(*argv: str) -> None:
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(argv, check=False, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{' '.join(argv)}\n{done.stdout}{done.stderr}"
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import ConfigError
+from agent.errors import ConfigError, InvalidGrantError
 from agent.model import AccountWant, GroupWant, RoleWant, SudoWant
-from agent.policy import Allowed, Denied, load_policy_file
+from agent.policy import Allowed, Denied, decoders, load_policy_file
+from enforcers.group import GroupEnforcer
 from tests.unit.policy_help import ACCOUNT, DECODERS, SSH, decide, grant, policy, rule_text, write
 
 ROLES = """
@@ -107,3 +108,14 @@ def test_a_bad_role_is_refused_at_load_with_its_line(entries: str, code: str, li
     with pytest.raises(ConfigError) as caught:
         load_policy_file(path, DECODERS)
     assert (caught.value.code, caught.value.line) == (code, line)
+
+
+def test_a_grants_role_entry_is_read_though_nothing_enforces_it() -> None:
+    """The daemon's decoders are made of the enforcers: a role has none, and must be known all the same."""
+    decode = decoders({"group": GroupEnforcer()})
+    assert set(decode) == {"group", "role"}
+    body = {"type": "role", "identifier": "jit-alice", "name": "db-oncall"}
+    assert decode["role"](body, "details[0]") == RoleWant("jit-alice", "db-oncall")
+    for bad in ({**body, "name": "../x"}, {**body, "identifier": "root:x"}, {**body, "more": 1}, {"type": "role"}):
+        with pytest.raises(InvalidGrantError):
+            decode["role"](bad, "details[0]")

@@ -86,13 +86,20 @@ def test_a_slice_that_stays_populated_by_what_no_walk_can_name_is_not_empty() ->
 
 def test_one_tenant_that_cant_be_signalled_does_not_spare_another() -> None:
     table = FakeTable.of_processes(process(10), process(11, BOB), process(12, BOB, mark="sudo", cgroup="/a"))
-    table.fail_all = {ALICE: HostError("kill_failed", "could not signal"), BOB: RuntimeError("a bug")}
+    table.fail_all = {ALICE: "could not signal"}
     table.fail_kill = {10: OSError("odd"), 12: HostError("kill_failed", "odd")}
     table.immortal = {10, 12}
     result = run(table, BOTH, patience_s=0.05)
     assert set(table.alive) == {10, 12}
     assert result[ALICE].survivors == ["sh[10]"] and result[BOB].survivors == ["sh[12]"]
     assert len(result[ALICE].errors) == 2, "each error is noted once, however often it came"
+
+
+def test_a_helper_that_fails_leaves_the_other_ways_of_killing() -> None:
+    table = FakeTable.of_processes(process(10), process(11, mark="sudo", cgroup="/a"))
+    table.helper_error = OSError(11, "no more processes")
+    result = run(table)[ALICE]
+    assert (table.alive, result.survivors, len(result.errors)) == ({}, [], 1)
 
 
 @pytest.mark.parametrize("error", [HostError("proc_unreadable", "no descriptor left"), OSError("gone"), ValueError("a bug")])

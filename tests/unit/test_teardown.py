@@ -1,8 +1,9 @@
 """Shutting grants: in the right order, all of the batch, and never raising."""
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import pytest
 
@@ -38,8 +39,12 @@ class Scene:
         self.hands = Teardown(
             cast(Writer, self.host), enforcers(self.fake), self.table, self.table.cgroups, self.clock, patience_s=0.2
         )
-        self.tell: Callable[[LiveGrant], None] = lambda found: self.log.append(f"tell {found.id} ({len(self.table.alive)} alive)")
+        self.tell: Callable[[LiveGrant], int] = self.note_told
         self.closed: Callable[[list[Shut]], None] = lambda shuts: self.log.append(f"closed {len(shuts)}")
+
+    def note_told(self, found: LiveGrant) -> int:
+        self.log.append(f"tell {found.id} ({len(self.table.alive)} alive)")
+        return 1
 
     def shut(self, *grants: LiveGrant) -> list[Shut]:
         return self.hands.shut(grants, self.tell, self.closed)
@@ -78,7 +83,7 @@ def test_whatever_fails_for_one_the_other_ends_and_nothing_is_raised(where: str,
     scene = Scene(process(10), process(11, BOB))
     alice, bob = two(scene)
 
-    def fail(*_: object) -> None:
+    def fail(*_: object) -> NoReturn:
         raise error
 
     if where in {"close", "remove"}:
@@ -95,7 +100,7 @@ def test_whatever_fails_for_one_the_other_ends_and_nothing_is_raised(where: str,
         real = scene.host.remove
         scene.host.remove = lambda path: fail() if path.name == "jit-alice" else real(path)  # type: ignore[method-assign]
     else:
-        scene.table.fail_all = {ALICE: error}
+        scene.table.helper_error = error
     shuts = scene.shut(alice, bob)
     assert scene.table.alive == {}
     assert bool(shuts[0].errors) == (where in {"close", "remove", "sweep", "residue", "side door"})
@@ -234,3 +239,21 @@ def test_a_sweep_leaves_the_side_doors_of_a_login_that_is_anothers_by_now() -> N
     scene.host.files = {folder / "jit-alice": (b"x", 0o600) for folder in PATHS} | {PATHS[0]: (b"", 0o755)}
     scene.hands.sweep({ALICE: ""})
     assert len(scene.host.files) == 3
+
+
+def test_where_no_thread_is_left_systemd_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    told: list[str] = []
+    scene.host.files = {Path("/run/systemd/system/x"): (b"", 0o644)}
+
+    def systemctl(argv: Sequence[str], _: bytes | None) -> CommandResult:
+        told.append(argv[1])
+        return CommandResult(tuple(argv), 0, "", "")
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    scene.host.commands = {"systemctl": systemctl}
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    assert scene.shut(live(scene.clock))[0].ended_ns
+    assert told == ["stop", "reset-failed"]

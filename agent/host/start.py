@@ -1,0 +1,50 @@
+"""What the daemon does around its start: its folders, its word to systemd, and what of sshd's and sudo's files it has seen."""
+
+import contextlib
+import hashlib
+import os
+import socket
+
+from agent.config import Config
+
+
+def make_folders(config: Config) -> None:
+    """What tmpfiles.d makes where systemd runs, for hosts where it does not."""
+    paths = config.paths
+    for folder, mode in (
+        (paths.run_dir, 0o755),
+        (paths.keys, 0o755),
+        (paths.principals, 0o755),
+        (paths.sudoers, 0o755),
+        (paths.tenants, 0o755),
+        (paths.state_db.parent, 0o711),
+        (paths.inbox.parent, 0o711),
+        (paths.inbox, 0o700),
+        (paths.outbox, 0o700),
+        (paths.sessions, 0o700),
+        (paths.archive, 0o700),
+        (paths.policy_dir, 0o755),
+        (paths.trust_dir, 0o755),
+    ):
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(mode)
+
+
+def digest_of_tools(config: Config) -> bytes:
+    """SHA-256 over the names and bytes of sshd's and sudo's configuration files."""
+    paths, digest = config.paths, hashlib.sha256()
+    folders = (paths.sshd_config.parent, paths.sshd_drop_in.parent, paths.sudoers_drop_in.parent)
+    for file in sorted(file for folder in folders if folder.is_dir() for file in folder.iterdir() if file.is_file()):
+        with contextlib.suppress(OSError):
+            digest.update(bytes(file) + b"\0" + file.read_bytes() + b"\0")
+    return digest.digest()
+
+
+def tell_systemd(state: str) -> None:
+    """sd_notify(3), where systemd asked for it."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify, contextlib.suppress(OSError):
+        notify.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

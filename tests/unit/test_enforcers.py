@@ -1,0 +1,556 @@
+"""Each enforcer's own rules: what it refuses, what it writes, and what it never touches."""
+
+import base64
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.config import Config
+from agent.errors import HostError, InvalidGrantError, UnenforceableError
+from agent.host.contract import Group, User
+from agent.host.fake import FakeHost
+from agent.model import Phase, PlanContext, Stage, Step
+from agent.planning import plan
+from enforcers import ssh_keys, sshd_match, sudoers_rule
+from enforcers.sudoers_rule import Rule, command, prove, render
+from tests.unit.enforcer_fixtures import (
+    BODIES,
+    ENFORCERS,
+    KEY,
+    NBF,
+    answer,
+    fake_host,
+    grant_of,
+    needs_cvtsudoers,
+    real,
+    sshd_says,
+)
+
+ACCOUNT = {"type": "account", "identifier": "jit-alice"}
+SSH = {"type": "ssh", "identifier": "jit-alice", "keys": [KEY]}
+SUDO = {"type": "sudo", "identifier": "deploy", "commands": ["/usr/bin/id"]}
+GROUP = {"type": "group", "identifier": "deploy", "groups": ["adm"]}
+
+
+def steps_of(host: FakeHost, *bodies: dict[str, Any], **claims: Any) -> tuple[Step, ...]:
+    return plan(grant_of(bodies, **claims), ENFORCERS, host, lambda _: 70001).steps
+
+
+def refusal(host: FakeHost, *bodies: dict[str, Any]) -> str:
+    before = host.snapshot()
+    with pytest.raises(UnenforceableError) as refused:
+        steps_of(host, *bodies)
+    assert host.calls == []
+    assert host.snapshot() == before
+    assert (refused.value.field or "authorization_details[").startswith("authorization_details[")
+    return refused.value.code
+
+
+def invalid(body: dict[str, Any]) -> tuple[str, str | None]:
+    with pytest.raises(InvalidGrantError) as refused:
+        ENFORCERS[body["type"]].decode(body, "x")
+    return refused.value.code, refused.value.field
+
+
+# --- account
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"full_name": "Al:0:0"}, "full_name_invalid"),
+        ({"full_name": "Al,x"}, "full_name_invalid"),
+        ({"full_name": "Al\nroot::0"}, "text_unprintable"),
+        ({"full_name": "Al\u202eice"}, "text_unprintable"),
+        ({"full_name": ""}, "text_length"),
+        ({"shell": "bash"}, "path_invalid"),
+        ({"shell": "/bin/../bin/bash"}, "path_invalid"),
+        ({"shell": "/bin//bash"}, "path_invalid"),
+        ({"shell": "/bin/ba sh"}, "path_invalid"),
+        ({"shell": "/bin/bash\n"}, "path_invalid"),
+        ({"shell": "/bin/bash:x"}, "path_invalid"),
+        ({"shell": ["/bin/bash"]}, "not_a_string"),
+        ({"home": "/root"}, "unknown_value"),
+        ({"home": "keep"}, "unknown_value"),
+        ({"home": None}, "not_a_string"),
+        ({"groups": ["adm", "adm"]}, "duplicate_entry"),
+        ({"groups": "adm"}, "not_a_list"),
+        ({"groups": ["a:b"]}, "group_invalid"),
+        ({"groups": ["adm\n"]}, "group_invalid"),
+        ({"groups": ["-adm"]}, "group_invalid"),
+        ({"groups": ["a"] * 65}, "list_length"),
+        ({"uid": 0}, "unknown_member"),
+        ({"identifier": "tidegate-probe"}, "login_reserved"),
+    ],
+)
+def test_an_account_with_bad_input_is_refused_by_name(change: dict[str, Any], code: str) -> None:
+    found, field = invalid({**ACCOUNT, **change})
+    assert found == code
+    if code != "unknown_member":
+        assert field is not None
+        assert field.startswith(f"x.{next(iter(change))}")
+
+
+def test_an_account_never_takes_over_what_is_there() -> None:
+    host = fake_host()
+    assert refusal(host, {**ACCOUNT, "identifier": "root"}) == "account_exists"
+    assert refusal(host, {**ACCOUNT, "identifier": "deploy"}) == "account_exists"
+    host.groups["jit-alice"] = Group("jit-alice", 5)
+    assert refusal(host, ACCOUNT) == "group_exists"
+    host = fake_host()
+    host.files[Path("/home/jit-alice")] = (b"", 0o644)
+    assert refusal(host, ACCOUNT) == "home_exists"
+    host = fake_host()
+    host.groups["adm"] = Group("adm", 4, ("jit-alice",))
+    assert refusal(host, ACCOUNT) == "group_lists_name"
+    assert refusal(fake_host(), {**ACCOUNT, "groups": ["nosuch"]}) == "group_missing"
+    assert refusal(fake_host(), {**ACCOUNT, "shell": "/bin/nosuch"}) == "shell_missing"
+    assert refusal(fake_host(), {**ACCOUNT, "groups": [Config().tenant_group]}) == "group_reserved"
+    host = fake_host()
+    del host.groups[Config().tenant_group]
+    assert refusal(host, ACCOUNT) == "group_missing"
+
+
+def test_an_account_is_created_locked_and_opened_last_and_locked_first() -> None:
+    steps = steps_of(fake_host(), ACCOUNT, SSH, {**GROUP, "identifier": "jit-alice"})
+    assert [step.action for step in steps if step.stage is Stage.OPEN] == ["unlock"]
+    assert (steps[0].action, steps[-1].action) == ("create", "unlock")
+    closing = [step.action for step in reversed(steps) if step.phase is Phase.CLOSE]
+    assert closing == ["unlock", "membership", "keys"]
+    removing = [step.action for step in reversed(steps) if step.phase is Phase.REMOVE]
+    assert removing == ["tenant", "membership", "home", "create"]
+
+
+def test_the_tenant_group_outlives_the_doors_so_that_sshd_never_reads_a_tenants_own_keys() -> None:
+    steps = steps_of(fake_host(), ACCOUNT, SSH)
+    assert [s.phase for s in steps if s.data.get("group") == Config().tenant_group] == [Phase.REMOVE]
+
+
+def test_the_login_shell_is_tidegates_and_the_real_one_stands_in_the_tenant_file() -> None:
+    host = fake_host()
+    steps = steps_of(host, {**ACCOUNT, "shell": "/usr/bin/bash"}, {**SSH, "actions": ["sftp"]})
+    assert steps[0].data["shell"] == "/usr/lib/tidegate/tidegate-shell"
+    tenant = json.loads(str(next(step for step in steps if step.action == "tenant").data["text"]))
+    assert tenant == {
+        "login": "jit-alice",
+        "shell": "/usr/bin/bash",
+        "exp": NBF + 3600,
+        "jti": "grant-1",
+        "actions": ["sftp"],
+        "reason": "restart web",
+        "recording": False,
+    }
+    host.commands = {name: tool for name, tool in host.commands.items() if name != "tidegate-shell"}
+    assert steps_of(host, ACCOUNT)[0].data["shell"] == "/bin/bash"
+
+
+# --- ssh
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"keys": []}, "ssh_no_credential"),
+        ({"keys": [f'command="x" {KEY}']}, "key_invalid"),
+        ({"keys": [f"no-pty {KEY}"]}, "key_invalid"),
+        ({"keys": [f"cert-authority {KEY}"]}, "key_invalid"),
+        ({"keys": [f"{KEY}\n{KEY}"]}, "key_invalid"),
+        ({"keys": [f"{KEY} me\nssh-rsa AAAA"]}, "key_invalid"),
+        ({"keys": [f" {KEY}"]}, "key_invalid"),
+        ({"keys": [KEY.replace(" ", "\t")]}, "key_invalid"),
+        ({"keys": [KEY.replace(" ", "  ")]}, "key_invalid"),
+        ({"keys": [KEY + "\0"]}, "key_invalid"),
+        ({"keys": [KEY, KEY + " a comment"]}, "duplicate_entry"),
+        ({"keys": [KEY.replace("ssh-ed25519 ", "ssh-rsa ")]}, "key_blob"),
+        ({"keys": [KEY.replace("ssh-ed25519 ", "ssh-ed25519-cert-v01@openssh.com ")]}, "key_type"),
+        ({"keys": [KEY.replace("ssh-ed25519 ", "ssh-dss ")]}, "key_type"),
+        ({"keys": [KEY[:-4]]}, "key_blob"),
+        ({"keys": [KEY + "AAAA"]}, "key_blob"),
+        ({"keys": [KEY + "===="]}, "key_invalid"),
+        ({"keys": ["ssh-ed25519 " + "A" * 9000]}, "key_invalid"),
+        ({"keys": [7]}, "not_a_string"),
+        ({"principals": ["*"]}, "principal_invalid"),
+        ({"principals": ["a,b"]}, "principal_invalid"),
+        ({"principals": ['a" x']}, "principal_invalid"),
+        ({"principals": ["a\n"]}, "principal_invalid"),
+        ({"source_address": ["10.1.0.1/16"]}, "source_address_invalid"),
+        ({"source_address": ["*"]}, "source_address_invalid"),
+        ({"source_address": ["!10.0.0.0/8"]}, "source_address_invalid"),
+        ({"source_address": ["10.0.0.0/8,::/0"]}, "source_address_invalid"),
+        ({"source_address": ["fe80::1%eth0"]}, "source_address_invalid"),
+        ({"source_address": [167772160]}, "not_a_string"),
+        ({"actions": ["root"]}, "unknown_value"),
+        ({"actions": []}, "list_length"),
+        ({"actions": ["login", "login"]}, "duplicate_entry"),
+        ({"command": "x"}, "unknown_member"),
+    ],
+)
+def test_an_ssh_entry_with_bad_input_is_refused_by_name(change: dict[str, Any], code: str) -> None:
+    assert invalid({**SSH, **change})[0] == code
+
+
+def test_a_key_line_says_when_it_ends_and_gives_only_what_was_granted() -> None:
+    body = {**SSH, "keys": [KEY + " alice@laptop"], "principals": ["alice@example.com"], "source_address": ["10.1.0.0/16", "::1"]}
+    until = 'expiry-time="20270115085959Z"'
+    for actions, given_options in (
+        (["login"], "restrict,pty"),
+        (["exec"], "restrict"),
+        (["login", "port-forwarding"], "restrict,pty,port-forwarding"),
+    ):
+        steps = [s for s in steps_of(fake_host(), ACCOUNT, {**body, "actions": actions}) if s.enforcer == "ssh"]
+        options = f'{until},{given_options},from="10.1.0.0/16,::1"'
+        assert [s.data["text"] for s in steps] == [f"{options} {KEY}\n", f"{options} alice@example.com\n"]
+        assert [s.target for s in steps] == ["/run/tidegate/keys/jit-alice", "/run/tidegate/principals/jit-alice"]
+
+
+def test_ssh_is_only_for_an_account_of_the_same_grant() -> None:
+    assert refusal(fake_host(), {**SSH, "identifier": "deploy"}) == "account_not_granted"
+    assert refusal(fake_host(), {**SSH, "identifier": "root"}) == "account_not_granted"
+
+
+def test_ssh_is_refused_where_the_host_can_not_keep_to_it() -> None:
+    host = fake_host()
+    host.files = {}
+    assert refusal(host, ACCOUNT, {**SSH, "principals": ["a"]}) == "ssh_ca_missing"
+    host = fake_host()
+    host.files[Path("/run/tidegate/keys/jit-alice")] = (b"", 0o644)
+    assert refusal(host, ACCOUNT, SSH) == "ssh_files_exist"
+    for missing, code in (("sshd", "ssh_missing"), ("tidegate-shell", "tenant_shell_missing")):
+        host = fake_host()
+        host.commands = {name: tool for name, tool in host.commands.items() if name != missing}
+        assert refusal(host, ACCOUNT, {**SSH, "actions": ["login"]}) == code
+
+
+@pytest.mark.parametrize(
+    "keyword", ["AuthorizedKeysFile", "PasswordAuthentication", "ForceCommand", "AuthorizedKeysCommand", "SetEnv", "PermitUserRC"]
+)
+def test_no_key_is_put_in_place_while_another_setting_of_sshds_wins(keyword: str) -> None:
+    host = fake_host()
+    steps = steps_of(host, ACCOUNT, SSH)
+    host.commands = {**host.commands, "sshd": sshd_says(host.config, **{keyword: "yes"})}
+    with pytest.raises(HostError, match="sshd_conflict") as conflict:
+        ENFORCERS["ssh"].apply(next(s for s in steps if s.enforcer == "ssh"), host)
+    assert keyword in conflict.value.reason
+    assert Path("/run/tidegate/keys/jit-alice") not in host.files
+
+
+def test_the_match_block_is_written_once_and_taken_back_when_it_does_not_hold() -> None:
+    host = fake_host()
+    drop_in = host.config.paths.sshd_drop_in
+    before = host.snapshot()
+    sshd_match.prepare(host)
+    assert host.files[drop_in][0].decode().splitlines()[1] == "Match Group tidegate-tenants"
+    assert host.snapshot()["users"] == before["users"]
+    calls = len(host.calls)
+    sshd_match.prepare(host)
+    assert [call for call in host.calls[calls:] if "conf" in call or "run" in call] == []
+    for old in (None, b"# an older one\n"):
+        host = fake_host()
+        if old is not None:
+            host.files[drop_in] = (old, 0o644)
+        before = host.snapshot()
+        host.commands = {**host.commands, "sshd": sshd_says(host.config, PermitTTY="no")}
+        with pytest.raises(HostError, match="sshd_conflict"):
+            sshd_match.prepare(host)
+        assert host.snapshot() == before
+
+
+def blob(*parts: bytes) -> str:
+    return base64.b64encode(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).decode()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "ssh-ed25519 " + blob(b"ssh-ed25519", b"x" * 31),
+        "ssh-ed25519 " + blob(b"ssh-ed25519", b"x" * 32, b""),
+        "ssh-rsa " + blob(b"ssh-rsa", b"\1\0\1", b"\0" + b"\xff" * 255),
+        "ssh-rsa " + blob(b"ssh-rsa", b"\1\0\1", b"\xff" * 256),
+        "ssh-rsa " + blob(b"ssh-rsa", b"\1\0\1", b"\0\0" + b"\xff" * 256),
+        "ssh-rsa " + blob(b"ssh-rsa", b"\1", b"\0" + b"\xff" * 256),
+        "ssh-rsa " + blob(b"ssh-rsa", b"\1\0\1", b"\0" + b"\xff" * 1025),
+        "ecdsa-sha2-nistp256 " + blob(b"ecdsa-sha2-nistp256", b"nistp384", b"\4" + b"x" * 96),
+        "ecdsa-sha2-nistp256 " + blob(b"ecdsa-sha2-nistp256", b"nistp256", b"\4" + b"x" * 64),
+        "sk-ssh-ed25519@openssh.com " + blob(b"sk-ssh-ed25519@openssh.com", b"x" * 32, b"https://x"),
+        "sk-ssh-ed25519@openssh.com " + blob(b"sk-ssh-ed25519@openssh.com", b"x" * 32),
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJpgTHRKhL0KR2iFXHY2yrkqSYqBNdpVvVZyTXFMNuHJ="[:-1] + "A",
+        "ssh-ed25519 /////w==",
+    ],
+)
+def test_a_blob_that_is_not_exactly_one_good_key_is_refused(key: str) -> None:
+    with pytest.raises(InvalidGrantError) as refused:
+        ssh_keys.public_key(key, "x")
+    assert refused.value.code == "key_blob"
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
+@pytest.mark.parametrize(
+    "kind", ["ed25519", "ecdsa -b 256", "ecdsa -b 384", "ecdsa -b 521", "rsa -b 2048", "rsa -b 3072", "rsa -b 1024", "dsa"]
+)
+def test_keys_are_taken_and_refused_as_ssh_keygen_makes_them(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "k"
+    made = subprocess.run(
+        ["ssh-keygen", "-q", "-N", "", "-C", "a comment", "-f", str(path), "-t", *kind.split()], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("this ssh-keygen no longer makes such keys")
+    line = (tmp_path / "k.pub").read_text().strip()
+    if kind in {"rsa -b 1024", "dsa"}:
+        with pytest.raises(InvalidGrantError):
+            ssh_keys.public_key(line, "x")
+        return
+    assert ssh_keys.public_key(line, "x") == line.rsplit(" a comment", 1)[0]
+    subprocess.run(["ssh-keygen", "-q", "-s", str(path), "-I", "id", "-n", "p", str(tmp_path / "k.pub")], check=True)
+    with pytest.raises(InvalidGrantError):
+        ssh_keys.public_key((tmp_path / "k-cert.pub").read_text().strip(), "x")
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 50), st.integers(1, 255))
+def test_whatever_blob_we_take_ssh_keygen_takes_too(at: int, bits: int) -> None:
+    data = bytearray(base64.b64decode(KEY.split(" ")[1]))
+    data[at] ^= bits
+    line = f"ssh-ed25519 {base64.b64encode(bytes(data)).decode()}"
+    try:
+        ssh_keys.public_key(line, "x")
+    except InvalidGrantError:
+        return
+    done = subprocess.run(["ssh-keygen", "-l", "-f", "-"], input=line.encode(), capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+# --- sudo
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("ALL", "path_invalid"),
+        ("", "command_invalid"),
+        (" ", "command_invalid"),
+        ("id", "path_invalid"),
+        ("./id", "path_invalid"),
+        ("/usr/bin/../bin/id", "path_invalid"),
+        ("/usr/bin/", "path_invalid"),
+        ("/usr/bin/*", "path_invalid"),
+        ("/usr/bin/i?", "path_invalid"),
+        ("!/usr/bin/id", "path_invalid"),
+        ("sudoedit /etc/hosts", "path_invalid"),
+        ("/usr/bin/sudoedit /etc/hosts", "command_invalid"),
+        ("NOPASSWD: /usr/bin/id", "path_invalid"),
+        ("sha256:00 /usr/bin/id", "path_invalid"),
+        ("^/usr/bin/.*$", "path_invalid"),
+        ("/usr/bin/id *", "command_invalid"),
+        ("/usr/bin/id [a]", "command_invalid"),
+        ("/usr/bin/id a\\b", "command_invalid"),
+        ("/usr/bin/id\n/bin/sh", "command_invalid"),
+        ("/usr/bin/id\tx", "command_invalid"),
+        ("/usr/bin/id\0", "command_invalid"),
+        ("/usr/bin/id ä", "command_invalid"),
+        ("/usr/bin/id 'a b'", "command_invalid"),
+        ("/usr/bin/id ''", "command_invalid"),
+        ("/usr/bin/id 'a", "command_invalid"),
+        ('/usr/bin/id "\'"', "command_invalid"),
+        ("/usr/bin/id ^.*$", "command_invalid"),
+        ("/usr/bin/id ^a b$", "command_invalid"),
+        ("/usr/bin/cat /var/log/../../etc/shadow", "command_invalid"),
+        ("/usr/bin/cat ..", "command_invalid"),
+        ("/usr/bin/id " + "a" * 1000, "command_invalid"),
+        (["/usr/bin/id"], "not_a_string"),
+    ],
+)
+def test_a_command_that_is_not_literal_is_refused(line: Any, code: str) -> None:
+    assert invalid({**SUDO, "commands": [line]}) == (code, "x.commands[0]")
+
+
+@pytest.mark.parametrize(
+    "run_as", [["ALL"], ["#0"], ["%sudo"], ["root,bob"], ["root\n"], [], ["root", "root"], "root", ["!root"], ["root:root"]]
+)
+def test_run_as_is_a_list_of_plain_logins(run_as: Any) -> None:
+    with pytest.raises(InvalidGrantError):
+        ENFORCERS["sudo"].decode({**SUDO, "run_as": run_as}, "x")
+
+
+def test_a_rule_is_one_line_and_a_command_without_arguments_allows_none() -> None:
+    rule = Rule("jit-a", ("root", "www-data"), (("/usr/bin/id",), ("/usr/bin/x", "a=b,c:d", "#e")), NBF, 3600)
+    assert render(rule) == (
+        'jit-a ALL=(root,www-data) NOTAFTER=20270115080000Z TIMEOUT=3600 NOPASSWD: /usr/bin/id "", /usr/bin/x a\\=b\\,c\\:d \\#e\n'
+    )
+    assert Rule.from_json(rule.to_json()) == rule
+
+
+WORD = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=1, max_size=12)
+
+
+@needs_cvtsudoers
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(WORD, max_size=4), min_size=1, max_size=3))
+def test_every_command_we_take_is_provable_by_the_real_cvtsudoers(lines: list[list[str]]) -> None:
+    host = FakeHost(commands={"cvtsudoers": real})
+    taken = []
+    for number, words in enumerate(lines):
+        try:
+            taken.append(command(" ".join([f"/usr/bin/t{number}", *words]), "x"))
+        except InvalidGrantError:
+            continue
+    if taken:
+        rule = Rule("jit-a", ("root",), tuple(taken), NBF, 60)
+        prove(rule, render(rule), host)
+
+
+@needs_cvtsudoers
+@pytest.mark.parametrize(
+    "text",
+    [
+        "jit-a ALL=(root) NOPASSWD: /usr/bin/id\n",
+        'jit-a ALL=(root) NOPASSWD: /usr/bin/id "", ALL\n',
+        'jit-a ALL=(root) NOPASSWD: /usr/bin/id ""\njit-a ALL=(ALL) ALL\n',
+        'jit-a ALL=(ALL) NOPASSWD: /usr/bin/id ""\n',
+        'jit-a ALL=(root:root) NOPASSWD: /usr/bin/id ""\n',
+        'jit-a ALL=(root) NOPASSWD: SETENV: /usr/bin/id ""\n',
+        'jit-a ALL=(root) /usr/bin/id ""\n',
+        'ALL ALL=(root) NOPASSWD: /usr/bin/id ""\n',
+        'jit-a, jit-b ALL=(root) NOPASSWD: /usr/bin/id ""\n',
+        'Defaults !authenticate\njit-a ALL=(root) NOPASSWD: /usr/bin/id ""\n',
+        "jit-a ALL=(root) NOPASSWD: /usr/bin/id *\n",
+        'jit-a ALL=(root) NOPASSWD: !/usr/bin/id ""\n',
+        'jit-a ALL=(root) NOTAFTER=20270115080000Z NOPASSWD: /usr/bin/id ""\n',
+        "",
+        "nonsense\n",
+    ],
+)
+def test_a_text_that_says_anything_else_is_not_proved(text: str) -> None:
+    rule = Rule("jit-a", ("root",), (("/usr/bin/id",),))
+    prove(rule, render(rule), FakeHost(commands={"cvtsudoers": real}))
+    with pytest.raises(HostError, match="sudo_rule_unprovable"):
+        prove(rule, text, FakeHost(commands={"cvtsudoers": real}))
+
+
+@needs_cvtsudoers
+def test_sudo_is_refused_where_the_host_can_not_keep_to_it() -> None:
+    assert refusal(fake_host(), {**SUDO, "identifier": "nosuch"}) == "account_missing"
+    assert refusal(fake_host(), {**SUDO, "identifier": "root"}) == "account_is_root"
+    assert refusal(fake_host(), {**SUDO, "run_as": ["nosuch"]}) == "run_as_missing"
+    assert refusal(fake_host(), {**SUDO, "commands": ["/usr/bin/nosuch"]}) == "command_missing"
+    for tool, code in (("sudo", "sudo_missing"), ("cvtsudoers", "sudo_rule_unprovable")):
+        host = fake_host()
+        host.commands = {name: answer for name, answer in host.commands.items() if name != tool}
+        assert refusal(host, SUDO) == code
+
+
+@needs_cvtsudoers
+def test_a_sudo_without_backstops_is_used_without_and_the_step_says_so() -> None:
+    host = fake_host()
+    host.commands = {**host.commands, "sudo": answer("sudo-rs 0.2.5\n")}
+    (step,) = steps_of(host, SUDO)
+    assert "NOTAFTER" not in str(step.data["text"])
+    assert "no NOTAFTER" in step.summary
+    ENFORCERS["sudo"].apply(step, host)
+
+
+@needs_cvtsudoers
+def test_the_file_is_one_sudo_reads_and_each_entry_has_its_own() -> None:
+    two = steps_of(fake_host(), SUDO, {**SUDO, "commands": ["/usr/bin/ls"]}, jti="a.b~c")
+    assert len({step.target for step in two}) == 2
+    for step in two:
+        assert Path(step.target).parent == Path("/run/tidegate/sudoers.d")
+        assert not set(".~") & set(Path(step.target).name)
+    host = fake_host()
+    ENFORCERS["sudo"].apply(two[0], host)
+    assert host.files[Path(two[0].target)][1] == 0o440
+
+
+@needs_cvtsudoers
+def test_a_text_changed_after_planning_is_not_put_in_place() -> None:
+    host = fake_host()
+    (step,) = steps_of(host, SUDO)
+    changed = replace(step, data={**step.data, "text": "deploy ALL=(ALL) NOPASSWD: ALL\n"})
+    with pytest.raises(HostError, match="sudo_rule_unprovable"):
+        ENFORCERS["sudo"].apply(changed, host)
+    assert host.calls == []
+
+
+def test_the_sudoers_drop_in_is_taken_back_when_sudo_does_not_read_it() -> None:
+    host = fake_host()
+    paths = host.config.paths
+    before = host.snapshot()
+    host.commands = {**host.commands, "sudo": answer("User root may run the following commands:\n (ALL : ALL) ALL\n")}
+    with pytest.raises(HostError, match="sudoers_unreached"):
+        sudoers_rule.prepare(host)
+    assert host.snapshot() == before
+    host.commands = {**host.commands, "sudo": answer(f" (ALL : ALL) ALL\n (root) /nonexistent/{sudoers_rule.PROBE}\n")}
+    sudoers_rule.prepare(host)
+    assert set(host.files) - set(fake_host().files) == {paths.sudoers_drop_in}
+    assert host.files[paths.sudoers_drop_in] == (
+        b"# Written by tidegated; changes are overwritten.\n@includedir /run/tidegate/sudoers.d\n",
+        0o440,
+    )
+
+
+# --- group
+
+
+def test_a_membership_that_is_there_is_neither_made_nor_taken_away() -> None:
+    host = fake_host()
+    assert steps_of(host, {**GROUP, "groups": ["audio"]}) == ()
+    assert [step.target for step in steps_of(host, {**GROUP, "groups": ["audio", "adm"]})] == ["deploy:adm"]
+
+
+def test_a_group_entry_is_refused_for_root_for_nobody_and_for_another_grants_account() -> None:
+    host = fake_host()
+    host.users["toor"] = User("toor", 0, 0, "/root", "/bin/sh")
+    host.users["jit-bob"] = User("jit-bob", 70009, 70009, "/home/jit-bob", "/bin/sh", ours=True)
+    assert refusal(host, {**GROUP, "identifier": "toor"}) == "account_is_root"
+    assert refusal(host, {**GROUP, "identifier": "nosuch"}) == "account_missing"
+    assert refusal(host, {**GROUP, "identifier": "jit-bob"}) == "account_of_other_grant"
+    assert refusal(host, {**GROUP, "groups": ["nosuch"]}) == "group_missing"
+    assert invalid({**GROUP, "groups": []})[0] == "list_length"
+
+
+# --- planning
+
+
+@needs_cvtsudoers
+def test_two_entries_for_one_thing_are_refused() -> None:
+    assert refusal(fake_host(), GROUP, GROUP) == "same_target"
+    assert refusal(fake_host(), {**ACCOUNT, "groups": ["adm"]}, {**GROUP, "identifier": "jit-alice"}) == "same_target"
+    assert refusal(fake_host(), SUDO, SUDO) == "same_target"
+
+
+def test_a_refused_grant_spends_no_uid() -> None:
+    spent: list[str] = []
+
+    def reserve(login: str) -> int:
+        spent.append(login)
+        return 70001
+
+    with pytest.raises(UnenforceableError):
+        plan(grant_of([ACCOUNT, {**GROUP, "identifier": "nosuch"}]), ENFORCERS, fake_host(), reserve)
+    assert spent == []
+    assert plan(grant_of([ACCOUNT]), ENFORCERS, fake_host(), reserve).uids == {"jit-alice": 70001}
+    assert spent == ["jit-alice"]
+    host = fake_host()
+    host.groups["taken"] = Group("taken", 70001)
+    with pytest.raises(UnenforceableError, match="uid_taken"):
+        plan(grant_of([ACCOUNT]), ENFORCERS, host, reserve)
+
+
+def test_a_refusal_names_the_entry_and_an_unknown_kind_has_no_enforcer() -> None:
+    with pytest.raises(UnenforceableError) as refused:
+        plan(grant_of([GROUP, {**SSH, "identifier": "jit-eve"}]), ENFORCERS, fake_host(), lambda _: 70001)
+    assert refused.value.field == "authorization_details[1]"
+    with pytest.raises(UnenforceableError, match="no_enforcer"):
+        plan(grant_of([GROUP]), {}, fake_host(), lambda _: 70001)
+
+
+def test_every_entry_kind_has_a_body_here() -> None:
+    assert set(BODIES) == {*ENFORCERS, "all"}
+    assert PlanContext(grant_of([ACCOUNT]), {"jit-alice": 1}).creates("jit-alice")
