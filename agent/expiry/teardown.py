@@ -103,8 +103,8 @@ class Teardown:
         return shuts
 
     def sweep(self, tenants: dict[int, str]) -> dict[int, Severed]:
-        """Once more after the end: end whatever of these (former) tenants has turned up since."""
-        for login in tenants.values():
+        """Once more after the end: end whatever of these former tenants (uid → login; empty: another's by now) has come."""
+        for login in filter(None, tenants.values()):
             self._close_side_doors(login)
         try:
             if not self._table.of(tenants):
