@@ -1,7 +1,8 @@
 """tidegated: puts the parts together and runs them in one event loop. Nothing here decides anything.
 
-Threads: one takes grants in, in order; four shut them, so that one slow teardown delays no other; four answer the control
-socket. The loop itself only waits: on the deadline timer, the watched folders and the socket.
+Threads: one takes grants in, in order; some shut them, so that a slow teardown delays no other's; two come back to what would
+not end, sweep and warn; four answer the control socket. The loop itself only waits: on the deadline timer, the watched
+folders and the socket.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from agent.control.handlers import Handlers
 from agent.control.server import ControlServer
 from agent.errors import ConfigError, TidegateError
 from agent.expiry import notice
+from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
 from agent.expiry.schedule import Act, Alarm
 from agent.expiry.teardown import Teardown
@@ -32,7 +34,7 @@ from agent.host.cgroups import Cgroups
 from agent.host.clock import Clock, DeadlineTimer, RealClock
 from agent.host.processes import ProcProcesses
 from agent.host.system import SystemHost
-from agent.journal import Journal
+from agent.journal import EndCause, Journal
 from agent.model import Enforcer
 from agent.pipeline import Pipeline
 from agent.recovery import stand_again, take_down
@@ -60,11 +62,13 @@ class Daemon:
         self._config = config
         self._loop = loop
         self._taking = ThreadPoolExecutor(1, thread_name_prefix="take")
-        self._shutting = ThreadPoolExecutor(4, thread_name_prefix="shut")
+        self._shutting = ThreadPoolExecutor(16, thread_name_prefix="shut")  # made as they are needed
+        self._again = ThreadPoolExecutor(2, thread_name_prefix="again")
         self._answering = ThreadPoolExecutor(4, thread_name_prefix="answer")
         self._timer = DeadlineTimer()
         self._problems: dict[str, str] = {}
         self._reloads: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._looking = False
         self._stopping = asyncio.Event()
         self._ring = trust.KeyRing({})
@@ -78,17 +82,17 @@ class Daemon:
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_all)
         await loop.run_in_executor(self._taking, take_down, self.pipeline)
-        await loop.run_in_executor(self._taking, self._prepare)
-        await loop.run_in_executor(self._taking, stand_again, self.pipeline)
-        self._reload_policy()
-        self._reload_keys()
         for descriptor in self._timer.descriptors:
             loop.add_reader(descriptor, self._on_timer)
         self.pipeline.ledger.rearm = lambda: self._soon(self._arm)
         self._arm()
+        await loop.run_in_executor(self._taking, self._prepare)
+        await loop.run_in_executor(self._taking, stand_again, self.pipeline)
+        self._reload_policy()
+        self._reload_keys()
         watches = self._watch()
         control = self._control()
-        await control.start()
+        await self._start_control(control)
         self._look_into_inbox()
         start.tell_systemd("READY=1")
         log.info("tidegated %s is ready: host id %s", VERSION, self.pipeline.host_id)
@@ -97,11 +101,13 @@ class Daemon:
         control.close()
         for watch in watches:
             watch.stop()
-        for pool in (self._taking, self._shutting, self._answering):
+        for descriptor in self._timer.descriptors:
+            loop.remove_reader(descriptor)
+        for pool in (self._taking, self._shutting, self._again, self._answering):
             await loop.run_in_executor(None, pool.shutdown)
         self._timer.close()
         with contextlib.suppress(TidegateError):
-            self.pipeline.journal.note_wall(self.pipeline.clock.wall_ns())
+            self.pipeline.ledger.mark(self.pipeline.journal)
         self.pipeline.journal.close()
 
     # Putting together
@@ -117,6 +123,8 @@ class Daemon:
         table = ProcProcesses(self._config.uid_first, self._config.uid_last)
         decoders = policy.decoders(enforcers)
         trail = Trail(paths.outbox, HostIdentity.of_this_host(host_id, VERSION), clock)
+        outbox = Outbox(paths.outbox, clock, host_key.sign, on_drop=lambda kind, name: trail.emit([_dropped(clock, kind, name)]))
+        ledger = Ledger(clock)
         return Pipeline(
             config=self._config,
             host_id=host_id,
@@ -127,11 +135,12 @@ class Daemon:
             policies=policy.PolicyStore(paths.policy_dir, decoders),
             host_key=host_key,
             journal=journal,
-            ledger=Ledger(clock),
+            ledger=ledger,
             table=table,
             teardown=Teardown(writer, enforcers, table, Cgroups.find(), clock),
             inbox=Inbox(paths.inbox),
-            outbox=Outbox(paths.outbox, clock, host_key.sign, on_drop=lambda kind, name: trail.emit([_dropped(clock, kind, name)])),
+            ending=Ending(host_id, clock, host_key, journal, ledger, outbox, trail),
+            outbox=outbox,
             trail=trail,
         )
 
@@ -148,7 +157,7 @@ class Daemon:
                 log.error("%s grants are refused until this is mended: %s", name, error)
         self._prepared = start.digest_of_tools(self._config)
         if self.pipeline.unready:
-            self._soon(self._loop.call_later, _RETRY_PREPARE_S, self._job, self._taking, self._prepare)
+            self._soon(self._later, "prepare", lambda: self._job(self._taking, self._prepare), _RETRY_PREPARE_S)
 
     def _prepare_if_changed(self) -> None:
         """Not for what preparing itself wrote, and put back when the proof failed: that would go on for ever."""
@@ -176,6 +185,21 @@ class Daemon:
     def _changed(self, folder: Path, _name: str) -> None:
         self._soon(self._on_change, folder)
 
+    async def _start_control(self, control: ControlServer) -> None:
+        """Without its socket the daemon can't be asked, but it goes on ending grants."""
+        try:
+            await control.start()
+            self._problems.pop("control socket", None)
+        except (TidegateError, OSError) as error:
+            self._problems["control socket"] = str(error)
+            log.error("nobody can ask this daemon for now: %s", error)
+            self._later("control", lambda: self._background(self._start_control(control)), _RETRY_PREPARE_S)
+
+    def _background(self, work: Coroutine[object, object, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def _control(self) -> ControlServer:
         handlers = Handlers(self.pipeline, self.problems)
         try:
@@ -197,18 +221,22 @@ class Daemon:
 
     def _act(self, alarms: Sequence[Alarm]) -> None:
         ledger = self.pipeline.ledger
-        due = [live for alarm in alarms if alarm.act is Act.SHUT and (live := ledger.get(alarm.grant_id))]
-        if due:
-            self._job(self._shutting, self.pipeline.shut_due, due)
+        for first, pool in ((True, self._shutting), (False, self._again)):
+            due = [alarm for alarm in alarms if alarm.act is Act.SHUT and (alarm.note == 0) is first]
+            grants = [live for alarm in due if (live := ledger.get(alarm.grant_id))]
+            if grants:
+                self._job(pool, self.pipeline.shut, grants, EndCause.EXPIRED)
         swept = {uid: login for alarm in alarms if alarm.act is Act.SWEEP for uid, login in ledger.to_sweep(alarm).items()}
         if swept:
-            self._job(self._shutting, self.pipeline.sweep, swept)
+            self._job(self._again, self.pipeline.sweep, swept)
+        if any(alarm.act is Act.MARK for alarm in alarms):
+            self._job(self._again, ledger.mark, self.pipeline.journal)
         for alarm in alarms:
             live = ledger.get(alarm.grant_id)
             if live and alarm.act is Act.OPEN:
                 self._job(self._taking, self.pipeline.open_pending, live)
             elif live and alarm.act is Act.WARN:
-                self._job(self._shutting, notice.warn, live, alarm.note)
+                self._job(self._again, notice.warn, live, alarm.note)
 
     def _on_change(self, folder: Path) -> None:
         if folder == self._config.paths.inbox:
@@ -274,11 +302,11 @@ class Daemon:
 
     # Helpers
 
-    def _later(self, what: str, act: Callable[[], None]) -> None:
+    def _later(self, what: str, act: Callable[[], None], delay_s: float = _RELOAD_DELAY_S) -> None:
         """Once, a moment after the last change."""
         if what in self._reloads:
             self._reloads[what].cancel()
-        self._reloads[what] = self._loop.call_later(_RELOAD_DELAY_S, act)
+        self._reloads[what] = self._loop.call_later(delay_s, act)
 
     def _job(self, pool: ThreadPoolExecutor, work: Callable[..., object], *arguments: object) -> None:
         pool.submit(work, *arguments).add_done_callback(_log_failure)
