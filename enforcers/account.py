@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from agent.config import Config
 from agent.errors import HostError, InvalidGrantError, UnenforceableError
-from agent.host.contract import Account, Reader, Writer
+from agent.host.contract import Account, Config, Reader, Writer
 from agent.model import AccountWant, Grant, JsonObject, PlanContext, Residue, SshWant, Step
 from agent.model.fields import FieldReader, absolute_path, choice, full_name, group_name, login
 from agent.model.plan import Phase, Stage

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from agent.config import Config
+from agent.config import Config as Config  # noqa: PLC0414  (for enforcers, which know no other module of the host's)
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,12 +121,14 @@ class PasswdAccounts:
             if user.encode() in rows.members(row):
                 return
             files.make_folder(self.state, 0o700)
+            files.clear_leftovers(self.state / f"{user}:{group}")
             files.atomic_write(self.state / f"{user}:{group}", b"", 0o600)
             self._edit("group", lambda data: rows.add_member(data, group, user))
 
     def drop_membership(self, user: str, group: str) -> None:
         """Take the name out, if it was this class that put it in."""
         marker = self.state / f"{user}:{group}"
+        files.clear_leftovers(marker)
         if not marker.exists():
             return
         with self._locked():
@@ -182,8 +184,9 @@ class PasswdAccounts:
 
     def _forget(self, name: str) -> None:
         if self.state.is_dir():
-            for marker in self.state.glob(f"{name}:*"):
-                files.remove(marker)
+            for pattern in (f"{name}:*", f"{files.TEMPORARY}{name}:*"):
+                for marker in self.state.glob(pattern):
+                    files.remove(marker)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
