@@ -45,6 +45,16 @@ class PasswdAccounts:
         row = rows.get(self._read("passwd"), name)
         return row is not None and row[2:3] == (b"%d" % uid,) and row[4:5] != () and row[4].endswith(b"," + GECOS_MARK.encode())
 
+    def left(self, name: str, uid: int) -> list[str]:
+        """Rows of that name and id in passwd and group, and groups that list the name."""
+        found = [
+            f"{self.etc / base}: {name}"
+            for base in ("passwd", "group")
+            if (row := rows.get(self._read(base), name)) is not None and row[2:3] == (b"%d" % uid,)
+        ]
+        listed = rows.groups_listing(self._read("group"), name) if found else []
+        return found + [f"{self.etc / 'group'}: {group} lists {name}" for group in listed]
+
     def create(self, account: Account) -> None:
         """Add the four rows, each only where it is missing; passwd last."""
         name, number = account.name.encode(), b"%d" % account.uid

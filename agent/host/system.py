@@ -78,6 +78,10 @@ class SystemHost:
         groups = (self.group_by_gid(gid) for gid in gids)
         return frozenset(group.name for group in groups if group is not None)
 
+    def account_left(self, name: str, uid: int) -> tuple[str, ...]:
+        """See contract.Reader."""
+        return tuple(where for backend in self._all for where in backend.left(name, uid))
+
     def exists(self, path: Path) -> bool:
         """See contract.Reader."""
         return files.exists(path)

@@ -33,6 +33,15 @@ class UserdbAccounts:
         record = self._record(name, "user")
         return record is not None and record.get("uid") == uid and MARK in record
 
+    def left(self, name: str, uid: int) -> list[str]:
+        """Record files of that name and uid, and membership files of that name."""
+        found = [
+            str(self.root / f"{name}.{kind}")
+            for kind, key in (("user", "uid"), ("group", "gid"))
+            if (self._record(name, kind) or {}).get(key) == uid
+        ]
+        return found + [str(path) for path in self.root.glob(f"{name}:*.membership")]
+
     def create(self, account: Account) -> None:
         """Write the group, then the (locked) user, each with its link by number."""
         self._refuse_foreign(account)
