@@ -55,7 +55,12 @@ def _agent(config: Config) -> Iterator[Finding]:
         return
     yield Finding("daemon", "ok", f"tidegated {status['version']} answers; this host is {status['host_id']}")
     for problem in cast(list[str], status["problems"]):
-        yield Finding("daemon", "fail", problem, "mend what it names, then: systemctl kill -s HUP tidegated")
+        yield Finding(
+            "daemon",
+            "fail",
+            problem,
+            "mend what it names; it is tried again within 15 s, or at once by: systemctl kill -s HUP tidegated",
+        )
 
 
 def _files(config: Config) -> Iterator[Finding]:
