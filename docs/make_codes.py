@@ -98,12 +98,16 @@ HOST = {
     "journal_failed": "The journal can't be written: make room at /var/lib/tidegate. New grants wait in the inbox; ends go on.",
     "journal_newer": "The journal is of a newer version: install that again.",
     "journal_unreadable": "state.db can't be opened: see the text. Don't delete it while grants are live: it is what knows them.",
+    "kill_failed": "A process could not be signalled; it is tried again. Look at it with ps if it stays.",
     "kill_refused": "Refused to signal PID 1. Please report it.",
     "not_a_file": "Something else has a file's name: a symlink, a folder. Remove it.",
     "outbox_too_large": "One file is longer than the whole outbox may be.",
     "outbox_unwritable": "Mend /var/lib/tidegate/spool/outbox. Receipts wait in the journal until then.",
+    "proc_unreadable": "/proc can't be read, so nobody knows what lives. The end kills unseen, and is tried again.",
     "read_failed": "A file can't be read: see the text.",
     "remove_failed": "A file can't be removed (immutable, read-only). Mend it; the end is tried again.",
+    "socket_unavailable": "The control socket can't be made: see the text (the folder /run/tidegate).",
+    "step_crashed": "A fault in an enforcer: the grant was undone. Please report it.",
     "timer_unavailable": "The kernel gives no timerfd. Without it there are no deadlines, so the daemon does not start.",
     "tool_failed": "A program of the host failed: see the text.",
     "tool_late": "A program of the host took too long and was killed: see the text.",
@@ -119,6 +123,7 @@ HOST = {
 COMMAND = {
     "agent_forbidden": "Ask as root, or join the group tidegate.",
     "agent_unreachable": "`systemctl status tidegated`; start it if it is down.",
+    "answer_too_large": "Ask for less: the answer is over 64 MiB.",
     "grant_unknown": "`tidegate grants list --ended` shows the ids there are.",
     "key_file_exists": "Choose another file, or move the old key away. A key is never overwritten.",
     "receipt_malformed": "The file is signed by the host and is no receipt.",
@@ -170,7 +175,7 @@ def page() -> str:
         (
             "This host",
             "Exit status 1. While a grant is opened such a failure undoes it, and its code stands in the answer; while one is ended it "
-            "stands in `tidegate status`, and the end is tried again after 0.5 s, 1 s, 2 s and so on, at most a minute apart.",
+            "stands in `tidegate status`, and the end is tried again after 0.25 s, 0.5 s, 1 s and so on, at most a minute apart, at most a second while a process lives.",
             HOST,
         ),
         ("The command", "Exit status 1.", COMMAND),
