@@ -66,7 +66,8 @@ def verify_receipt(config_file: Path | None, receipt: Path, keys: Path | None, a
     result = {"verdict": "valid", "host": claims["iss"], "grant": grant, "receipt": claims}
     late = cast(Object, claims["lateness_ms"])
     text = f"valid: {claims['iss']} says grant {grant['jti']} of {grant['sub']} ended {claims['ended']} ({claims['cause']}), "
-    text += f"doors {late['doors']} ms and last process {late['last_process']} ms after it was due"
+    stood = late["doors"] is not None
+    text += f"doors {late['doors']} ms and last process {late['last_process']} ms after it was due" if stood else "never opened"
     show(result, as_json, lambda: printable(text))
 
 
@@ -82,8 +83,7 @@ def _table(found: list[Object]) -> str:
                 str(grant["jti"]),
                 str(grant["sub"]),
                 str(claims["cause"]),
-                f"{late['doors']}",
-                f"{late['last_process']}",
+                *("-" if late[what] is None else str(late[what]) for what in ("doors", "last_process")),
             ]
         )
     return table(["ENDED", "GRANT", "WHO", "CAUSE", "DOORS MS", "LAST PROCESS MS"], rows)
