@@ -18,7 +18,10 @@ Object = dict[str, object]
 @click.pass_obj
 @reporting
 def plan(config_file: Path | None, file: Path, as_json: bool) -> None:
-    """What this grant would change on this host, step by step, touching nothing. Exits 3 when it would be refused."""
+    """Show what a grant would change here, touching nothing.
+
+    FILE may be - for stdin. It is judged as if it were dropped in now. Exits 3 when it would be refused, with code and reason.
+    """
     found = cast(Object, ask(config_file, "plan", token=read_token(file).decode("ascii", "replace")))
     show(found, as_json, lambda: _text(found))
 
