@@ -168,6 +168,8 @@ class Pipeline:
         except TidegateError as error:
             live.opener = False
             self.shut([live], EndCause.FAILED, str(error))
+            if isinstance(error, JournalError):  # the grant was taken and undone: that is its answer, and no reason to wait
+                raise HostError(error.code, error.reason) from error
             raise
         self.trail.emit(story.opened(live, opened_ns))
 

@@ -33,7 +33,7 @@ def _stand_again(pipeline: Pipeline, live: LiveGrant) -> None:
         return
     try:
         enforcement.apply([step for _, step in live.steps], pipeline.enforcers, pipeline.writer)
-        pipeline.journal.carried_over(live.id, live.deadline.boot_id, live.deadline.boot_ns)
+        pipeline.journal.carry([(live.id, live.deadline.boot_id, live.deadline.boot_ns)])
     except TidegateError as error:
         pipeline.shut([live], EndCause.FAILED, f"could not be put back at start: {error}")
     else:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from agent.config import Config
 from agent.errors import HostError, InvalidGrantError, UnenforceableError
-from agent.host.contract import Account, Reader, Writer
+from agent.host.contract import Account, Config, Reader, Writer
 from agent.model import AccountWant, Grant, JsonObject, PlanContext, Residue, SshWant, Step
 from agent.model.fields import FieldReader, absolute_path, choice, full_name, group_name, login
 from agent.model.plan import Phase, Stage
@@ -144,13 +143,8 @@ class AccountEnforcer:
         for step in steps:
             data = step.data
             if step.action == "create":
-                user, group = reader.user(text(data, "name")), reader.group(text(data, "name"))
-                if user is not None and user.uid == number(data, "uid"):
-                    found.append(Residue("account", user.name, f"uid {user.uid}"))
-                if group is not None and group.gid == number(data, "uid"):
-                    found.append(Residue("group", group.name, f"gid {group.gid}"))
-            elif step.action == "membership" and text(data, "group") in reader.groups_of(text(data, "name")):
-                found.append(Residue("membership", text(data, "name"), f"in group {text(data, 'group')}"))
+                left = reader.account_left(text(data, "name"), number(data, "uid"))
+                found += [Residue("account", where, f"uid {data['uid']}") for where in left]
             elif step.action in {"home", "tenant"} and reader.exists(Path(text(data, "path"))):
                 found.append(Residue(step.action, text(data, "path")))
         return found

@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
-from agent.config import Config
 from agent.errors import InvalidGrantError, UnenforceableError
-from agent.host.contract import Reader, Writer
-from agent.model import PlanContext, Residue, SshWant, Step
+from agent.host.contract import Config, Reader, Writer
+from agent.model import JsonObject, PlanContext, Residue, SshWant, Step
 from agent.model.fields import FieldReader, choice, login, principal, source_address
 from agent.model.plan import Phase, Stage
 from enforcers import sshd_match
@@ -97,7 +96,7 @@ class SshEnforcer:
         if want.principals:
             lines = "".join(f"{options} {p}\n" for p in want.principals)
             summary = f"certificates of {', '.join(want.principals)} for {name}: {allowed}"
-            steps.append(self._step(name, "principals", paths.principals / name, lines, summary))
+            steps.append(self._step(name, "principals", paths.principals / name, lines, summary, check=not want.keys))
         return steps
 
     def apply(self, step: Step, writer: Writer) -> None:
@@ -106,7 +105,8 @@ class SshEnforcer:
         Raises:
             HostError: ``sshd_conflict``: another setting of this host's sshd would let the tenant in by another door.
         """
-        sshd_match.check(writer, text(step.data, "name"))
+        if step.data.get("check") is not False:
+            sshd_match.check(writer, text(step.data, "name"))
         writer.write(Path(text(step.data, "path")), text(step.data, "text").encode(), 0o644)
 
     def revert(self, step: Step, writer: Writer) -> None:
@@ -123,8 +123,8 @@ class SshEnforcer:
         if writer.tool("sshd") is not None:
             sshd_match.prepare(writer)
 
-    def _step(self, name: str, action: str, path: Path, lines: str, summary: str) -> Step:
-        data = {"name": name, "path": str(path), "text": lines}
+    def _step(self, name: str, action: str, path: Path, lines: str, summary: str, *, check: bool = True) -> Step:
+        data: JsonObject = {"name": name, "path": str(path), "text": lines, "check": check}
         return Step(self.type, action, Stage.GRANT, Phase.CLOSE, str(path), summary, data)
 
 

@@ -7,9 +7,8 @@ prints the values that count for a user; an earlier Match of the admin's, or an 
 import contextlib
 from pathlib import Path
 
-from agent.config import Config
 from agent.errors import HostError
-from agent.host.contract import Account, CommandResult, Reader, Writer
+from agent.host.contract import Account, CommandResult, Config, Reader, Writer
 
 PROBE = "tidegate-probe"
 _RUN_SSHD, _PID_FILE = Path("/run/sshd"), Path("/run/sshd.pid")

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from agent.config import Config
 from agent.errors import HostError, UnenforceableError
-from agent.host.contract import Reader, User, Writer
+from agent.host.contract import Config, Reader, User, Writer
 from agent.model import JsonObject, PlanContext, Residue, Step, SudoWant
 from agent.model.fields import FieldReader, choice, login
 from agent.model.plan import Phase, Stage

@@ -6,10 +6,9 @@ signal, then a walk of /proc for what neither can see, its cgroups frozen while 
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from agent.errors import HostError
 from agent.host.cgroups import Cgroups
 from agent.host.processes import Process, ProcessTable
 
@@ -79,15 +78,12 @@ def sever(
     return results
 
 
-def _kill_groups(tenants: Iterable[int], table: ProcessTable, cgroups: Cgroups, results: dict[int, Severed]) -> None:
+def _kill_groups(tenants: Collection[int], table: ProcessTable, cgroups: Cgroups, results: dict[int, Severed]) -> None:
     for uid in tenants:
         cgroups.kill(cgroups.user_slice(uid))
-        try:
-            table.kill_all_of(uid)
-        except (HostError, OSError) as error:
-            message = str(error)
-            if message not in results[uid].errors:
-                results[uid].errors.append(message)
+    for uid, message in table.kill_all_of(tenants).items():
+        if message not in results[uid].errors:
+            results[uid].errors.append(message)
 
 
 def _kill_strays(left: list[Process], tenants: dict[int, str], table: ProcessTable, cgroups: Cgroups) -> None:

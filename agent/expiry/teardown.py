@@ -5,6 +5,7 @@ together, and only then are homes and accounts removed. The account goes last: o
 be asked about it.
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,9 +71,13 @@ class Teardown:
             time.sleep(_LAST_WORDS_S)
         self._sever(shuts)
         closed(shuts)
-        self._stop_units([uid for shut in shuts for uid in shut.live.tenants])
+        units = threading.Thread(target=self._stop_units, args=([uid for shut in shuts for uid in shut.live.tenants],))
+        units.start()  # beside the removal: systemd takes its time, and needs nothing of what is removed
         for shut in shuts:
             self._remove(shut)
+        units.join()
+        for shut in shuts:
+            self._look_back(shut)
         return shuts
 
     def sweep(self, tenants: dict[int, str]) -> dict[int, Severed]:
@@ -138,7 +143,12 @@ class Teardown:
             removed, left = self._writer.sweep_files(uid)
             shut.residue += [Residue("file", path, "owned by the tenant", removed=True) for path in removed]
             shut.residue += [Residue("file", path, "owned by the tenant") for path in left]
-        steps = [step for _, step in live.steps]
+
+    def _look_back(self, shut: Shut) -> None:
+        """What is left of it; nothing, and no failed undo, means it is over."""
+        if any(severed.survivors for severed in shut.severed):
+            return
+        steps = [step for _, step in shut.live.steps]
         for name, enforcer in self._enforcers.items():
             shut.residue += enforcer.residue([step for step in steps if step.enforcer == name], self._writer)
         if not shut.errors:

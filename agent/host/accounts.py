@@ -24,6 +24,9 @@ class AccountBackend(Protocol):
     def owns(self, name: str, uid: int) -> bool:
         """Whether this backend holds an account of that name and uid that it made."""
 
+    def left(self, name: str, uid: int) -> list[str]:
+        """Records, rows and memberships of that name and uid that are there."""
+
     def create(self, account: Account) -> None:
         """Make user and group, locked. Raises HostError ``account_taken`` when the name has other records here."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from agent.config import Config
+from agent.config import Config as Config  # noqa: PLC0414  (for enforcers, which know no other module of the host's)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,9 @@ class Reader(Protocol):
 
     def groups_of(self, name: str) -> frozenset[str]:
         """Names of every group the user is in now, the primary one included."""
+
+    def account_left(self, name: str, uid: int) -> tuple[str, ...]:
+        """What is still there of an account that Tidegate made: records, rows, memberships. Asks the files, not NSS."""
 
     def exists(self, path: Path) -> bool:
         """Whether the path is there, as lstat sees it (a dangling symlink is there)."""

@@ -80,6 +80,13 @@ class FakeHost:
         listed = {group.name for group in self.groups.values() if name in group.members}
         return frozenset(listed | ({own.name} if own else set()))
 
+    def account_left(self, name: str, uid: int) -> tuple[str, ...]:
+        """See contract.Reader."""
+        user, group = self.users.get(name), self.groups.get(name)
+        found = [f"user {name}"] if user and user.uid == uid else []
+        found += [f"group {name}"] if group and group.gid == uid else []
+        return tuple(found + [f"{group.name} lists {name}" for group in self.groups.values() if found and name in group.members])
+
     def exists(self, path: Path) -> bool:
         """See contract.Reader. A path is there when it, or something below it, is."""
         return any(path in {known, *known.parents} for known in (*self.files, *self.homes))

@@ -129,6 +129,14 @@ def remove(path: Path) -> None:
         raise HostError("remove_failed", f"{path} could not be removed: {error.strerror}") from error
 
 
+def clear_leftovers(path: Path) -> None:
+    """Remove what a killed :func:`atomic_write` of this path left beside it. Only where nobody else writes the path now."""
+    prefix = f"{TEMPORARY}{path.name}."
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in [entry for entry in entries if entry.name.startswith(prefix)]:
+            remove(Path(entry.path))
+
+
 def exists(path: Path) -> bool:
     """Whether something has that name, a dangling symlink included. What can't be looked at counts as there."""
     try:

@@ -45,6 +45,16 @@ class PasswdAccounts:
         row = rows.get(self._read("passwd"), name)
         return row is not None and row[2:3] == (b"%d" % uid,) and row[4:5] != () and row[4].endswith(b"," + GECOS_MARK.encode())
 
+    def left(self, name: str, uid: int) -> list[str]:
+        """Rows of that name and id in passwd and group, and groups that list the name."""
+        found = [
+            f"{self.etc / base}: {name}"
+            for base in ("passwd", "group")
+            if (row := rows.get(self._read(base), name)) is not None and row[2:3] == (b"%d" % uid,)
+        ]
+        listed = rows.groups_listing(self._read("group"), name) if found else []
+        return found + [f"{self.etc / 'group'}: {group} lists {name}" for group in listed]
+
     def create(self, account: Account) -> None:
         """Add the four rows, each only where it is missing; passwd last."""
         name, number = account.name.encode(), b"%d" % account.uid
@@ -121,12 +131,14 @@ class PasswdAccounts:
             if user.encode() in rows.members(row):
                 return
             files.make_folder(self.state, 0o700)
+            files.clear_leftovers(self.state / f"{user}:{group}")
             files.atomic_write(self.state / f"{user}:{group}", b"", 0o600)
             self._edit("group", lambda data: rows.add_member(data, group, user))
 
     def drop_membership(self, user: str, group: str) -> None:
         """Take the name out, if it was this class that put it in."""
         marker = self.state / f"{user}:{group}"
+        files.clear_leftovers(marker)
         if not marker.exists():
             return
         with self._locked():
@@ -182,8 +194,9 @@ class PasswdAccounts:
 
     def _forget(self, name: str) -> None:
         if self.state.is_dir():
-            for marker in self.state.glob(f"{name}:*"):
-                files.remove(marker)
+            for pattern in (f"{name}:*", f"{files.TEMPORARY}{name}:*"):
+                for marker in self.state.glob(pattern):
+                    files.remove(marker)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

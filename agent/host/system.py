@@ -78,6 +78,10 @@ class SystemHost:
         groups = (self.group_by_gid(gid) for gid in gids)
         return frozenset(group.name for group in groups if group is not None)
 
+    def account_left(self, name: str, uid: int) -> tuple[str, ...]:
+        """See contract.Reader."""
+        return tuple(where for backend in self._all for where in backend.left(name, uid))
+
     def exists(self, path: Path) -> bool:
         """See contract.Reader."""
         return files.exists(path)
@@ -98,11 +102,13 @@ class SystemHost:
         """See contract.Writer. A missing folder is made, root's, mode 0755."""
         if not path.parent.exists():
             files.make_folder(path.parent)
+        files.clear_leftovers(path)
         files.atomic_write(path, data, mode)
 
     def remove(self, path: Path) -> None:
-        """See contract.Writer."""
+        """See contract.Writer. What a killed write of that file left goes with it."""
         files.remove(path)
+        files.clear_leftovers(path)
 
     def create_account(self, account: Account) -> None:
         """See contract.Writer."""

@@ -33,6 +33,15 @@ class UserdbAccounts:
         record = self._record(name, "user")
         return record is not None and record.get("uid") == uid and MARK in record
 
+    def left(self, name: str, uid: int) -> list[str]:
+        """Record files of that name and uid, and membership files of that name."""
+        found = [
+            str(self.root / f"{name}.{kind}")
+            for kind, key in (("user", "uid"), ("group", "gid"))
+            if (self._record(name, kind) or {}).get(key) == uid
+        ]
+        return found + [str(path) for path in self.root.glob(f"{name}:*.membership")]
+
     def create(self, account: Account) -> None:
         """Write the group, then the (locked) user, each with its link by number."""
         self._refuse_foreign(account)
@@ -83,8 +92,9 @@ class UserdbAccounts:
             with contextlib.suppress(OSError):
                 if str(link.readlink()) == f"{name}.{kind}":
                     files.remove(link)
-        for path in self.root.glob(f"{name}:*.membership"):
-            files.remove(path)
+        for pattern in (f"{name}:*.membership", f"{files.TEMPORARY}{name}[.:]*"):
+            for path in self.root.glob(pattern):
+                files.remove(path)
 
     def add_membership(self, user: str, group: str) -> None:
         """One file, whether user and group are userdb's or /etc's."""
@@ -93,7 +103,9 @@ class UserdbAccounts:
 
     def drop_membership(self, user: str, group: str) -> None:
         """Unlink that file; a row of /etc/group is not ours and stays."""
-        files.remove(self.root / f"{user}:{group}.membership")
+        path = self.root / f"{user}:{group}.membership"
+        files.remove(path)
+        files.clear_leftovers(path)
 
     def _record(self, name: str, kind: str) -> dict[str, object] | None:
         text = files.read_bounded(self.root / f"{name}.{kind}", _RECORD_MAX)
@@ -112,6 +124,7 @@ class UserdbAccounts:
                 raise HostError("account_taken", f"a userdb {kind} record {account.name} is there already")
 
     def _write(self, name: str, data: bytes) -> None:
+        files.clear_leftovers(self.root / name)
         files.atomic_write(self.root / name, data, 0o644)
 
     def _link(self, name: str, target: str) -> None:

@@ -81,11 +81,6 @@ class Journal:
             db.execute("UPDATE steps SET state=? WHERE grant_id=?", (StepState.DONE, grant_id))
             self.note_wall(now_ns)
 
-    def carried_over(self, grant_id: int, boot_id: str, boot_deadline_ns: int) -> None:
-        """The grant stands again after a reboot, its deadline now held on this boot's clock."""
-        with self._db.transaction() as db:
-            db.execute("UPDATE grants SET boot_id=?, boot_deadline_ns=? WHERE id=?", (boot_id, boot_deadline_ns, grant_id))
-
     # Ending
 
     def shutting(self, grants: Sequence[tuple[int, str]], cause: EndCause) -> None:

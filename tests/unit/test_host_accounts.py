@@ -176,7 +176,7 @@ def _kill_at(monkeypatch: pytest.MonkeyPatch, nth: int, after: bool, act: Callab
         nonlocal calls
         calls += 1
         if calls == nth:
-            (path.parent / f".tidegate-{path.name}.dead").write_bytes(b"half")  # what SIGKILL leaves of a write
+            (path.parent / f"{files.TEMPORARY}{path.name}.dead").write_bytes(b"half")  # what SIGKILL leaves of a write
             if after:
                 write(path, data, mode, **more)
             raise KilledError
@@ -327,7 +327,7 @@ def test_a_kill_while_a_userdb_account_is_made_is_repaired_or_undone(
     host.create(ALICE)
     assert host.owns("jit-alice", 70001)
     host.delete("jit-alice", 70001)
-    assert [path.name for path in (tmp_path / "userdb").iterdir() if not path.name.startswith(".")] == []
+    assert list((tmp_path / "userdb").iterdir()) == []
 
 
 @pytest.mark.parametrize(
