@@ -29,7 +29,7 @@ from agent.host import start
 from agent.host.clock import DeadlineTimer
 from agent.intake import Intake
 from agent.journal import Journal
-from agent.recovery import recover
+from agent.recovery import stand_again, take_down
 from agent.spool import Watch, shown
 
 log = logging.getLogger("tidegate")
@@ -37,6 +37,7 @@ log = logging.getLogger("tidegate")
 # Several editors write a file in more than one step; one reload a short while after the last of them is enough.
 _RELOAD_DELAY_S = 0.1
 _RETRY_INBOX_S = 5.0
+_RETRY_PREPARE_S = 15.0
 
 
 class Daemon:
@@ -66,8 +67,9 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_all)
-        await loop.run_in_executor(self._taking, recover, self.pipeline)
+        await loop.run_in_executor(self._taking, take_down, self.pipeline)
         await loop.run_in_executor(self._taking, self._prepare)
+        await loop.run_in_executor(self._taking, stand_again, self.pipeline)
         self._reload_policy()
         self._reload_keys()
         for descriptor in self._timer.descriptors:
@@ -107,6 +109,8 @@ class Daemon:
                 self.pipeline.unready[name] = error
                 log.error("%s grants are refused until this is mended: %s", name, error)
         self._prepared = start.digest_of_tools(self._config)
+        if self.pipeline.unready:
+            self._soon(self._later, "mending", lambda: self._job(self._taking, self._prepare), _RETRY_PREPARE_S)
 
     def _prepare_if_changed(self) -> None:
         """Not for what preparing itself wrote, and put back when the proof failed: that would go on for ever."""

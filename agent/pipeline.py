@@ -187,8 +187,10 @@ class Pipeline:
         return self.shut(grants, EndCause.EXPIRED)
 
     def sweep(self, tenants: Mapping[int, str]) -> None:
-        """Look again after the end, and end what has turned up since."""
-        for uid, severed in self.teardown.sweep(dict(tenants)).items():
+        """Look again after the end, and end what has turned up since. A login may be another grant's by now; a UID is not."""
+        taken = {login for live in self.ledger.all() for login in live.uids}
+        former = {uid: "" if login in taken else login for uid, login in tenants.items()}
+        for uid, severed in self.teardown.sweep(former).items():
             detail: dict[str, object] = {"killed": list(severed.killed), "survivors": list(severed.survivors)}
             now_ns, login = self.clock.wall_ns(), tenants[uid]
             self.trail.emit([AuditEvent(EventKind.RESIDUE_FOUND, now_ns, login=login, uid=uid, ok=False, detail=detail)])

@@ -10,19 +10,23 @@ from agent.journal import EndCause, GrantState
 from agent.pipeline import Pipeline
 
 
-def recover(pipeline: Pipeline) -> None:
-    """Take down what has ended or was only half open; put back, after a reboot, what still stands."""
+def take_down(pipeline: Pipeline) -> None:
+    """Before anything else: end what has ended, or was only half open, while nobody was looking."""
     ledger = pipeline.ledger
     grants = ledger.load(pipeline.journal)
     half_open = [live for live in grants if live.state is GrantState.OPENING]
     pipeline.shut(half_open, EndCause.FAILED, "the agent stopped while it was opening this grant")
     pipeline.shut([live for live in grants if live.state is GrantState.SHUTTING], EndCause.EXPIRED)
     pipeline.shut([live for live in ledger.all() if live.deadline.passed(pipeline.clock)], EndCause.EXPIRED)
-    for live in ledger.all():
-        if live.state is GrantState.OPEN:
-            _stand_again(pipeline, live)
     pipeline.ship_receipts()
     pipeline.outbox.clean()
+
+
+def stand_again(pipeline: Pipeline) -> None:
+    """Once the enforcers are prepared: put back, after a reboot, what still stands."""
+    for live in pipeline.ledger.all():
+        if live.state is GrantState.OPEN:
+            _stand_again(pipeline, live)
 
 
 def _stand_again(pipeline: Pipeline, live: LiveGrant) -> None:

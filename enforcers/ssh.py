@@ -106,7 +106,8 @@ class SshEnforcer:
             HostError: ``sshd_conflict``: another setting of this host's sshd would let the tenant in by another door.
         """
         if step.data.get("check") is not False:
-            sshd_match.check(writer, text(step.data, "name"))
+            sshd_match.make_run_folder(writer)
+        sshd_match.check(writer, text(step.data, "name"))
         writer.write(Path(text(step.data, "path")), text(step.data, "text").encode(), 0o644)
 
     def revert(self, step: Step, writer: Writer) -> None:

@@ -104,8 +104,8 @@ def prepare(writer: Writer) -> None:
     if writer.group(config.tenant_group) is None:
         raise HostError("group_missing", f"the tenants' group {config.tenant_group} does not exist")
     text, old = drop_in(config, tenant_shell=has_shell(writer)), writer.read(path)
+    make_run_folder(writer)
     if text != old:
-        _make_run_folder(writer)
         try:
             writer.write(candidate, text)
             _said(writer.check(["sshd", "-t", "-f", str(candidate)]), "the drop-in is not understood")
@@ -144,8 +144,10 @@ def _probe(writer: Writer) -> None:
         writer.delete_account(PROBE, uid)
 
 
-def _make_run_folder(writer: Writer) -> None:
-    """sshd -t wants its privilege separation folder, which a socket-activated sshd has only while it runs."""
+def make_run_folder(writer: Writer) -> None:
+    """sshd -t and -T want their privilege separation folder, which is not there before ssh.service has started, nor, with
+    socket activation, while nobody is connected.
+    """
     if not writer.exists(_RUN_SSHD):
         writer.run(["install", "-d", "-m", "0755", str(_RUN_SSHD)])
 

@@ -11,6 +11,7 @@ from agent.errors import HostError, InvalidGrantError
 from agent.expiry.live import LiveGrant
 from agent.host.clock import NS
 from agent.journal import EndCause, GrantRecord
+from agent.model.text import one_line
 from agent.pipeline import Pipeline
 
 _ENDED_SHOWN = 50
@@ -67,9 +68,10 @@ class Handlers:
 
     def _revoke(self, peer: Peer, request: Mapping[str, object]) -> object:
         chosen = list(self._pipeline.ledger.where(_revocation(request)))
-        text = f"by uid {peer.uid} on this host" + (f": {request['reason']}" if request.get("reason") else "")
+        text = f"by uid {peer.uid} on this host" + (f": {_reason(request)}" if request.get("reason") else "")
         shuts = self._pipeline.shut(chosen, EndCause.REVOKED, text)
-        waiting = [live for live in chosen if live not in [shut.live for shut in shuts]]
+        claimed = {shut.live.id for shut in shuts}
+        waiting = [live for live in chosen if live.id not in claimed]
         return {
             "revoked": [
                 {
@@ -117,14 +119,23 @@ class Handlers:
 
 def _revocation(request: Mapping[str, object]) -> Callable[[GrantRecord], bool]:
     """Exactly one of jti, subject, all. Nothing named is never 'everything'."""
-    jti, subject = request.get("jti"), request.get("subject")
-    if request.get("all") is True and not jti and not subject:
-        return lambda _: True
-    if isinstance(jti, str) and jti and not subject:
-        return lambda record: record.jti == jti
-    if isinstance(subject, str) and subject and not jti:
-        return lambda record: record.sub == subject
+    named = {key: value for key in ("jti", "subject", "all") if (value := request.get(key))}
+    match named:
+        case {"all": True, **others} if not others:
+            return lambda _: True
+        case {"jti": str(jti), **others} if not others:
+            return lambda record: record.jti == jti
+        case {"subject": str(subject), **others} if not others:
+            return lambda record: record.sub == subject
     raise InvalidGrantError("request_malformed", "exactly one of jti, subject and all")
+
+
+def _reason(request: Mapping[str, object]) -> str:
+    """Goes into the journal, the receipt and the events: text, of one line."""
+    reason = request.get("reason")
+    if not isinstance(reason, str):
+        raise InvalidGrantError("request_malformed", "must be a string", field="reason")
+    return one_line(reason)
 
 
 def _under_way(live: LiveGrant) -> dict[str, object]:

@@ -16,7 +16,12 @@ def apply(
         HostError: the first step that failed; the ones before it are in place, and this one may be half.
     """
     for step in steps:
-        _of(step, enforcers).apply(step, writer)
+        try:
+            _of(step, enforcers).apply(step, writer)
+        except TidegateError:
+            raise
+        except Exception as error:  # a bug in one enforcer must reach the caller as what it undoes, never end its thread
+            raise HostError("step_crashed", f"{step.summary}: {type(error).__name__}: {error}") from error
         on_done(step)
 
 

@@ -19,15 +19,19 @@ class Deadline:
     @classmethod
     def starting_now(cls, exp_s: int, clock: Clock) -> "Deadline":
         """For a grant that has just come in and ends at ``exp_s`` (seconds since the epoch)."""
-        remaining = exp_s * NS - clock.wall_ns()
-        return cls(exp_s * NS, clock.boot_ns() + remaining, clock.boot_id())
+        boot_ns = clock.boot_ns()  # before the wall clock: a thread that is held up between the two ends early, never late
+        return cls(exp_s * NS, boot_ns + exp_s * NS - clock.wall_ns(), clock.boot_id())
 
     def in_this_boot(self, clock: Clock, last_wall_ns: int) -> "Deadline":
         """The same deadline after a reboot: what was left at ``last_wall_ns``, the latest wall time ever seen, at most."""
         if self.boot_id == clock.boot_id():
             return self
-        remaining = self.wall_ns - max(clock.wall_ns(), last_wall_ns)
-        return Deadline(self.wall_ns, clock.boot_ns() + remaining, clock.boot_id())
+        boot_ns = clock.boot_ns()
+        return Deadline(self.wall_ns, boot_ns + self.wall_ns - max(clock.wall_ns(), last_wall_ns), clock.boot_id())
+
+    def latest_wall_ns(self, clock: Clock) -> int:
+        """What the wall clock would show had nobody set it back since this deadline was held on the boot clock."""
+        return max(clock.wall_ns(), self.wall_ns - (self.boot_ns - clock.boot_ns()) if self.boot_id == clock.boot_id() else 0)
 
     def passed(self, clock: Clock) -> bool:
         """Whether either clock has reached it."""

@@ -1,18 +1,26 @@
 """The live grants in memory, and the alarms that go with them. The journal is the truth on disk; this is what acts on it."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 
+from agent.errors import JournalError
 from agent.expiry.deadline import Deadline
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act, Alarm, Schedule
 from agent.host.clock import NS, Clock
 from agent.journal import GrantRecord, GrantState, Journal
 
+log = logging.getLogger("tidegate")
 WARNINGS_S = (300, 60, 1)  # the last so that the reason is on the screen before the terminal is gone
 SWEEPS_MS = (250, 1000, 5000)
 RETRY_FIRST_MS = 250
 RETRY_MOST_MS = 60_000
+RETRY_ALIVE_MOST_MS = 1000  # while a process of it lives: what a fork bomb gets between two attempts
+ASK_AGAIN_MS = 250
+MARK_S = 60
+_HOST = 0  # alarms that are about no grant
+_ASK_AGAIN = -1
 
 
 class Ledger:
@@ -24,19 +32,34 @@ class Ledger:
         self._live: dict[int, LiveGrant] = {}
         self._schedule = Schedule()
         self._swept: dict[int, dict[int, str]] = {}
+        self._marking = False
         self.rearm = rearm
 
     def load(self, journal: Journal) -> list[LiveGrant]:
         """At start: take every live grant from the journal, its deadline carried over a reboot; returns them."""
+        last_wall_ns = journal.last_wall_ns()
+        carried: list[tuple[int, str, int]] = []
         for record in journal.live():
             steps = [(found.seq, found.step) for found in journal.steps(record.id)]
-            deadline = Deadline(record.exp * NS, record.boot_deadline_ns, record.boot_id)
-            live = LiveGrant(record, deadline.in_this_boot(self._clock, journal.last_wall_ns()), record.state, steps)
+            deadline = Deadline(record.exp * NS, record.boot_deadline_ns, record.boot_id).in_this_boot(self._clock, last_wall_ns)
+            if deadline.boot_id != record.boot_id and record.state is not GrantState.OPEN:  # that one when it stands again
+                carried.append((record.id, deadline.boot_id, deadline.boot_ns))
+            live = LiveGrant(record, deadline, record.state, steps)
             live.uids = dict(record.uids)
             live.opened_ns = record.opened_ns
             live.cause, live.cause_text, live.attempts = record.cause, record.cause_text, record.attempts
             self.add(live)
+        try:
+            # Or each restart, with the wall clock set back, would give the grant again what was left of it at the reboot.
+            journal.carry(carried)
+            self.mark(journal)
+        except JournalError as error:
+            log.error("deadlines hold until the next restart, but could not be written down: %s", error)
         return self.all()
+
+    def mark(self, journal: Journal) -> None:
+        """Write down how late it is, by whichever clock is later: after a reboot with the clock set back nothing gains by it."""
+        journal.note_wall(max([self._clock.wall_ns(), *(live.deadline.latest_wall_ns(self._clock) for live in self.all())]))
 
     def add(self, live: LiveGrant) -> None:
         """Hold a grant and set its end (and its beginning, when that is to come)."""
@@ -45,23 +68,31 @@ class Ledger:
             self._schedule.add(Alarm(Act.SHUT, live.id), wall_ns=live.deadline.wall_ns, boot_ns=live.deadline.boot_ns)
             if live.state is GrantState.PENDING:
                 self._schedule.add(Alarm(Act.OPEN, live.id), wall_ns=live.record.nbf * NS)
+            if not self._marking:
+                self._mark_later()
         self.rearm()
 
     def opened(self, live: LiveGrant, opened_ns: int) -> None:
-        """It stands open: set the warnings that are still to come."""
+        """It stands open: set the warnings that are still to come. One whose end has begun meanwhile stays as it is."""
         with self._lock:
-            live.state = GrantState.OPEN
+            live.opener = False
             live.opened_ns = opened_ns
+            if live.shutting or live.id not in self._live:
+                return
+            live.state = GrantState.OPEN
             for seconds in WARNINGS_S:
-                at_ns = live.deadline.wall_ns - seconds * NS
-                if at_ns > opened_ns:
-                    self._schedule.add(Alarm(Act.WARN, live.id, seconds), wall_ns=at_ns)
+                before = seconds * NS
+                if live.deadline.wall_ns - before > opened_ns:
+                    wall_ns, boot_ns = live.deadline.wall_ns - before, live.deadline.boot_ns - before
+                    self._schedule.add(Alarm(Act.WARN, live.id, seconds), wall_ns=wall_ns, boot_ns=boot_ns)
         self.rearm()
 
     def ended(self, live: LiveGrant) -> None:
         """Let go of it, and look again at what it leaves at +0.25, +1 and +5 s."""
         with self._lock:
-            self._live.pop(live.id, None)
+            live.state = GrantState.ENDED
+            if self._live.pop(live.id, None) is None:
+                return  # told twice: the sweeps are set
             self._schedule.forget(live.id)
             if live.tenants:
                 self._swept[live.id] = live.tenants
@@ -71,19 +102,27 @@ class Ledger:
         self.rearm()
 
     def retry(self, live: LiveGrant) -> int:
-        """It would not end: try again, waiting twice as long each time up to a minute. Returns the wait in ms."""
-        wait_ms: int = min(RETRY_FIRST_MS * 2 ** min(live.attempts, 16), RETRY_MOST_MS)
+        """It would not end: let it be claimed again, and try again. Returns the wait in ms.
+
+        The wait doubles each time, up to a minute; up to a second while a process of the tenant lives.
+        """
+        most_ms = RETRY_ALIVE_MOST_MS if live.alive else RETRY_MOST_MS
+        wait_ms: int = min(RETRY_FIRST_MS * 2 ** min(max(0, live.attempts - 1), 16), most_ms)
         with self._lock:
-            # Numbered, so that what is left of the first alarm on the other clock is not taken for this one.
-            alarm = Alarm(Act.SHUT, live.id, live.attempts)
-            self._schedule.add(alarm, boot_ns=self._clock.boot_ns() + wait_ms * 1_000_000)
+            live.shutting = False
+            if live.id in self._live:
+                alarm = Alarm(Act.SHUT, live.id, live.attempts)
+                self._schedule.add(alarm, boot_ns=self._clock.boot_ns() + wait_ms * 1_000_000)
         self.rearm()
         return wait_ms
 
     def take_due(self) -> list[Alarm]:
         """Alarms that are due on either clock; each is handed out once."""
         with self._lock:
-            return self._schedule.due(self._clock.wall_ns(), self._clock.boot_ns())
+            found = self._schedule.due(self._clock.wall_ns(), self._clock.boot_ns())
+            if any(alarm.act is Act.MARK for alarm in found):
+                self._mark_later()
+            return found
 
     def next_wake(self) -> tuple[int | None, int | None]:
         """The next wall and boot time to wake at."""
@@ -91,10 +130,16 @@ class Ledger:
             return self._schedule.next()
 
     def to_sweep(self, alarm: Alarm) -> dict[int, str]:
-        """The former tenants (uid → login) a sweep alarm is about; the last one forgets them."""
+        """The former tenants (uid → login) a sweep alarm is about; the last one forgets them.
+
+        A login that a newer grant has by now is left out (empty): its sessions are that grant's.
+        """
         with self._lock:
             last = alarm.note == SWEEPS_MS[-1]
-            return (self._swept.pop if last else self._swept.get)(alarm.grant_id, {})
+            former = (self._swept.pop if last else self._swept.get)(alarm.grant_id, {})
+            logins = {login for live in self._live.values() for login in (*live.uids, *live.record.logins)}
+            uids = {uid for live in self._live.values() for uid in live.tenants}
+            return {uid: "" if login in logins else login for uid, login in former.items() if uid not in uids}
 
     def get(self, grant_id: int) -> LiveGrant | None:
         """The live grant of that id."""
@@ -111,18 +156,24 @@ class Ledger:
         return (live for live in self.all() if test(live.record))
 
     def begin_opening(self, live: LiveGrant) -> bool:
-        """PENDING → OPENING, unless its end has come first."""
+        """PENDING → OPENING, unless its end has come first. The caller's thread is its opener from here on.
+
+        Both in one: between the two, a teardown would claim it with no step in it yet, and what is then opened would stand.
+        """
         with self._lock:
-            if live.id not in self._live or live.state is not GrantState.PENDING or live.cause:
+            if live.id not in self._live or live.state is not GrantState.PENDING or live.cause or live.cancel:
                 return False
             live.state = GrantState.OPENING
+            live.opener = True
             return True
 
     def postpone_opening(self, live: LiveGrant) -> None:
         """OPENING → PENDING: nothing was done, since it could not be written down; try again in a while."""
         with self._lock:
+            live.opener = False
             live.state = GrantState.PENDING
-            self._schedule.add(Alarm(Act.OPEN, live.id), boot_ns=self._clock.boot_ns() + RETRY_MOST_MS * 1_000_000 // 10)
+            if live.id in self._live:
+                self._schedule.add(Alarm(Act.OPEN, live.id), boot_ns=self._clock.boot_ns() + RETRY_MOST_MS * 1_000_000 // 10)
         self.rearm()
 
     def begin_shutting(self, grants: list[LiveGrant]) -> list[LiveGrant]:
@@ -134,8 +185,19 @@ class Ledger:
                     continue
                 if live.state is GrantState.OPENING and live.opener:
                     live.cancel = True
+                    self._ask_again(live)  # the alarm that brought us here is spent, and there may be no other
                     continue
                 live.shutting = True
                 live.state = GrantState.SHUTTING
                 claimed.append(live)
-            return claimed
+        self.rearm()
+        return claimed
+
+    def _ask_again(self, live: LiveGrant) -> None:
+        self._schedule.add(Alarm(Act.SHUT, live.id, _ASK_AGAIN), boot_ns=self._clock.boot_ns() + ASK_AGAIN_MS * 1_000_000)
+
+    def _mark_later(self) -> None:
+        """Once a minute, as long as anything is live."""
+        self._marking = bool(self._live)
+        if self._marking:
+            self._schedule.add(Alarm(Act.MARK, _HOST), boot_ns=self._clock.boot_ns() + MARK_S * NS)

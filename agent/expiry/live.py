@@ -27,6 +27,7 @@ class LiveGrant:
     last_process_ns: int | None = None
     killed: list[str] = field(default_factory=list)  # over all attempts, as the receipt names them
     killed_count: int = 0
+    alive: bool = False  # some process of it outlived the last attempt
     attempts: int = 0
     error: str = ""
 

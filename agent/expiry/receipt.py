@@ -4,6 +4,7 @@ from agent.expiry.teardown import Shut
 from agent.host.clock import NS, rfc3339
 from agent.journal import EndCause
 from agent.model import Json
+from agent.model.text import one_line
 
 RECEIPT_TYP = "teardown-receipt+jwt"
 _RESIDUE_LISTED = 200
@@ -17,6 +18,7 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str) -> dict[str, object]:
     live = shut.live
     expired = live.cause is EndCause.EXPIRED
     began_ns = live.began_ns or shut.began_ns
+    stood = bool(live.steps)
     due_ns = live.deadline.wall_ns if expired and live.deadline.wall_ns <= began_ns else began_ns
     errors = dict(shut.undone)
     return {
@@ -33,14 +35,17 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str) -> dict[str, object]:
             "ticket": live.record.ticket,
         },
         "cause": live.cause.value if live.cause else "",
-        "cause_text": live.cause_text,
+        "cause_text": one_line(live.cause_text),
         "opened": rfc3339(live.opened_ns) if live.opened_ns else None,
         "deadline": rfc3339(live.deadline.wall_ns),
         "began": rfc3339(began_ns),
-        "doors_closed": _time(live.doors_ns),
-        "last_process_dead": _time(live.last_process_ns),
+        "doors_closed": _time(live.doors_ns if stood else None),
+        "last_process_dead": _time(live.last_process_ns if stood else None),
         "ended": _time(shut.ended_ns),
-        "lateness_ms": {"doors": _late(live.doors_ns, due_ns), "last_process": _late(live.last_process_ns, due_ns)},
+        "lateness_ms": {
+            "doors": _late(live.doors_ns if stood else None, due_ns),
+            "last_process": _late(live.last_process_ns if stood else None, due_ns),
+        },
         "accounts": [{"login": login, "uid": uid} for login, uid in sorted(live.uids.items())],
         "steps": [
             {"enforcer": step.enforcer, "action": step.action, "what": step.summary, "undone": not errors.get(seq, "not tried")}

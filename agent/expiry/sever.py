@@ -4,21 +4,23 @@ The order is the one that was measured to win against fork bombs: the whole user
 signal, then a walk of /proc for what neither can see, its cgroups frozen while they are cleared so nothing runs ahead of it.
 """
 
+import itertools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agent.host.cgroups import Cgroups
 from agent.host.processes import Process, ProcessTable
 
 _KILLED_LISTED = 64
+PATIENCE_S = 5.0
 _PAUSES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 
 
 @dataclass(slots=True)
 class Severed:
-    """How it went for one tenant. ``killed`` names at most 64 processes; ``killed_count`` counts those a walk saw."""
+    """How it went for one tenant. ``killed`` names at most 64 processes; ``killed_count`` counts those a walk saw and that died."""
 
     uid: int
     killed: list[str] = field(default_factory=list)
@@ -27,11 +29,14 @@ class Severed:
     empty_wall_ns: int = 0
     errors: list[str] = field(default_factory=list)
 
-    def saw(self, process: Process) -> None:
-        """Note a process that is being killed."""
-        self.killed_count += 1
-        if len(self.killed) < _KILLED_LISTED:
-            self.killed.append(f"{process.name}[{process.pid}] uid={process.uid} by={process.mark}")
+    def failed(self, error: Exception) -> None:
+        """Note what went wrong, once."""
+        self.note(f"{type(error).__name__}: {error}")
+
+    def note(self, message: str) -> None:
+        """Note an error, once."""
+        if message not in self.errors:
+            self.errors.append(message)
 
 
 def sever(
@@ -40,71 +45,116 @@ def sever(
     cgroups: Cgroups,
     wall_ns: Callable[[], int],
     *,
-    patience_s: float = 20.0,
+    patience_s: float = PATIENCE_S,
 ) -> dict[int, Severed]:
-    """Kill until nothing of any tenant (uid → login) lives; returns what was seen of each.
-
-    The doors are shut before this is called: an sshd that is still asking somebody for a key when it is first seen here later
-    can let nobody in. It is killed too, but a storm of such connections does not keep the end from being reached.
+    """Kill until nothing of any tenant (uid → login) lives; returns what was seen of each. Never raises.
 
     Whoever still lives after ``patience_s`` stands in ``survivors``: the caller keeps the grant open as not ended and tries again.
+    A walk that fails proves nothing: until one succeeds everybody counts as alive.
     """
-    results = {uid: Severed(uid) for uid in tenants}
-    seen: set[tuple[int, int]] = set()
-    first = table.of(tenants)
-    _note(first, results, seen)
-    at_start = {process.pid for process in first}
+    attempt = _Attempt(tenants, table, cgroups, {uid: Severed(uid) for uid in tenants})
+    attempt.look()
     give_up = time.monotonic() + patience_s
-    for attempt in range(1_000_000):
-        _kill_groups(tenants, table, cgroups, results)
-        left = table.of(tenants)
-        _note(left, results, seen)
-        _kill_strays(left, tenants, table, cgroups)
-        busy = {process.tenant_uid for process in left if process.mark != "sshd" or process.pid in at_start}
-        busy |= {uid for uid in tenants if cgroups.populated(cgroups.user_slice(uid))}
+    for number in itertools.count():
+        busy = attempt.strike()
         now = wall_ns()
-        for uid, result in results.items():
-            if uid in busy:
-                result.empty_wall_ns = 0
-            elif not result.empty_wall_ns:
-                result.empty_wall_ns = now
-        if not busy:
+        for uid, result in attempt.results.items():
+            result.empty_wall_ns = 0 if uid in busy else result.empty_wall_ns or now
+        late = time.monotonic() > give_up
+        if not busy or late:
+            attempt.conclude(busy)
             break
-        if time.monotonic() > give_up:
-            for process in left:
-                results[process.tenant_uid].survivors.append(f"{process.name}[{process.pid}]")
-            break
-        time.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
-    return results
+        time.sleep(_PAUSES_S[min(number, len(_PAUSES_S) - 1)])
+    return attempt.results
 
 
-def _kill_groups(tenants: Collection[int], table: ProcessTable, cgroups: Cgroups, results: dict[int, Severed]) -> None:
-    for uid in tenants:
-        cgroups.kill(cgroups.user_slice(uid))
-    for uid, message in table.kill_all_of(tenants).items():
-        if message not in results[uid].errors:
-            results[uid].errors.append(message)
+@dataclass(slots=True)
+class _Attempt:
+    """One call of :func:`sever`: whom it is about, and what it has seen."""
 
+    tenants: dict[int, str]
+    table: ProcessTable
+    cgroups: Cgroups
+    results: dict[int, Severed]
+    seen: dict[tuple[int, int], Process] = field(default_factory=dict)
+    at_first: frozenset[int] = frozenset()
+    left: list[Process] = field(default_factory=list)
 
-def _kill_strays(left: list[Process], tenants: dict[int, str], table: ProcessTable, cgroups: Cgroups) -> None:
-    """What the two atomic kills did not reach, cgroup by cgroup: freeze, look again, kill, thaw."""
-    by_group: dict[str, list[Process]] = defaultdict(list)
-    for process in left:
-        by_group[process.cgroup].append(process)
-    for group, members in by_group.items():
-        frozen = cgroups.freeze(group, frozen=True)
+    def look(self) -> None:
+        """Who is there before the first kill."""
         try:
-            hits = [process for process in table.of(tenants) if process.cgroup == group] if frozen else members
-            for process in hits:
-                table.kill(process.pid)
-        finally:
-            if frozen:
-                cgroups.freeze(group, frozen=False)
+            self._note(self.table.of(self.tenants))
+        except Exception as error:
+            self._failed(error)
+        self.at_first = frozenset(pid for _, pid in self.seen)
 
+    def strike(self) -> set[int]:
+        """Kill everything once; returns the uids of which something may still live."""
+        self._kill_groups()
+        try:
+            self.left = self.table.of(self.tenants)
+            self._note(self.left)
+            self._kill_strays()
+            busy = {process.tenant_uid for process in self.left if self._counts(process)}
+        except Exception as error:
+            self._failed(error)
+            self.left = []
+            return set(self.tenants)
+        return busy | {uid for uid in self.tenants if self.cgroups.populated(self.cgroups.user_slice(uid))}
 
-def _note(processes: list[Process], results: dict[int, Severed], seen: set[tuple[int, int]]) -> None:
-    for process in processes:
-        key = (process.tenant_uid, process.pid)
-        if key not in seen:
-            seen.add(key)
-            results[process.tenant_uid].saw(process)
+    def conclude(self, busy: set[int]) -> None:
+        """Name who lives, and who died."""
+        alive = {(process.tenant_uid, process.pid) for process in self.left if process.tenant_uid in busy}
+        for uid in busy:
+            result = self.results[uid]
+            named = [f"{process.name}[{process.pid}]" for process in self.left if process.tenant_uid == uid]
+            unnamed = "; ".join(result.errors) or f"something in {self.cgroups.user_slice(uid)}"
+            result.survivors = named[:_KILLED_LISTED] or [unnamed]
+        for key, process in self.seen.items():
+            if key not in alive:
+                result = self.results[process.tenant_uid]
+                result.killed_count += 1
+                if len(result.killed) < _KILLED_LISTED:
+                    result.killed.append(f"{process.name}[{process.pid}] uid={process.uid} by={process.mark}")
+
+    def _counts(self, process: Process) -> bool:
+        """Whether it keeps the end from being reached.
+
+        sshd names its process after the login before anyone has authenticated. The doors are shut by now, so a later one never
+        will: it is killed as well, but whoever goes on knocking from the network does not keep the grant from ending.
+        """
+        return process.mark != "sshd" or process.pid in self.at_first
+
+    def _kill_groups(self) -> None:
+        for uid in self.tenants:
+            self.cgroups.kill(self.cgroups.user_slice(uid))
+        try:
+            for uid, message in self.table.kill_all_of(self.tenants).items():
+                self.results[uid].note(message)
+        except Exception as error:
+            self._failed(error)
+
+    def _kill_strays(self) -> None:
+        """What the two atomic kills did not reach, cgroup by cgroup: freeze, look again, kill, thaw."""
+        by_group: dict[str, list[Process]] = defaultdict(list)
+        for process in self.left:
+            by_group[process.cgroup].append(process)
+        for group, members in by_group.items():
+            with self.cgroups.frozen(group) as frozen:
+                hits = [process for process in self.table.of(self.tenants) if process.cgroup == group] if frozen else members
+                for process in hits:
+                    self._kill(process)
+
+    def _kill(self, process: Process) -> None:
+        try:
+            self.table.kill(process.pid, self.tenants)
+        except Exception as error:
+            self.results[process.tenant_uid].failed(error)
+
+    def _note(self, processes: list[Process]) -> None:
+        for process in processes:
+            self.seen.setdefault((process.tenant_uid, process.pid), process)
+
+    def _failed(self, error: Exception) -> None:
+        for result in self.results.values():
+            result.failed(error)

@@ -3,6 +3,7 @@
 from agent.audit import AuditEvent, EventKind, events_of_steps
 from agent.expiry.live import LiveGrant
 from agent.expiry.teardown import Shut
+from agent.model.text import one_line
 
 
 def event(live: LiveGrant, kind: EventKind, at_ns: int, *, ok: bool = True, **more: object) -> AuditEvent:
@@ -18,7 +19,7 @@ def event(live: LiveGrant, kind: EventKind, at_ns: int, *, ok: bool = True, **mo
         login=login,
         uid=live.uids.get(login),
         code=live.cause.value if live.cause else "",
-        reason=live.cause_text or record.reason,
+        reason=one_line(live.cause_text) or record.reason,
         ticket=record.ticket,
         ok=ok,
         detail={"access": record.summary, "rule": record.rule, **more},

@@ -5,26 +5,34 @@ together, and only then are homes and accounts removed. The account goes last: o
 be asked about it.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from agent.enforcement import revert
 from agent.errors import TidegateError
 from agent.expiry.live import LiveGrant
-from agent.expiry.sever import Severed, sever
+from agent.expiry.sever import PATIENCE_S, Severed, sever
 from agent.host.cgroups import Cgroups
 from agent.host.clock import Clock
 from agent.host.contract import Writer
-from agent.host.processes import ProcessTable
+from agent.host.processes import Process, ProcessTable
 from agent.model import Enforcer, Phase, Residue
+from agent.model.text import one_line
 
+log = logging.getLogger("tidegate")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_KILLED_NAMED = 64
+_LAST_WORDS_S = 0.005  # for sshd to send what a terminal was told; the doors are shut already
+_PATH_SHOWN = 4096
 _LINGER = Path("/var/lib/systemd/linger")
 _CRONTABS = Path("/var/spool/cron/crontabs")
 _SYSTEMD = Path("/run/systemd/system")
-_LAST_WORDS_S = 0.005  # for sshd to send what a terminal was told; the doors are shut already
 
 
 @dataclass(slots=True)
@@ -41,22 +49,34 @@ class Shut:
     @property
     def errors(self) -> list[str]:
         """Everything that keeps the grant from being over."""
-        failed = [error for _, error in self.undone if error]
-        survivors = [f"still alive: {name}" for severed in self.severed for name in severed.survivors]
-        return failed + survivors
+        found = [error for _, error in self.undone if error] + [f"still alive: {name}" for name in self.survivors]
+        return [one_line(error) for error in found]
+
+    @property
+    def survivors(self) -> list[str]:
+        """Processes that could not be ended."""
+        return [name for severed in self.severed for name in severed.survivors]
 
 
 class Teardown:
     """The hands of teardown on one host. Holds no state of its own; safe to call again on whatever is left."""
 
     def __init__(
-        self, writer: Writer, enforcers: Mapping[str, Enforcer], table: ProcessTable, cgroups: Cgroups, clock: Clock
+        self,
+        writer: Writer,
+        enforcers: Mapping[str, Enforcer],
+        table: ProcessTable,
+        cgroups: Cgroups,
+        clock: Clock,
+        *,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._writer = writer
         self._enforcers = enforcers
         self._table = table
         self._cgroups = cgroups
         self._clock = clock
+        self._patience_s = patience_s
 
     def shut(
         self, grants: Sequence[LiveGrant], tell: Callable[[LiveGrant], int], closed: Callable[[list[Shut]], None]
@@ -67,24 +87,31 @@ class Teardown:
         reached; ``closed`` is called once, with all of them.
         """
         shuts = [self._close(live) for live in grants]
-        if sum(tell(shut.live) for shut in shuts):
+        told = [_go_on_past(tell, shut.live) for shut in shuts]
+        if any(told):
             time.sleep(_LAST_WORDS_S)
         self._sever(shuts)
-        closed(shuts)
-        units = threading.Thread(target=self._stop_units, args=([uid for shut in shuts for uid in shut.live.tenants],))
-        units.start()  # beside the removal: systemd takes its time, and needs nothing of what is removed
+        _go_on_past(closed, shuts)
+        units = self._stop_units_beside([uid for shut in shuts if not shut.survivors for uid in shut.live.tenants])
         for shut in shuts:
             self._remove(shut)
-        units.join()
+        if units:
+            units.join()
         for shut in shuts:
             self._look_back(shut)
+        self._conclude(shuts)
         return shuts
 
     def sweep(self, tenants: dict[int, str]) -> dict[int, Severed]:
-        """Once more after the end: end whatever of these (former) tenants has turned up since."""
-        for login in tenants.values():
+        """Once more after the end: end whatever of these former tenants (uid → login; empty: another's by now) has come."""
+        for login in filter(None, tenants.values()):
             self._close_side_doors(login)
-        return sever(tenants, self._table, self._cgroups, self._clock.wall_ns) if self._table.of(tenants) else {}
+        try:
+            if not self._table.of(tenants):
+                return {}
+        except TidegateError as error:
+            log.error("the sweep can't look, so it kills unseen: %s", error)
+        return self._end_processes(tenants)
 
     def _close(self, live: LiveGrant) -> Shut:
         shut = Shut(live, self._clock.wall_ns())
@@ -105,23 +132,39 @@ class Teardown:
     def _close_side_doors(self, login: str) -> list[str]:
         """What would start something for the tenant later: lingering, its crontab. (atd runs as the uid; see sweep of files.)"""
         errors = []
-        for path in (_LINGER / login, _CRONTABS / login):
+        for folder in (_LINGER, _CRONTABS) if login else ():
             try:
-                self._writer.remove(path)
-            except TidegateError as error:
-                errors.append(str(error))
+                self._writer.remove(folder / login)
+            except Exception as error:  # what shuts goes past every failure
+                errors.append(_shown(error))
         return errors
 
     def _sever(self, shuts: list[Shut]) -> None:
         tenants = {uid: login for shut in shuts for uid, login in shut.live.tenants.items()}
-        results = sever(tenants, self._table, self._cgroups, self._clock.wall_ns) if tenants else {}
+        results = self._end_processes(tenants) if tenants else {}
         now = self._clock.wall_ns()
         for shut in shuts:
-            shut.severed = [results[uid] for uid in shut.live.tenants]
-            shut.live.killed += [name for severed in shut.severed for name in severed.killed]
-            shut.live.killed_count += sum(severed.killed_count for severed in shut.severed)
-            if all(severed.empty_wall_ns for severed in shut.severed):
-                shut.live.last_process_ns = max((severed.empty_wall_ns for severed in shut.severed), default=now)
+            live = shut.live
+            shut.severed = [results[uid] for uid in live.tenants]
+            live.alive = bool(shut.survivors)
+            live.killed = [*live.killed, *(name for severed in shut.severed for name in severed.killed)][:_KILLED_NAMED]
+            killed = sum(severed.killed_count for severed in shut.severed)
+            live.killed_count += killed
+            if not live.alive and (killed or live.last_process_ns is None):  # a later attempt that found nobody is not the moment
+                live.last_process_ns = max((severed.empty_wall_ns for severed in shut.severed), default=now)
+
+    def _end_processes(self, tenants: dict[int, str]) -> dict[int, Severed]:
+        return sever(tenants, self._table, self._cgroups, self._clock.wall_ns, patience_s=self._patience_s)
+
+    def _stop_units_beside(self, uids: list[int]) -> threading.Thread | None:
+        """Beside the removal: systemd takes its time, and needs nothing of what is removed. Before it, where no thread is left."""
+        units = threading.Thread(target=self._stop_units, args=(uids,))
+        try:
+            units.start()
+        except RuntimeError:
+            self._stop_units(uids)
+            return None
+        return units
 
     def _stop_units(self, uids: list[int]) -> None:
         """Let systemd forget the tenants' managers and runtime folders; their processes are dead, so this waits for nothing."""
@@ -131,25 +174,66 @@ class Teardown:
         for action in ("stop", "reset-failed"):
             try:
                 self._writer.run(["systemctl", action, "--quiet", *units], timeout_s=30.0)
-            except TidegateError:
-                continue  # their processes are gone already; the residue check below has the last word
+            except Exception as error:  # their processes are gone already; what is left of a unit shows as residue
+                log.warning("systemctl %s of ended tenants: %s", action, _shown(error))
 
     def _remove(self, shut: Shut) -> None:
         live = shut.live
-        if any(severed.survivors for severed in shut.severed):
+        if shut.survivors:
             return  # a live process on a removed account would be an orphan on a reusable UID
         shut.undone += self._revert(live, Phase.REMOVE)
-        for uid in live.tenants:
-            removed, left = self._writer.sweep_files(uid)
-            shut.residue += [Residue("file", path, "owned by the tenant", removed=True) for path in removed]
-            shut.residue += [Residue("file", path, "owned by the tenant") for path in left]
+        try:
+            for uid in live.tenants:
+                removed, left = self._writer.sweep_files(uid)
+                shut.residue += [Residue("file", path, "owned by the tenant", removed=True) for path in removed]
+                shut.residue += [Residue("file", path, "owned by the tenant") for path in left]
+        except Exception as error:  # what is left is not known, so it is not over; the next grant of the batch goes on
+            shut.undone.append((-1, f"files: {_shown(error)}"))
 
     def _look_back(self, shut: Shut) -> None:
-        """What is left of it; nothing, and no failed undo, means it is over."""
-        if any(severed.survivors for severed in shut.severed):
+        """What is left of it."""
+        if shut.survivors:
             return
-        steps = [step for _, step in shut.live.steps]
-        for name, enforcer in self._enforcers.items():
-            shut.residue += enforcer.residue([step for step in steps if step.enforcer == name], self._writer)
-        if not shut.errors:
-            shut.ended_ns = self._clock.wall_ns()
+        try:
+            for name, enforcer in self._enforcers.items():
+                steps = [step for _, step in shut.live.steps if step.enforcer == name]
+                shut.residue += enforcer.residue(steps, self._writer)
+        except Exception as error:  # as above
+            shut.undone.append((-1, f"residue: {_shown(error)}"))
+        shut.residue = [_printable(found) for found in shut.residue]
+
+    def _conclude(self, shuts: list[Shut]) -> None:
+        """Over is what has no error and, looked at once more, no process: atd may start one until the account is gone."""
+        clean = [shut for shut in shuts if not shut.errors]
+        tenants = {uid: login for shut in clean for uid, login in shut.live.tenants.items()}
+        found: list[Process] = []
+        error = ""
+        try:
+            found = [process for process in self._table.of(tenants) if process.mark != "sshd"] if tenants else []
+        except Exception as failure:
+            error = _shown(failure)
+        for shut in clean:
+            again = [f"{process.name}[{process.pid}]" for process in found if process.tenant_uid in shut.live.tenants]
+            if again or (error and shut.live.tenants):
+                shut.live.alive = True
+                shut.undone.append((-1, f"alive after its removal: {', '.join(again[:8]) or error}"))
+            else:
+                shut.ended_ns = self._clock.wall_ns()
+
+
+def _go_on_past(call: Callable[[_T], _R], argument: _T) -> _R | None:
+    """Telling and writing down never hold up what shuts."""
+    try:
+        return call(argument)
+    except Exception:
+        log.exception("teardown goes on past this")
+        return None
+
+
+def _printable(found: Residue) -> Residue:
+    """A tenant names its files: one that is no UTF-8 could not be signed, and its grant would never be over."""
+    return replace(found, where=one_line(found.where, _PATH_SHOWN), detail=one_line(found.detail))
+
+
+def _shown(error: Exception) -> str:
+    return str(error) if isinstance(error, TidegateError) else f"{type(error).__name__}: {error}"

@@ -1,5 +1,9 @@
 """The unified cgroup tree (cgroups(7)): killing, freezing and emptiness of whole groups, where this host has one."""
 
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # Freezing one of these would stop the host itself, or the agent that is to thaw it.
@@ -9,15 +13,16 @@ _NEVER_FREEZE = ("/init.scope", "/system.slice/dbus", "/system.slice/systemd-", 
 class Cgroups:
     """Paths inside this class are cgroup paths as /proc/PID/cgroup shows them (``/user.slice/user-70000.slice``)."""
 
-    def __init__(self, mount: Path | None) -> None:
+    def __init__(self, mount: Path | None, untouched: Sequence[str] = ()) -> None:
         self._mount = mount
+        self._untouched = tuple(f"{group.rstrip('/')}/" for group in ("", *untouched))
 
     @classmethod
     def find(cls) -> "Cgroups":
         """The cgroup2 mount of this host: alone (unified) or beside version 1 (hybrid); none is allowed."""
         for candidate in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")):
             if (candidate / "cgroup.procs").exists() and (candidate / "cgroup.controllers").exists():
-                return cls(candidate)
+                return cls(candidate, [_group_of("self"), _group_of("1")])
         return cls(None)
 
     @property
@@ -31,59 +36,74 @@ class Cgroups:
 
     def kill(self, group: str) -> bool:
         """SIGKILL the whole group and its children, atomically against forks (Linux 5.14). False when it can't be done."""
-        return self._write(group, "cgroup.kill", "1")
+        descriptor = None if self._holds_us(group) else self._open(group, "cgroup.kill")
+        if descriptor is None:
+            return False
+        try:
+            return _put(descriptor, b"1")
+        finally:
+            os.close(descriptor)
 
-    def freeze(self, group: str, frozen: bool) -> bool:
-        """Freeze or thaw; refuses the root, what the host itself runs in, and whatever holds PID 1 or this very process."""
-        if group in {"", "/"} or group.startswith(_NEVER_FREEZE):
-            return False
-        if frozen and any(_inside(_group_of(pid), group) for pid in ("self", "1")):
-            return False
-        return self._write(group, "cgroup.freeze", "1" if frozen else "0")
+    @contextlib.contextmanager
+    def frozen(self, group: str) -> Iterator[bool]:
+        """The group stands still within the ``with``; False when it does not: no such group, or one that is never frozen.
+
+        Those are the root, what the host itself runs in, and every group that holds PID 1 or this very process. What froze it
+        also thaws it: with no descriptor left to open, a group of the host's would stay frozen for good.
+        """
+        never = self._holds_us(group) or group.startswith(_NEVER_FREEZE)
+        descriptor = None if never else self._open(group, "cgroup.freeze")
+        if descriptor is None:
+            yield False
+            return
+        try:
+            yield _put(descriptor, b"1")
+        finally:
+            _put(descriptor, b"0")
+            os.close(descriptor)
 
     def populated(self, group: str) -> bool:
-        """Whether any process, dead-but-unreaped ones aside, is in the group or below it. An absent group is empty."""
-        text = self._read(group, "cgroup.events")
-        return "populated 1" in text.splitlines()
+        """Whether any process, dead-but-unreaped ones aside, is in the group or below it.
 
-    def processes(self, group: str) -> set[int]:
-        """PIDs directly in the group."""
-        return {int(line) for line in self._read(group, "cgroup.procs").split() if line.isdigit()}
+        An absent group is empty; one that can't be read (no descriptor left) may not be.
+        """
+        path = self._file(group, "cgroup.events")
+        if path is None:
+            return False
+        try:
+            return "populated 1" in path.read_text(encoding="ascii").splitlines()
+        except OSError as error:
+            return error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ENODEV}
+
+    def _holds_us(self, group: str) -> bool:
+        return any(own.startswith(group.rstrip("/") + "/") for own in self._untouched)
 
     def _file(self, group: str, name: str) -> Path | None:
         if self._mount is None or ".." in group.split("/"):
             return None
         return self._mount / group.lstrip("/") / name
 
-    def _write(self, group: str, name: str, value: str) -> bool:
+    def _open(self, group: str, name: str) -> int | None:
         path = self._file(group, name)
         if path is None:
-            return False
+            return None
         try:
-            with path.open("w", encoding="ascii") as file:
-                file.write(value)
+            return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
-            return False
-        return True
+            return None
 
-    def _read(self, group: str, name: str) -> str:
-        path = self._file(group, name)
-        if path is None:
-            return ""
-        try:
-            return path.read_text(encoding="ascii")
-        except OSError:
-            return ""
+
+def _put(descriptor: int, value: bytes) -> bool:
+    try:
+        return os.pwrite(descriptor, value, 0) == len(value)
+    except OSError:
+        return False
 
 
 def _group_of(pid: str) -> str:
-    """The process's cgroup2 path; the root when it can't be known, which is then inside nothing."""
+    """The process's cgroup2 path; the root when it can't be known."""
     try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text(encoding="ascii").splitlines()
+        lines = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return "/"
     return next((line[3:] for line in lines if line.startswith("0::")), "/")
-
-
-def _inside(group: str, outer: str) -> bool:
-    return group == outer or group.startswith(f"{outer.rstrip('/')}/")

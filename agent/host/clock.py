@@ -152,5 +152,6 @@ def _timerfd(clock: int) -> int:
 def _settime(descriptor: int, flags: int, at_ns: int) -> None:
     # struct itimerspec: interval (none), then the absolute expiry; all zero disarms.
     spec = struct.pack("qqqq", 0, 0, at_ns // NS, at_ns % NS)
-    if _libc.timerfd_settime(descriptor, flags, spec, None) != 0:
+    # ECANCELED: the clock was set since the last read. The timer is armed all the same (fs/timerfd.c: timerfd_setup).
+    if _libc.timerfd_settime(descriptor, flags, spec, None) != 0 and ctypes.get_errno() != errno.ECANCELED:
         raise HostError("timer_unavailable", f"timerfd_settime: {os.strerror(ctypes.get_errno())}")

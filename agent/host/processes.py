@@ -5,7 +5,7 @@ itself are atomic (kill(2)). The walk is for what those two can't see: root shel
 another cgroup, sshd's own privileged half of a session.
 """
 
-import contextlib
+import errno
 import os
 import re
 import signal
@@ -21,6 +21,8 @@ from agent.host import command, killer
 _UNSET_LOGINUID = 0xFFFFFFFF
 _PROC_READ_MAX = 256 * 1024
 _FORKED_HERE = 3  # so many uids are signalled from forks of the agent itself
+# These say nothing about the process: taking them for "it is gone" would end a grant while its tenant still runs.
+_NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _SSHD_TITLE = re.compile(rb"sshd(?:-session)?: ([a-z][a-z0-9-]{0,30})(?: \[(?:priv|net|postauth)\]|@[^\0]*)\s*\0?.*", re.DOTALL)
 
 
@@ -40,10 +42,13 @@ class ProcessTable(Protocol):
     """The host's processes, as teardown needs them. Real below; faked in unit tests."""
 
     def of(self, tenants: dict[int, str]) -> list[Process]:
-        """Every live process that belongs to one of these tenants (uid → login). Zombies are dead."""
+        """Every live process that belongs to one of these tenants (uid → login; an empty login names nobody).
 
-    def kill(self, pid: int) -> None:
-        """SIGKILL one process; gone already is done."""
+        Zombies are dead. Raises HostError ``proc_unreadable`` when it can't know.
+        """
+
+    def kill(self, pid: int, tenants: dict[int, str]) -> None:
+        """SIGKILL one process if it is still one of these tenants'; gone already is done. Raises HostError."""
 
     def kill_all_of(self, uids: Collection[int]) -> dict[int, str]:
         """SIGKILL every process each uid may signal, atomically, from a process that is that uid; returns uid → error."""
@@ -58,18 +63,32 @@ class ProcProcesses:
 
     def of(self, tenants: dict[int, str]) -> list[Process]:
         """See :class:`ProcessTable`."""
-        logins = {login.encode(): uid for uid, login in tenants.items()}
         own = os.getpid()
-        return [
-            found for pid in self._pids() if pid not in {1, own} and (found := self._classify(pid, tenants, logins)) is not None
-        ]
+        return [found for pid in self._pids() if pid not in {1, own} and (found := self._classify(pid, tenants)) is not None]
 
-    def kill(self, pid: int) -> None:
-        """See :class:`ProcessTable`."""
-        if pid <= 1:
+    def kill(self, pid: int, tenants: dict[int, str]) -> None:
+        """See :class:`ProcessTable`. Refuses pid 1 and this process.
+
+        A fork bomb wraps the process numbers in seconds, so the number may be another's since the walk. The descriptor can't be:
+        open it, look again at who has the number, signal the descriptor (pidfd_open(2)).
+        """
+        if pid <= 1 or pid == os.getpid():
             raise HostError("kill_refused", f"will not signal pid {pid}")
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        except OSError as error:
+            raise HostError("kill_failed", f"pid {pid}: {error.strerror}") from error
+        try:
+            if self._classify(pid, tenants) is not None:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        except OSError as error:
+            raise HostError("kill_failed", f"pid {pid}: {error.strerror}") from error
+        finally:
+            os.close(handle)
 
     def kill_all_of(self, uids: Collection[int]) -> dict[int, str]:
         """See :class:`ProcessTable`. uid 0 and anything outside the tenants' range is refused before anything is started.
@@ -84,21 +103,23 @@ class ProcProcesses:
         return refused | {uid: error for uid in wanted if (error := killer.kill_as(uid))}
 
     def _pids(self) -> Iterator[int]:
-        for name in os.listdir(self._proc):  # noqa: PTH208  # an iterdir of Paths costs twice as much here
-            if name.isdigit():
-                yield int(name)
+        try:
+            names = os.listdir(self._proc)  # noqa: PTH208  # an iterdir of Paths costs twice as much here
+        except OSError as error:
+            raise HostError("proc_unreadable", f"{self._proc}: {error.strerror}") from error
+        return (int(name) for name in names if name.isdigit())
 
-    def _classify(self, pid: int, tenants: dict[int, str], logins: dict[bytes, int]) -> Process | None:
+    def _classify(self, pid: int, tenants: dict[int, str]) -> Process | None:
         status = _parse_status(self._read(pid, "status"))
         if status is None:
             return None
         name, uids = status
-        mark, tenant = self._mark(pid, uids, tenants, logins)
+        mark, tenant = self._mark(pid, uids, tenants)
         if mark is None:
             return None
         return Process(pid, uids[0], name, self._cgroup(pid), mark, tenant)
 
-    def _mark(self, pid: int, uids: tuple[int, ...], tenants: dict[int, str], logins: dict[bytes, int]) -> tuple[str | None, int]:
+    def _mark(self, pid: int, uids: tuple[int, ...], tenants: dict[int, str]) -> tuple[str | None, int]:
         for uid in uids:
             if uid in tenants:
                 return "uid", uid
@@ -111,27 +132,29 @@ class ProcProcesses:
         if sudo_uid in tenants:
             return "sudo", sudo_uid
         title = _SSHD_TITLE.fullmatch(self._read(pid, "cmdline"))
-        if title and title.group(1) in logins:
-            return "sshd", logins[title.group(1)]
+        if title:
+            for uid, login in tenants.items():
+                if login and title.group(1) == login.encode():
+                    return "sshd", uid
         return None, -1
 
     def _cgroup(self, pid: int) -> str:
         for line in self._read(pid, "cgroup").splitlines():
             if line.startswith(b"0::"):
-                return line[3:].decode(errors="replace")
+                return line[3:].decode(errors="surrogateescape")  # as paths are: a tenant names its own cgroups
         return ""
 
     def _read(self, pid: int, name: str) -> bytes:
         try:
             descriptor = os.open(self._proc / str(pid) / name, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return b""
-        try:
-            return os.read(descriptor, _PROC_READ_MAX)
-        except OSError:
-            return b""
-        finally:
-            os.close(descriptor)
+            try:
+                return os.read(descriptor, _PROC_READ_MAX)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            if error.errno in _NO_RESOURCES:
+                raise HostError("proc_unreadable", f"{self._proc}/{pid}/{name}: {error.strerror}") from error
+            return b""  # it has ended meanwhile
 
 
 def _kill_in_helper(uids: Collection[int]) -> dict[int, str]:

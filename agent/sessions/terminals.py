@@ -9,6 +9,8 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
+from agent.model.text import one_line
+
 _PTS = Path("/dev/pts")
 
 
@@ -26,18 +28,19 @@ def terminals_of(uids: Collection[int], pts: Path = _PTS) -> list[Path]:
 
 def tell(uids: Collection[int], message: str, pts: Path = _PTS) -> int:
     """Write one line to every terminal of these users; returns how many took it whole."""
-    line = f"\r\n*** {message} ***\r\n".encode()
-    return sum(_write(path, line) for path in terminals_of(uids, pts)) if uids else 0
+    line = f"\r\n*** {one_line(message)} ***\r\n".encode()
+    return sum(_write(path, line, uids) for path in terminals_of(uids, pts)) if uids else 0
 
 
-def _write(path: Path, line: bytes) -> bool:
+def _write(path: Path, line: bytes, uids: Collection[int]) -> bool:
     flags = os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags)
     except OSError:
         return False
     try:
-        return os.write(descriptor, line) == len(line)
+        # Numbers of terminals are given out again at once: what was opened may be another user's by now.
+        return os.fstat(descriptor).st_uid in uids and os.write(descriptor, line) == len(line)
     except OSError:
         return False
     finally:

@@ -1,0 +1,130 @@
+"""Cgroups on a tree of plain files: what is written where, and what never is."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from agent.host.cgroups import Cgroups
+
+OWN = "/system.slice/agent.service"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for group in ("", "init.scope", "system.slice", "system.slice/agent.service", "user.slice/user-70001.slice/s.scope", "a/b"):
+        folder = tmp_path / group
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, value in (("cgroup.kill", ""), ("cgroup.freeze", "0"), ("cgroup.events", "populated 0\nfrozen 0\n")):
+            (folder / name).write_text(value)
+    return tmp_path
+
+
+def state(tree: Path, group: str, name: str = "cgroup.freeze") -> str:
+    return (tree / group.lstrip("/") / name).read_text()
+
+
+def test_a_slice_is_killed_whole_by_one_write(tree: Path) -> None:
+    cgroups = Cgroups(tree, [OWN])
+    (tree / "user.slice/user-70001.slice/cgroup.kill").write_text("")
+    assert cgroups.kill(cgroups.user_slice(70001))
+    assert state(tree, cgroups.user_slice(70001), "cgroup.kill") == "1"
+    assert not cgroups.kill(cgroups.user_slice(70002)), "an absent one is said so"
+    assert not (tree / "user.slice/user-70002.slice").exists()
+
+
+@pytest.mark.parametrize("group", ["", "/", "/system.slice", OWN, OWN + "/"])
+def test_no_group_that_holds_this_process_is_killed_or_frozen(tree: Path, group: str) -> None:
+    cgroups = Cgroups(tree, [OWN])
+    assert not cgroups.kill(group)
+    with cgroups.frozen(group) as frozen:
+        assert not frozen
+        assert state(tree, group) == "0"
+    assert state(tree, group, "cgroup.kill") == ""
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        *(
+            "/init.scope",
+            "/system.slice/dbus.service",
+            "/system.slice/systemd-logind.service",
+            "/system.slice/systemd-journald.service",
+        ),
+        *("/system.slice/ssh.service", "/system.slice/sshd.service", "/system.slice/tidegated.service"),
+        *("/system.slice/tidegate-courier.service",),
+    ],
+)
+def test_what_the_host_itself_runs_in_is_never_frozen(tree: Path, group: str) -> None:
+    (tree / group.lstrip("/")).mkdir(exist_ok=True)
+    (tree / group.lstrip("/") / "cgroup.freeze").write_text("0")
+    with Cgroups(tree).frozen(group) as frozen:
+        assert not frozen
+        assert state(tree, group) == "0"
+
+
+def test_a_frozen_group_is_thawed_at_the_end_also_after_an_error(tree: Path) -> None:
+    cgroups = Cgroups(tree, [OWN])
+    with pytest.raises(ZeroDivisionError), cgroups.frozen("/a/b") as frozen:
+        assert frozen
+        assert state(tree, "/a/b") == "1"
+        _ = 1 / 0
+    assert state(tree, "/a/b") == "0"
+
+
+def test_thawing_needs_no_new_descriptor(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    cgroups = Cgroups(tree, [OWN])
+    with cgroups.frozen("/a/b"):
+        monkeypatch.setattr("agent.host.cgroups.os.open", none_left)
+    assert state(tree, "/a/b") == "0"
+    with cgroups.frozen("/a/b") as frozen:
+        assert not frozen, "and without one nothing is frozen"
+
+
+@pytest.mark.parametrize("group", ["/..", "/../a", "/a/../system.slice", "/.."])
+def test_a_group_outside_our_view_is_not_reached(tree: Path, group: str) -> None:
+    cgroups = Cgroups(tree / "a", [OWN])
+    with cgroups.frozen(group) as frozen:
+        assert not frozen
+    assert not cgroups.kill(group) and not cgroups.populated(group)
+
+
+def test_a_group_is_populated_while_the_kernel_says_so_and_an_absent_one_is_empty(tree: Path) -> None:
+    cgroups = Cgroups(tree, [OWN])
+    assert not cgroups.populated("/a/b")
+    (tree / "a/b/cgroup.events").write_text("populated 1\nfrozen 0\n")
+    assert cgroups.populated("/a/b")
+    assert not cgroups.populated("/none")
+
+
+@pytest.mark.parametrize(("code", "populated"), [(errno.EMFILE, True), (errno.ENOMEM, True), (errno.ENODEV, False)])
+def test_a_group_that_cant_be_looked_at_may_not_be_empty(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, code: int, populated: bool
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise OSError(code, "no")
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    assert Cgroups(tree).populated("/a/b") == populated
+
+
+def test_a_name_in_no_utf8_is_reached(tree: Path) -> None:
+    (tree / "a/\udcff").mkdir()
+    (tree / "a/\udcff/cgroup.freeze").write_text("0")
+    with Cgroups(tree).frozen("/a/\udcff") as frozen:
+        assert frozen
+
+
+def test_a_host_without_cgroups_kills_and_freezes_nothing() -> None:
+    none = Cgroups(None)
+    assert not none.available and not none.kill("/a") and not none.populated("/a")
+    with none.frozen("/a") as frozen:
+        assert not frozen
+
+
+def test_the_host_this_runs_on_is_looked_at_without_an_error() -> None:
+    assert Cgroups.find().available in {True, False}

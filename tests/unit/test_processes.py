@@ -1,0 +1,368 @@
+"""Finding a tenant's processes on a made-up /proc, and killing none but them."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.errors import HostError
+from agent.host import command, killer
+from agent.host.contract import CommandResult
+from agent.host.processes import ProcProcesses
+
+ALICE, BOB = 70001, 70002
+TENANTS = {ALICE: "jit-alice", BOB: "jit-bob"}
+UNSET = 0xFFFFFFFF
+
+
+def put(
+    proc: Path, pid: int, *, uids: tuple[int, ...] = (0, 0, 0, 0), state: str = "S", loginuid: int = UNSET, **files: bytes
+) -> None:
+    folder = proc / str(pid)
+    folder.mkdir()
+    shown = "\t".join(map(str, uids))
+    (folder / "status").write_bytes(f"Name:\tsh\nUmask:\t0022\nState:\t{state} (x)\nUid:\t{shown}\nGid:\t0\n".encode())
+    (folder / "loginuid").write_bytes(str(loginuid).encode())
+    (folder / "cgroup").write_bytes(files.pop("cgroup", b"12:pids:/x\n0::/user.slice\n"))
+    for name in ("environ", "cmdline"):
+        (folder / name).write_bytes(files.pop(name, b""))
+
+
+def found(proc: Path) -> dict[int, tuple[str, int]]:
+    table = ProcProcesses(70000, 99999, proc)
+    return {each.pid: (each.mark, each.tenant_uid) for each in table.of(TENANTS)}
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_any_of_the_four_uids_makes_it_the_tenants(tmp_path: Path, place: int) -> None:
+    uids = [0, 0, 0, 0]
+    uids[place] = ALICE
+    put(tmp_path, 20, uids=tuple(uids))
+    assert found(tmp_path) == {20: ("uid", ALICE)}
+
+
+def test_root_shells_are_found_by_login_uid_by_sudos_mark_and_by_sshds_title(tmp_path: Path) -> None:
+    put(tmp_path, 20, loginuid=ALICE)
+    put(tmp_path, 21, environ=b"PATH=/bin\0SUDO_UID=70002\0SUDO_USER=jit-bob\0")
+    put(tmp_path, 22, cmdline=b"sshd: jit-alice [priv]\0\0\0")
+    put(tmp_path, 23, cmdline=b"sshd-session: jit-bob [priv]")
+    put(tmp_path, 24, cmdline=b"sshd: jit-bob [postauth]")
+    assert found(tmp_path) == {
+        **{20: ("loginuid", ALICE), 21: ("sudo", BOB), 22: ("sshd", ALICE), 23: ("sshd", BOB), 24: ("sshd", BOB)}
+    }
+
+
+def test_nobody_elses_process_is_found(tmp_path: Path) -> None:
+    put(tmp_path, 20, uids=(1000,) * 4, environ=b"SUDO_UID=70001\0", cmdline=b"sshd: jit-alice [priv]")
+    put(tmp_path, 21, cmdline=b"sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups")
+    put(tmp_path, 22, cmdline=b"sshd: jit-alicex [priv]")
+    put(tmp_path, 23, cmdline=b"grep sshd: jit-alice [priv]")
+    put(tmp_path, 24, cmdline=b"sshd: jit-alice is my friend")
+    put(tmp_path, 25, environ=b"XSUDO_UID=70001\0SUDO_UID=\0SUDO_UID=-70001\0SUDO_UID=700010\0")
+    put(tmp_path, 26, loginuid=UNSET)
+    put(tmp_path, 27, uids=(7000,) * 4, loginuid=7000)
+    assert found(tmp_path) == {}
+
+
+def test_the_dead_init_and_this_process_are_left_out(tmp_path: Path) -> None:
+    for state, pid in (("Z", 20), ("X", 21)):
+        put(tmp_path, pid, uids=(ALICE,) * 4, state=state)
+    put(tmp_path, 1, uids=(ALICE,) * 4)
+    put(tmp_path, os.getpid() + (os.getpid() == 1), uids=(ALICE,) * 4)
+    (tmp_path / "self").mkdir()
+    (tmp_path / "30").mkdir()  # ended between the listing and the look
+    assert found(tmp_path) == {}
+
+
+def test_an_empty_login_names_nobody(tmp_path: Path) -> None:
+    put(tmp_path, 20, cmdline=b"sshd: jit-alice [priv]")
+    put(tmp_path, 21, cmdline=b"sshd:  [priv]")
+    put(tmp_path, 22, uids=(ALICE,) * 4)
+    assert [each.pid for each in ProcProcesses(70000, 99999, tmp_path).of({ALICE: ""})] == [22]
+
+
+def test_a_cgroup_that_a_tenant_named_in_no_utf8_is_still_a_path_to_it(tmp_path: Path) -> None:
+    put(tmp_path, 20, uids=(ALICE,) * 4, cgroup=b"3:x:/y\n0::/user.slice/\xff\n")
+    (each,) = ProcProcesses(70000, 99999, tmp_path).of(TENANTS)
+    assert os.fsencode(each.cgroup) == b"/user.slice/\xff"
+    put(tmp_path, 21, uids=(ALICE,) * 4, cgroup=b"3:x:/y\n")
+    assert {each.cgroup for each in ProcProcesses(70000, 99999, tmp_path).of(TENANTS)} == {each.cgroup, ""}
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+@pytest.mark.parametrize("call", ["open", "read", "listdir"])
+def test_what_cant_be_looked_at_for_want_of_descriptors_or_memory_is_not_taken_for_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    put(tmp_path, 20, uids=(ALICE,) * 4)
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(HostError) as caught:
+        found(tmp_path)
+    assert caught.value.code == "proc_unreadable"
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ESRCH, errno.EACCES])
+def test_what_ended_while_it_was_looked_at_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    put(tmp_path, 20, uids=(ALICE,) * 4)
+
+    def fail(*_: object) -> bytes:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "read", fail)
+    assert found(tmp_path) == {}
+
+
+# Killing: real children of this test, on a made-up /proc that says whose they are
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield started
+    started.kill()
+    started.wait()
+
+
+def test_a_tenants_process_is_killed(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
+    put(tmp_path, child.pid, uids=(ALICE,) * 4)
+    ProcProcesses(70000, 99999, tmp_path).kill(child.pid, TENANTS)
+    assert child.wait(timeout=10) == -signal.SIGKILL
+
+
+def test_a_number_that_is_anothers_by_now_is_spared(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
+    put(tmp_path, child.pid, uids=(1000,) * 4)
+    ProcProcesses(70000, 99999, tmp_path).kill(child.pid, TENANTS)
+    time.sleep(0.05)
+    assert child.poll() is None
+
+
+def test_a_number_that_goes_to_another_between_the_look_and_the_signal_is_spared(
+    tmp_path: Path, child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The descriptor was opened on a process that is dead by the time the number says 'tenant'."""
+    dead = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    handle = os.pidfd_open(dead.pid)
+    dead.communicate()
+    put(tmp_path, child.pid, uids=(ALICE,) * 4)
+    monkeypatch.setattr(os, "pidfd_open", lambda _: handle)
+    ProcProcesses(70000, 99999, tmp_path).kill(child.pid, TENANTS)
+    time.sleep(0.05)
+    assert child.poll() is None
+
+
+def test_what_is_gone_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_: int) -> int:
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "pidfd_open", gone)
+    ProcProcesses(70000, 99999, tmp_path).kill(4_000_000, TENANTS)
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 1, os.getpid()])
+def test_init_groups_and_this_process_are_never_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: int) -> None:
+    monkeypatch.setattr(os, "pidfd_open", _never)
+    with pytest.raises(HostError) as caught:
+        ProcProcesses(70000, 99999, tmp_path).kill(pid, TENANTS)
+    assert caught.value.code == "kill_refused"
+
+
+def test_a_signal_that_cant_be_sent_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> int:
+        raise OSError(errno.EMFILE, "no descriptor")
+
+    monkeypatch.setattr(os, "pidfd_open", fail)
+    with pytest.raises(HostError) as caught:
+        ProcProcesses(70000, 99999, tmp_path).kill(20, TENANTS)
+    assert caught.value.code == "kill_failed"
+
+
+def _never(*_: object) -> int:
+    raise AssertionError("nothing may be forked, become anybody, or be signalled here")
+
+
+@pytest.fixture
+def harmless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in these tests could signal anyone."""
+    for name in ("fork", "setresuid", "setresgid", "setgroups", "kill"):
+        monkeypatch.setattr(os, name, _never)
+
+
+@pytest.mark.usefixtures("harmless")
+@pytest.mark.parametrize("uid", [-1, 0, 1, 1000, 65534, 69999, 100000, 2**32 - 1, 2**32 + 70001])
+def test_a_uid_outside_the_tenants_range_is_never_killed_from(uid: int) -> None:
+    assert list(ProcProcesses(0, 2**40).kill_all_of([uid])) == [uid]
+    assert list(ProcProcesses(70000, 99999).kill_all_of([uid, *range(10)])) == [uid, *(n for n in range(10) if n != uid)]
+    assert "range" in killer.kill_as(uid)
+
+
+@pytest.mark.usefixtures("harmless")
+def test_root_is_never_killed_from_though_the_range_were_to_hold_it() -> None:
+    assert list(ProcProcesses(0, 99999).kill_all_of([0])) == [0]
+
+
+@pytest.mark.usefixtures("harmless")
+@pytest.mark.parametrize(("status", "good"), [(0, True), (1 << 8, False), (signal.SIGKILL, False)])
+def test_only_a_child_that_says_so_has_signalled_everyone(monkeypatch: pytest.MonkeyPatch, status: int, good: bool) -> None:
+    """SIGKILL included: from the moment the child is the uid its tenant may kill it, before it has killed anyone."""
+    masks: list[set[signal.Signals]] = []
+
+    def fork() -> int:
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))  # type: ignore[arg-type]
+        return 4_000_000
+
+    monkeypatch.setattr(os, "fork", fork)
+    monkeypatch.setattr(os, "waitpid", lambda pid, _: (pid, status))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    table = ProcProcesses(70000, 99999)
+    assert bool(table.kill_all_of([ALICE])) != good
+    assert signal.SIGTERM in masks[0], "no handler of ours runs in the child"
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+@pytest.mark.usefixtures("harmless")
+def test_a_fork_that_fails_is_an_error_and_the_signals_come_through_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> int:
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    monkeypatch.setattr(os, "fork", fail)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert list(ProcProcesses(70000, 99999).kill_all_of([ALICE])) == [ALICE]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+def test_a_child_that_the_tenant_stopped_does_not_hold_up_the_teardown() -> None:
+    """As _exit_code sees it: a real child, stopped; no uid is changed and nobody else is signalled."""
+    stopped = subprocess.Popen([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"])
+    try:
+        began = time.monotonic()
+        assert killer._exit_code(stopped.pid, 0.3) == -signal.SIGKILL
+        assert time.monotonic() - began < 5
+    finally:
+        stopped.returncode = -signal.SIGKILL  # it was waited for there
+
+
+@pytest.mark.usefixtures("harmless")
+@pytest.mark.parametrize("became", [(ALICE, ALICE, 0), (0, 0, 0), (ALICE, 0, ALICE)])
+def test_a_child_that_is_not_wholly_the_uid_signals_nobody(monkeypatch: pytest.MonkeyPatch, became: tuple[int, int, int]) -> None:
+    class ExitError(BaseException):
+        pass
+
+    codes: list[int] = []
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        raise ExitError
+
+    for name in ("setresuid", "setresgid", "setgroups"):
+        monkeypatch.setattr(os, name, lambda *_: None)
+    monkeypatch.setattr(os, "getresuid", lambda: became)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(ExitError):
+        killer._become_and_kill(ALICE)
+    assert codes == [1]
+
+
+@pytest.mark.usefixtures("harmless")
+@pytest.mark.parametrize("call", ["setresuid", "setresgid", "setgroups"])
+def test_a_child_that_could_not_drop_its_rights_signals_nobody(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    class ExitError(BaseException):
+        pass
+
+    codes: list[int] = []
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        raise ExitError
+
+    def fail(*_: object) -> None:
+        raise PermissionError
+
+    for name in ("setresuid", "setresgid", "setgroups"):
+        monkeypatch.setattr(os, name, fail if name == call else lambda *_: None)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(ExitError):
+        killer._become_and_kill(ALICE)
+    assert codes == [1]
+
+
+_IN_A_NAMESPACE = """
+import os, time
+from agent.host.processes import ProcProcesses
+
+assert os.getpid() == 1, "only in a pid namespace of its own may anything be signalled for real"
+tenants = {70001: "jit-alice"}
+
+def start(uid, forks):
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        for _ in range(forks):
+            os.fork()
+        while True:
+            time.sleep(60)
+    return child
+
+theirs, other = [start(70001, 0), start(70001, 3)], start(70002, 0)
+table = ProcProcesses(70000, 99999)
+while len(table.of(tenants)) < 9 or len(table.of({70002: ""})) < 1:
+    time.sleep(0.01)
+assert table.kill_all_of([70001]) == {}
+while table.of(tenants):
+    time.sleep(0.01)
+assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in theirs] == [-9, -9]
+assert os.waitpid(other, os.WNOHANG) == (0, 0), "another tenant's process was signalled"
+print("all of them and nobody else", flush=True)
+os._exit(0)
+"""
+
+
+def test_for_real_in_a_pid_namespace_a_uid_is_killed_whole_and_no_other() -> None:
+    unshare = shutil.which("unshare")
+    if unshare is None or os.geteuid() != 0:
+        pytest.skip("needs root and unshare(1)")
+    root = Path(__file__).parents[2]
+    argv = [unshare, "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-c", _IN_A_NAMESPACE]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=root, env={"PYTHONPATH": str(root)}, check=False)
+    if "unshare failed" in done.stderr or "Operation not permitted" in done.stderr:
+        pytest.skip(f"no pid namespace here: {done.stderr.strip()}")
+    assert (done.stdout, done.stderr, done.returncode) == ("all of them and nobody else\n", "", 0)
+
+
+@pytest.mark.usefixtures("harmless")
+def test_many_uids_go_to_one_helper_and_whom_it_could_not_signal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def helper(argv: list[str], *, timeout_s: float) -> CommandResult:
+        asked.append(argv)
+        assert timeout_s > 10
+        return CommandResult(tuple(argv), 0, "70002\n", "")
+
+    monkeypatch.setattr(command, "run", helper)
+    errors = ProcProcesses(70000, 99999).kill_all_of([0, *range(70000, 70004)])
+    assert list(errors) == [0, 70002]
+    assert asked[0][1:3] == ["-I", "-S"] and asked[0][-4:] == ["70000", "70001", "70002", "70003"]
+
+
+@pytest.mark.usefixtures("harmless")
+@pytest.mark.parametrize("late", [True, False])
+def test_a_helper_that_is_late_or_fails_has_signalled_nobody_for_certain(monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
+    def helper(argv: list[str], *, timeout_s: float) -> CommandResult:
+        if late:
+            raise HostError("tool_late", f"{timeout_s}")
+        return CommandResult(tuple(argv), 1, "", "Traceback")
+
+    monkeypatch.setattr(command, "run", helper)
+    assert list(ProcProcesses(70000, 99999).kill_all_of(range(70000, 70010))) == list(range(70000, 70010))

@@ -1,0 +1,177 @@
+"""Ending every process of a tenant: until none is left, whatever the tenant does, and whatever fails here."""
+
+import dataclasses
+import itertools
+
+import pytest
+
+from agent.errors import HostError
+from agent.expiry.sever import Severed, sever
+from agent.host.cgroups import Cgroups
+from tests.unit.expiry_kit import ALICE, BOB, FakeCgroups, FakeTable, process
+
+BOTH = {ALICE: "jit-alice", BOB: "jit-bob"}
+
+
+def run(
+    table: FakeTable, tenants: dict[int, str] | None = None, *, patience_s: float = 5.0, cgroups: FakeCgroups | None = None
+) -> dict[int, Severed]:
+    table.cgroups = cgroups or table.cgroups or FakeCgroups(table)
+    ticks = itertools.count(1)
+    found = sever(tenants or {ALICE: "jit-alice"}, table, table.cgroups, lambda: next(ticks), patience_s=patience_s)
+    assert not table.cgroups.frozen_now, "whatever was frozen is thawed"
+    return found
+
+
+def test_everything_of_the_tenant_dies_and_nothing_of_another() -> None:
+    table = FakeTable.of_processes(process(10), process(11, mark="sudo", cgroup="/system.slice/cron.service"), process(12, BOB))
+    result = run(table)[ALICE]
+    assert set(table.alive) == {12}
+    assert (result.killed_count, result.survivors, result.errors) == (2, [], [])
+    assert result.killed == ["sh[10] uid=70001 by=uid", "sh[11] uid=0 by=sudo"]
+    assert result.empty_wall_ns > 0
+
+
+def test_nobody_there_is_over_at_once_without_a_pause() -> None:
+    table = FakeTable()
+    assert run(table)[ALICE].empty_wall_ns == 1
+    assert table.walks == 2
+
+
+def test_a_process_that_forks_while_it_is_killed_is_frozen_first() -> None:
+    bomb = process(10, mark="sudo", cgroup="/system.slice/cron.service")
+    table = FakeTable.of_processes(bomb)
+    table.forks = {10: 1_000_000}
+    assert run(table)[ALICE].survivors == []
+    assert table.alive == {}
+    assert table.cgroups and table.cgroups.ever_frozen == ["/system.slice/cron.service"]
+
+
+def test_a_bomb_where_nothing_can_be_frozen_is_outlasted() -> None:
+    class NoFreezer(FakeCgroups):
+        frozen = Cgroups.frozen  # no mount: never frozen
+
+    table = FakeTable.of_processes(process(10, mark="loginuid", cgroup="/init.scope"))
+    table.forks = {10: 20}
+    result = run(table, cgroups=NoFreezer(table))[ALICE]
+    assert (result.survivors, table.alive) == ([], {})
+    assert result.killed_count == 21
+
+
+def test_without_any_cgroup_kill_the_uid_itself_is_killed_from() -> None:
+    table = FakeTable.of_processes(process(10), process(11))
+    cgroups = FakeCgroups(table)
+    cgroups.works = False
+    assert run(table, cgroups=cgroups)[ALICE].survivors == []
+
+
+def test_who_outlives_our_patience_is_named_and_not_counted_as_killed() -> None:
+    table = FakeTable.of_processes(process(10), process(11, name="stuck"))
+    table.immortal = {11}
+    result = run(table, patience_s=0.05)[ALICE]
+    assert result.survivors == ["stuck[11]"]
+    assert result.empty_wall_ns == 0
+    assert (result.killed, result.killed_count) == (["sh[10] uid=70001 by=uid"], 1)
+
+
+def test_a_slice_that_stays_populated_by_what_no_walk_can_name_is_not_empty() -> None:
+    table = FakeTable()
+    cgroups = FakeCgroups(table)
+    cgroups.stuck = {"/user.slice/user-70001.slice"}
+    result = run(table, BOTH, patience_s=0.05, cgroups=cgroups)
+    assert result[ALICE].survivors == ["something in /user.slice/user-70001.slice"]
+    assert result[ALICE].empty_wall_ns == 0
+    assert result[BOB].survivors == [] and result[BOB].empty_wall_ns > 0
+
+
+def test_one_tenant_that_cant_be_signalled_does_not_spare_another() -> None:
+    table = FakeTable.of_processes(process(10), process(11, BOB), process(12, BOB, mark="sudo", cgroup="/a"))
+    table.fail_all = {ALICE: "could not signal"}
+    table.fail_kill = {10: OSError("odd"), 12: HostError("kill_failed", "odd")}
+    table.immortal = {10, 12}
+    result = run(table, BOTH, patience_s=0.05)
+    assert set(table.alive) == {10, 12}
+    assert result[ALICE].survivors == ["sh[10]"] and result[BOB].survivors == ["sh[12]"]
+    assert len(result[ALICE].errors) == 2, "each error is noted once, however often it came"
+
+
+def test_a_helper_that_fails_leaves_the_other_ways_of_killing() -> None:
+    table = FakeTable.of_processes(process(10), process(11, mark="sudo", cgroup="/a"))
+    table.helper_error = OSError(11, "no more processes")
+    result = run(table)[ALICE]
+    assert (table.alive, result.survivors, len(result.errors)) == ({}, [], 1)
+
+
+@pytest.mark.parametrize("error", [HostError("proc_unreadable", "no descriptor left"), OSError("gone"), ValueError("a bug")])
+def test_a_walk_that_fails_proves_nothing_and_the_kill_goes_on(error: Exception) -> None:
+    table = FakeTable.of_processes(process(10), process(11, BOB))
+    table.error = error
+    table.fail_walks = {1, 2, 3}
+    result = run(table, BOTH)
+    assert table.alive == {}
+    assert result[ALICE].survivors == [] and result[ALICE].empty_wall_ns > 2
+    assert len(result[ALICE].errors) == 1
+
+
+def test_when_no_walk_ever_succeeds_everybody_counts_as_alive() -> None:
+    table = FakeTable.of_processes(process(10))
+    table.fail_walks = {-1}
+    result = run(table, BOTH, patience_s=0.03)
+    for uid in BOTH:
+        assert result[uid].empty_wall_ns == 0
+        assert "no descriptor left" in result[uid].survivors[0]
+    assert table.alive == {}, "what needs no walk was done all the same"
+
+
+def test_an_error_inside_the_freeze_still_thaws() -> None:
+    table = FakeTable.of_processes(process(10, mark="sudo", cgroup="/a"))
+    table.fail_walks = {3}  # the look inside the freeze
+    assert run(table)[ALICE].survivors == []
+    assert table.cgroups and table.cgroups.ever_frozen == ["/a", "/a"]
+
+
+def test_a_later_death_moves_the_moment_of_the_last_process() -> None:
+    table = FakeTable.of_processes(process(10, mark="sudo", cgroup="/a"))
+    table.immortal = {10}
+    again = FakeCgroups(table)
+    freed: list[int] = []
+
+    def wall() -> int:
+        freed.append(len(freed) + 1)
+        if len(freed) == 3:
+            table.immortal = set()
+        return freed[-1]
+
+    result = sever({ALICE: "jit-alice"}, table, again, wall)[ALICE]
+    assert result.empty_wall_ns == freed[-1] > 3
+
+
+def test_somebody_who_goes_on_knocking_at_sshd_does_not_keep_a_grant_from_ending() -> None:
+    table = FakeTable.of_processes(process(10))
+    table.knocking = ALICE
+    result = run(table, patience_s=0.5)[ALICE]
+    assert result.survivors == []
+    assert result.empty_wall_ns > 0
+
+
+def test_sshds_half_of_a_session_that_stood_before_does_count() -> None:
+    table = FakeTable.of_processes(process(10, mark="sshd", cgroup="/system.slice/ssh.service"))
+    table.immortal = {10}
+    assert run(table, patience_s=0.03)[ALICE].survivors == ["sh[10]"]
+
+
+def test_the_list_of_the_killed_is_bounded_and_the_count_is_not() -> None:
+    table = FakeTable.of_processes(*(process(pid) for pid in range(10, 310)))
+    result = run(table)[ALICE]
+    assert (len(result.killed), result.killed_count) == (64, 300)
+
+
+def test_a_hundred_tenants_end_together() -> None:
+    tenants = {uid: f"jit-{uid}" for uid in range(70000, 70100)}
+    table = FakeTable.of_processes(*(process(uid - 60000, uid) for uid in tenants))
+    result = run(table, tenants)
+    assert table.walks == 2 and len({found.empty_wall_ns for found in result.values()}) == 1
+
+
+def test_a_process_shows_by_name_number_owner_and_mark() -> None:
+    assert dataclasses.astuple(process(10)) == (10, ALICE, "sh", "/user.slice/user-70001.slice/s.scope", "uid", ALICE)
