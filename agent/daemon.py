@@ -18,28 +18,20 @@ from pathlib import Path
 
 import click
 
-from agent import VERSION, policy, trust
-from agent.audit import AuditEvent, EventKind, HostIdentity, Trail
+from agent import VERSION, trust
+from agent.assembly import assemble
 from agent.config import Config, config_path, load_config
 from agent.control.handlers import Handlers
 from agent.control.server import ControlServer
 from agent.errors import ConfigError, TidegateError
 from agent.expiry import notice
-from agent.expiry.ending import Ending
-from agent.expiry.ledger import Ledger
 from agent.expiry.schedule import Act, Alarm
-from agent.expiry.teardown import Teardown
 from agent.host import start
-from agent.host.cgroups import Cgroups
-from agent.host.clock import Clock, DeadlineTimer, RealClock
-from agent.host.processes import ProcProcesses
-from agent.host.system import SystemHost
+from agent.host.clock import DeadlineTimer
+from agent.intake import Intake
 from agent.journal import EndCause, Journal
-from agent.model import Enforcer
-from agent.pipeline import Pipeline
 from agent.recovery import stand_again, take_down
-from agent.spool import Inbox, Outbox, Watch
-from enforcers import REGISTRY
+from agent.spool import Watch, shown
 
 log = logging.getLogger("tidegate")
 
@@ -47,12 +39,6 @@ log = logging.getLogger("tidegate")
 _RELOAD_DELAY_S = 0.1
 _RETRY_INBOX_S = 5.0
 _RETRY_PREPARE_S = 15.0
-_TAKEN_AT_ONCE = 64
-
-
-def registry() -> dict[str, Enforcer]:
-    """The enforcers by the authorization_details type that each serves."""
-    return {enforcer.type: enforcer for enforcer in REGISTRY}
 
 
 class Daemon:
@@ -73,7 +59,10 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._ring = trust.KeyRing({})
         self._prepared = b""  # digest of sshd's and sudo's files when the enforcers were last prepared
-        self.pipeline = self._assemble()
+        start.make_folders(config)
+        host_key = trust.HostKey.load_or_create(config.paths.host_key)
+        self.pipeline = assemble(config, lambda: self._ring, Journal(config.paths.state_db), host_key)
+        self._intake = Intake(self.pipeline)
 
     async def run(self) -> None:
         """Shut what ended while nobody looked, then serve until told to stop."""
@@ -90,6 +79,7 @@ class Daemon:
         await loop.run_in_executor(self._taking, stand_again, self.pipeline)
         self._reload_policy()
         self._reload_keys()
+        await loop.run_in_executor(self._taking, self._intake.begin)
         watches = self._watch()
         control = self._control()
         await self._start_control(control)
@@ -112,38 +102,6 @@ class Daemon:
 
     # Putting together
 
-    def _assemble(self) -> Pipeline:
-        paths, clock = self._config.paths, RealClock()
-        start.make_folders(self._config)
-        journal = Journal(paths.state_db)
-        host_key = trust.HostKey.load_or_create(paths.host_key)
-        host_id = self._config.host_id or host_key.host_id
-        writer = SystemHost(self._config)
-        enforcers = registry()
-        table = ProcProcesses(self._config.uid_first, self._config.uid_last)
-        decoders = policy.decoders(enforcers)
-        trail = Trail(paths.outbox, HostIdentity.of_this_host(host_id, VERSION), clock)
-        outbox = Outbox(paths.outbox, clock, host_key.sign, on_drop=lambda kind, name: trail.emit([_dropped(clock, kind, name)]))
-        ledger = Ledger(clock)
-        return Pipeline(
-            config=self._config,
-            host_id=host_id,
-            clock=clock,
-            writer=writer,
-            enforcers=enforcers,
-            ring=lambda: self._ring,
-            policies=policy.PolicyStore(paths.policy_dir, decoders),
-            host_key=host_key,
-            journal=journal,
-            ledger=ledger,
-            table=table,
-            teardown=Teardown(writer, enforcers, table, Cgroups.find(), clock),
-            inbox=Inbox(paths.inbox),
-            ending=Ending(host_id, clock, host_key, journal, ledger, outbox, trail),
-            outbox=outbox,
-            trail=trail,
-        )
-
     def _prepare(self) -> None:
         """Let each enforcer put its own drop-ins in place; one that can't says so and refuses what needs it."""
         for name, enforcer in self.pipeline.enforcers.items():
@@ -157,7 +115,7 @@ class Daemon:
                 log.error("%s grants are refused until this is mended: %s", name, error)
         self._prepared = start.digest_of_tools(self._config)
         if self.pipeline.unready:
-            self._soon(self._later, "prepare", lambda: self._job(self._taking, self._prepare), _RETRY_PREPARE_S)
+            self._soon(self._later, "mending", lambda: self._job(self._taking, self._prepare), _RETRY_PREPARE_S)
 
     def _prepare_if_changed(self) -> None:
         """Not for what preparing itself wrote, and put back when the proof failed: that would go on for ever."""
@@ -182,7 +140,9 @@ class Daemon:
             watch.start()
         return watches
 
-    def _changed(self, folder: Path, _name: str) -> None:
+    def _changed(self, folder: Path, name: str) -> None:
+        if folder == self._config.paths.inbox:
+            self._intake.hint(name)
         self._soon(self._on_change, folder)
 
     async def _start_control(self, control: ControlServer) -> None:
@@ -249,28 +209,36 @@ class Daemon:
             self._later("sshd and sudo", lambda: self._job(self._taking, self._prepare_if_changed))
 
     def _look_into_inbox(self) -> None:
-        """One look at a time however many files come; the look itself finds them all, also those whose event was lost."""
+        """One job at a time however many files come."""
         if not self._looking:
             self._looking = True
             self._job(self._taking, self._take_some)
 
     def _take_some(self) -> None:
-        """Take what lies in the inbox, oldest first, so many at a time that a pending grant's opening waits for few."""
         self._looking = False
         try:
-            inbox = self.pipeline.inbox
-            names = [name for name in inbox.names() if not inbox.busy(name)]
-            for name in names[:_TAKEN_AT_ONCE]:
-                self.pipeline.take(name)
-            self._problems.pop("inbox", None)
+            more, stuck = self._intake.work(), self._intake.stuck
         except TidegateError as error:
-            # Nothing is taken that can't be written down; the file stays and is tried again.
-            self._problems["inbox"] = f"new grants wait: {error}"
-            log.error("new grants wait: %s", error)
-            self._soon(self._loop.call_later, _RETRY_INBOX_S, self._look_into_inbox)
+            # Nothing is taken that can't be written down; every file stays and is tried again.
+            self._try_inbox_again(f"new grants wait: {error}")
+            return
+        if stuck:
+            name, why = next(iter(stuck.items()))
+            self._try_inbox_again(f"{len(stuck)} file(s) can't be taken out, such as {shown(name)}: {why}")
         else:
-            if len(names) > _TAKEN_AT_ONCE:
-                self._soon(self._look_into_inbox)
+            self._problems.pop("inbox", None)
+        if more:
+            self._soon(self._look_into_inbox)
+
+    def _try_inbox_again(self, problem: str) -> None:
+        if self._problems.get("inbox") != problem:
+            log.error("inbox: %s", problem)
+        self._problems["inbox"] = problem
+        self._soon(self._later, "inbox", self._retry_inbox, _RETRY_INBOX_S)
+
+    def _retry_inbox(self) -> None:
+        self._intake.retry()
+        self._look_into_inbox()
 
     def _reload_all(self) -> None:
         self._reload_policy()
@@ -315,11 +283,6 @@ class Daemon:
         """From any thread, in the loop; a loop that is closing already needs it no more."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *arguments)
-
-
-def _dropped(clock: Clock, kind: str, name: str) -> AuditEvent:
-    reason = f"the outbox is full: {name} was deleted"
-    return AuditEvent(EventKind.OUTBOX_DROPPED, clock.wall_ns(), reason=reason, ok=False, detail={"kind": kind, "file": name})
 
 
 def _log_failure(job: Future[object]) -> None:

@@ -1,6 +1,6 @@
 """The whole of Tidegate in two functions: :meth:`Pipeline.open` and :meth:`Pipeline.shut`.
 
-Opening: take → verify → decode → judge → plan → intend → apply. Nothing on the host changes before ``intend`` is on disk.
+Opening: take (agent.intake) → verify → decode → judge → plan → intend → apply. Nothing changes before ``intend`` is on disk.
 Shutting: close → sever → remove → sweep → receipt. It needs nothing but the host and the steps in memory, so an unreadable
 policy, key or journal stops what opens while what shuts goes on.
 """
@@ -23,11 +23,10 @@ from agent.host.clock import NS, Clock
 from agent.host.contract import Writer
 from agent.host.processes import ProcessTable
 from agent.journal import EndCause, Journal
-from agent.journal.records import Refusal
 from agent.model import AccountWant, Enforcer, Grant, Plan
 from agent.model.summary import summarise
 from agent.planning import uids
-from agent.spool import Inbox, Outbox, shown
+from agent.spool import Inbox, Outbox
 
 log = logging.getLogger("tidegate")
 
@@ -43,7 +42,7 @@ class Admitted:
 
 @dataclass(slots=True)
 class Pipeline:
-    """Everything the flow needs, put together by :mod:`agent.daemon`. ``ring`` and ``policies`` may be exchanged at any time."""
+    """Everything the flow needs, put together by :mod:`agent.assembly`. ``ring`` and ``policies`` may be exchanged at any time."""
 
     config: Config
     host_id: str
@@ -64,25 +63,6 @@ class Pipeline:
     unready: dict[str, TidegateError] = field(default_factory=dict)  # enforcer → why it can't be used now
 
     # Opening
-
-    def take(self, name: str) -> None:
-        """One inbox file, from bytes to an answer in the outbox.
-
-        Raises:
-            JournalError, HostError: nothing can be written down now; the file stays there for later.
-        """
-        try:
-            token = self.inbox.take(name)
-            live = None if self.journal.knows_leftover(token) else self.open(token)
-        except RefusedError as error:
-            if error.code != "file_absent":  # two events for one file; the first has answered it
-                self._refuse(name, error)
-        except HostError as error:
-            self._refuse(name, UnenforceableError(error.code, error.reason))
-        else:
-            if live:
-                self._answer("accepted", name, jti=live.record.jti)
-        self.inbox.discard(name)
 
     def open(self, token: bytes) -> LiveGrant:
         """Open what the token grants, or hold it until its time comes. Raises with nothing changed, or everything undone."""
@@ -230,20 +210,6 @@ class Pipeline:
         for want in grant.wants:
             if want.type in self.unready:
                 raise UnenforceableError("host_not_ready", f"{want.type} can't be enforced here now: {self.unready[want.type]}")
-
-    def _refuse(self, name: str, error: RefusedError) -> None:
-        at_ns, source = self.clock.wall_ns(), shown(name)
-        self.journal.refused(Refusal(at_ns, source, error.code, error.reason, error.field or "", "", ""))
-        self._answer("refused", name, code=error.code, reason=error.reason, field=error.field or "")
-        event = AuditEvent(EventKind.GRANT_REFUSED, at_ns, code=error.code, reason=str(error), ok=False, detail={"source": source})
-        self.trail.emit([event])
-
-    def _answer(self, verdict: str, name: str, **members: str) -> None:
-        """An answer is information: a full disk may lose it, but never a grant's opening or refusal."""
-        try:
-            self.outbox.answer(verdict, name, **members)
-        except HostError as error:
-            log.error("no answer for %s: %s", shown(name), error)
 
 
 def _refuse_what_is_not_built(grant: Grant) -> None:

@@ -10,11 +10,11 @@ import click
 
 from agent import policy as policies
 from agent import trust
+from agent.assembly import registry
 from agent.cli.health import Finding, host_findings
 from agent.cli.output import EXIT_DONE, EXIT_FAILED, json_option, printable, reporting, show
 from agent.config import Config, config_path, load_config
 from agent.control import client
-from agent.daemon import registry
 from agent.errors import ConfigError, TidegateError
 
 _SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}

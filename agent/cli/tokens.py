@@ -11,8 +11,8 @@ import click
 
 from agent import policy as policies
 from agent import trust
+from agent.assembly import registry
 from agent.cli.output import json_option, printable, reporting, show
-from agent.daemon import registry
 from agent.errors import ConfigError, DeniedError
 from agent.host.clock import NS, rfc3339
 from agent.model import Grant

@@ -35,8 +35,11 @@ class Ledger:
         self._marking = False
         self.rearm = rearm
 
-    def load(self, journal: Journal) -> list[LiveGrant]:
-        """At start: take every live grant from the journal, its deadline carried over a reboot; returns them."""
+    def load(self, journal: Journal, *, only_look: bool = False) -> list[LiveGrant]:
+        """At start: take every live grant from the journal, its deadline carried over a reboot; returns them.
+
+        ``only_look`` writes nothing back: for a journal that is open for reading.
+        """
         last_wall_ns = journal.last_wall_ns()
         carried: list[tuple[int, str, int]] = []
         for record in journal.live():
@@ -49,6 +52,8 @@ class Ledger:
             live.opened_ns = record.opened_ns
             live.cause, live.cause_text, live.attempts = record.cause, record.cause_text, record.attempts
             self.add(live)
+        if only_look:
+            return self.all()
         try:
             # Or each restart, with the wall clock set back, would give the grant again what was left of it at the reboot.
             journal.carry(carried)

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,7 +103,23 @@ def _bring_up(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _open_read_only(path: Path) -> sqlite3.Connection:
-    # immutable: no lock, no -shm file is made, nothing on disk changes. What is still only in the WAL is not seen.
-    connection = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True, isolation_level=None, check_same_thread=False)
+    wal = path.with_name(f"{path.name}-wal")
+    if wal.is_file() and wal.stat().st_size:
+        connection = _copy(path, wal)
+    else:
+        # immutable: no lock, no -shm file is made, nothing on disk changes.
+        connection = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     return connection
+
+
+def _copy(path: Path, wal: Path) -> sqlite3.Connection:
+    """In memory, what a daemon that was killed has left: its latest entries are in the WAL, which reading in place would move."""
+    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    with tempfile.TemporaryDirectory() as folder:  # mode 0700
+        for file in (path, wal):
+            shutil.copyfile(file, Path(folder) / file.name)
+        with contextlib.closing(sqlite3.connect(Path(folder) / path.name)) as whole:
+            whole.backup(memory)
+    memory.execute("PRAGMA query_only=ON")
+    return memory

@@ -37,9 +37,10 @@ class Journal:
         if grant.exp <= self._meta_int("forgotten_through"):
             raise UntrustedError("jti_replayed", "token ids of that time are no longer kept, so it may be a replay", field="exp")
 
-    def knows_leftover(self, token: bytes) -> bool:
-        """Whether exactly these bytes were taken before: an inbox file that a crash left between journal and unlink."""
-        return bool(self._db.rows("SELECT 1 FROM grants WHERE token=? AND state<>'ended'", (token,)))
+    def knows_leftover(self, token: bytes) -> str | None:
+        """The jti, when exactly these bytes were taken before and are live: what a crash left between journal and unlink."""
+        rows = self._db.rows("SELECT jti FROM grants WHERE token=? AND state<>'ended'", (token,))
+        return str(rows[0]["jti"]) if rows else None
 
     def accept(
         self, grant: Grant, *, token: bytes, summary: str, rule: str, received_ns: int, boot: tuple[str, int], plan: Plan | None
@@ -181,12 +182,12 @@ class Journal:
 
     # Refusals and housekeeping
 
-    def refused(self, refusal: Refusal) -> None:
-        """Keep a refusal for ``tidegate status``; only the latest hundred stay."""
+    def refused(self, *refusals: Refusal) -> None:
+        """Keep refusals for ``tidegate status``; only the latest hundred stay."""
         with self._db.transaction() as db:
-            db.execute(
+            db.executemany(
                 "INSERT INTO refusals (at_ns,source,code,reason,field,jti,sub) VALUES (?,?,?,?,?,?,?)",
-                (refusal.at_ns, refusal.source, refusal.code, refusal.reason, refusal.field, refusal.jti, refusal.sub),
+                [(found.at_ns, found.source, found.code, found.reason, found.field, found.jti, found.sub) for found in refusals],
             )
             db.execute(
                 "DELETE FROM refusals WHERE id <= (SELECT id FROM refusals ORDER BY id DESC LIMIT 1 OFFSET ?)", (_REFUSALS_KEPT,)

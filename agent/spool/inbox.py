@@ -1,7 +1,6 @@
 """The inbox: files that anyone who may drop a file put there. Nothing about them is believed before it was looked at."""
 
 import errno
-import heapq
 import os
 import secrets
 import stat
@@ -12,7 +11,6 @@ from agent.errors import HostError, UntrustedError
 from agent.spool.entries import is_being_written, is_passing, is_single, open_entry, opened_folder, shown
 
 MAX_BYTES = 64 * 1024  # twice a grant's: General JSON carries several signatures
-_NAMES_MAX = 1024
 _SCAN_MAX = 65_536
 _REMEMBERED_MAX = 4096
 _HIDDEN_ERRORS = {errno.ENOTEMPTY, errno.EEXIST}
@@ -33,7 +31,7 @@ class Inbox:
         self._looked_at: OrderedDict[str, _Identity] = OrderedDict()
 
     def names(self) -> list[str]:
-        """At most 1,024 names, the oldest (mtime, then name) first, hidden ones and ``*.tmp``, ``*.part`` left out.
+        """The names, the oldest (mtime, then name) first, hidden ones and ``*.tmp``, ``*.part`` left out.
 
         Names are as the file system has them, bytes that are no UTF-8 as surrogates (PEP 383); :func:`shown` makes one safe.
         Of a folder with more than 65,536 entries only so many are looked at: call again once these are gone.
@@ -55,7 +53,7 @@ class Inbox:
                         continue
         except OSError as error:
             raise HostError("inbox_unreadable", f"{self._path}: {error.strerror}") from error
-        return [name for _, name in heapq.nsmallest(_NAMES_MAX, found)]
+        return [name for _, name in sorted(found)]
 
     def busy(self, name: str) -> bool:
         """Whether a process still has it open for writing: its close will be told by the watch, so leave it until then."""
@@ -121,8 +119,9 @@ class Inbox:
         return bytes(data)
 
     def discard(self, name: str) -> bool:
-        """Remove what :meth:`take` looked at; absent is done. The folder is synced.
+        """Remove what :meth:`take` looked at; absent is done.
 
+        The folder is not synced: a file that a power cut brings back is known by the journal, or is refused once more.
         A file that was put under that name since (another inode, size or time) stays, for it was not looked at: False then.
         A folder is removed when empty, else hidden under a dotted name once, for the admin to look into.
 
@@ -134,7 +133,6 @@ class Inbox:
         try:
             with opened_folder(self._path) as folder:
                 gone = self._discard(name, folder)
-                os.fsync(folder)
         except FileNotFoundError:
             gone = True
         except OSError as error:

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ _IDENT_MAX = 128
 _MODE = 0o640
 _TEMPORARY = ".tidegate-"  # how agent.host.files begins the names of unfinished files
 _TEXT_MAX = 500
+_SPARE = 64  # a full outbox is emptied by one part in so many
 _logger = logging.getLogger("tidegate.outbox")
 
 Signer = Callable[[str, Mapping[str, object]], str]
@@ -44,8 +45,8 @@ class Outbox:
         max_files: answers and receipts together. Events have their own bound (agent.audit.trail).
         max_bytes: the same, in bytes.
         sign: makes a compact JWS of a typ and claims by the host's key.
-        on_drop: told ``(kind, file name)`` of every file deleted to keep the bounds: the oldest answers first, then, only when
-            no answer is left, the oldest receipts.
+        on_drop: told ``(kind, file name)`` of the files just deleted to keep the bounds: the oldest answers first, then, only
+            when no answer is left, the oldest receipts.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Outbox:
         *,
         max_files: int = 4096,
         max_bytes: int = 64 << 20,
-        on_drop: Callable[[str, str], None] | None = None,
+        on_drop: Callable[[Sequence[tuple[str, str]]], None] | None = None,
     ) -> None:
         self._path = folder
         self._clock = clock
@@ -91,8 +92,8 @@ class Outbox:
                 raise HostError("outbox_unwritable", f"{self._path}: {error.strerror}") from error
             self._files += 1
             self._bytes += len(data)
-        for file in dropped:
-            self._on_drop(file.kind, file.name)
+        if dropped:
+            self._on_drop([(file.kind, file.name) for file in dropped])
         return name
 
     def answer(
@@ -143,14 +144,20 @@ class Outbox:
         return name
 
     def _make_room(self, folder: int, length: int) -> list[_File]:
-        """Delete the oldest until one more file fits. The folder is looked at only when our count says that it may be full."""
+        """Delete the oldest until this file fits, and a few more: so that not every file after it looks through a full folder.
+
+        The folder is looked at only when our count says that it may be full.
+        """
         if self._files < self._max_files and self._bytes + length <= self._max_bytes:
             return []
         files = _listed(folder)
         self._files, self._bytes = len(files), sum(file.size for file in files)
+        if self._files < self._max_files and self._bytes + length <= self._max_bytes:
+            return []
+        most_files, most_bytes = (most - most // _SPARE for most in (self._max_files, self._max_bytes))
         dropped: list[_File] = []
         for file in sorted(files, key=lambda file: (file.kind != ANSWER, file.name)):
-            if self._files < self._max_files and self._bytes + length <= self._max_bytes:
+            if self._files < most_files and self._bytes + length <= most_bytes:
                 break
             with contextlib.suppress(FileNotFoundError):  # carried away meanwhile
                 os.unlink(file.name, dir_fd=folder)
@@ -193,5 +200,6 @@ def _rfc3339(at_ns: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{at_ns % NS // 1_000_000:03d}Z"
 
 
-def _log_drop(kind: str, name: str) -> None:
-    _logger.warning("outbox is full: %s %s was deleted", kind, one_line(name))
+def _log_drop(dropped: Sequence[tuple[str, str]]) -> None:
+    for kind, name in dropped:
+        _logger.warning("outbox is full: %s %s was deleted", kind, one_line(name))

@@ -147,7 +147,8 @@ def test_names_come_oldest_first_and_leave_out_what_is_not_meant_yet(tmp_path: P
     assert Inbox(tmp_path).names() == ["a", "c", "b"]
 
 
-def test_names_are_bounded_and_the_rest_comes_after(tmp_path: Path) -> None:
+def test_names_are_bounded_and_the_rest_comes_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.spool.inbox._SCAN_MAX", 1024)
     for number in range(1500):
         (tmp_path / f"{number:04}").touch()
     inbox = Inbox(tmp_path)

@@ -24,7 +24,7 @@ def sign(typ: str, claims: Mapping[str, object]) -> str:
 
 def outbox(folder: Path, dropped: Dropped | None = None, clock: FakeClock | None = None, **bounds: int) -> Outbox:
     gone: Dropped = [] if dropped is None else dropped
-    return Outbox(folder, clock or FakeClock(), sign, on_drop=lambda kind, name: gone.append((kind, name)), **bounds)
+    return Outbox(folder, clock or FakeClock(), sign, on_drop=gone.extend, **bounds)
 
 
 def test_an_answer_says_all_and_signs_all_of_it(tmp_path: Path) -> None:
