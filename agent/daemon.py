@@ -299,8 +299,7 @@ def _log_failure(job: Future[object]) -> None:
 @click.version_option(VERSION, prog_name="tidegated")
 def main(config_file: Path | None, verbose: bool) -> None:
     """The Tidegate daemon. Run by tidegated.service; talk to it with the command tidegate."""
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("watchdog").setLevel(logging.WARNING)
+    start.log_to_stderr(verbose)
     if os.geteuid() != 0:
         sys.exit("tidegated: must be run by root")
     try:

@@ -38,6 +38,7 @@ class Admitted:
     grant: Grant
     rule: str
     plan: Plan
+    not_containable: tuple[str, ...] = ()  # why what it gives amounts to root
 
 
 @dataclass(slots=True)
@@ -92,7 +93,8 @@ class Pipeline:
         _refuse_what_is_not_built(verdict.grant)
         self._refuse_unready(verdict.grant)
         self._refuse_taken(verdict.grant, own)
-        return Admitted(verdict.grant, verdict.rule, planning.plan(verdict.grant, self.enforcers, self.writer, self._uids()))
+        plan = planning.plan(verdict.grant, self.enforcers, self.writer, self._uids())
+        return Admitted(verdict.grant, verdict.rule, plan, verdict.not_containable)
 
     def open_pending(self, live: LiveGrant) -> None:
         """The time of a grant that was to begin later has come: decide again, by the keys and policy of now, and open it."""
@@ -130,6 +132,7 @@ class Pipeline:
             received_ns=now_ns,
             boot=(deadline.boot_id, deadline.boot_ns),
             plan=planned,
+            not_containable=admitted.not_containable,
         )
         live = LiveGrant(record, deadline, record.state)
         if planned is not None:

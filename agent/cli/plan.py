@@ -46,6 +46,7 @@ def _planned(config_file: Path | None, token: bytes) -> Object:
 def _text(found: Object) -> str:
     steps = cast(list[Object], found["steps"])
     lines = [f"{found['subject']} by {found['issuer']}, rule {found['rule']}: {found['access']}"]
+    lines += [f"  can't be contained once used: {why}" for why in cast(list[str], found["not_containable"])]
     lines += [f"  from {found['begins']} until {found['ends']}", "", "would, in this order:"]
     lines += [f"  {number:>2}. {step['summary']}  (undone at {step['phase']})" for number, step in enumerate(steps, 1)]
     if found["planned_by"] == "files":
