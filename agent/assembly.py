@@ -70,7 +70,7 @@ def looking_only(config: Config) -> Pipeline:
     pipeline.policies.reload()
     if pipeline.policies.error is not None:
         raise pipeline.policies.error
-    pipeline.ledger.load(pipeline.journal)
+    pipeline.ledger.read(pipeline.journal)
     return pipeline
 
 

@@ -37,6 +37,17 @@ class Ledger:
 
     def load(self, journal: Journal) -> list[LiveGrant]:
         """At start: take every live grant from the journal, its deadline carried over a reboot; returns them."""
+        carried = self.read(journal)
+        try:
+            # Or each restart, with the wall clock set back, would give the grant again what was left of it at the reboot.
+            journal.carry(carried)
+            self.mark(journal)
+        except JournalError as error:
+            log.error("deadlines hold until the next restart, but could not be written down: %s", error)
+        return self.all()
+
+    def read(self, journal: Journal) -> list[tuple[int, str, int]]:
+        """Take them from the journal and write nothing; returns the deadlines to be carried over, as Journal.carry takes them."""
         last_wall_ns = journal.last_wall_ns()
         carried: list[tuple[int, str, int]] = []
         for record in journal.live():
@@ -49,13 +60,7 @@ class Ledger:
             live.opened_ns = record.opened_ns
             live.cause, live.cause_text, live.attempts = record.cause, record.cause_text, record.attempts
             self.add(live)
-        try:
-            # Or each restart, with the wall clock set back, would give the grant again what was left of it at the reboot.
-            journal.carry(carried)
-            self.mark(journal)
-        except JournalError as error:
-            log.error("deadlines hold until the next restart, but could not be written down: %s", error)
-        return self.all()
+        return carried
 
     def mark(self, journal: Journal) -> None:
         """Write down how late it is, by whichever clock is later: after a reboot with the clock set back nothing gains by it."""
