@@ -74,7 +74,7 @@ def looking_only(config: Config) -> Pipeline:
     pipeline.policies.reload()
     if pipeline.policies.error is not None:
         raise pipeline.policies.error
-    pipeline.ledger.load(pipeline.journal, only_look=True)
+    pipeline.ledger.read(pipeline.journal)
     return pipeline
 
 

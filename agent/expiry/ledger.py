@@ -35,11 +35,19 @@ class Ledger:
         self._marking = False
         self.rearm = rearm
 
-    def load(self, journal: Journal, *, only_look: bool = False) -> list[LiveGrant]:
-        """At start: take every live grant from the journal, its deadline carried over a reboot; returns them.
+    def load(self, journal: Journal) -> list[LiveGrant]:
+        """At start: take every live grant from the journal, its deadline carried over a reboot; returns them."""
+        carried = self.read(journal)
+        try:
+            # Or each restart, with the wall clock set back, would give the grant again what was left of it at the reboot.
+            journal.carry(carried)
+            self.mark(journal)
+        except JournalError as error:
+            log.error("deadlines hold until the next restart, but could not be written down: %s", error)
+        return self.all()
 
-        ``only_look`` writes nothing back: for a journal that is open for reading.
-        """
+    def read(self, journal: Journal) -> list[tuple[int, str, int]]:
+        """Take them from the journal and write nothing; returns the deadlines to be carried over, as Journal.carry takes them."""
         last_wall_ns = journal.last_wall_ns()
         carried: list[tuple[int, str, int]] = []
         for record in journal.live():
@@ -52,15 +60,7 @@ class Ledger:
             live.opened_ns = record.opened_ns
             live.cause, live.cause_text, live.attempts = record.cause, record.cause_text, record.attempts
             self.add(live)
-        if only_look:
-            return self.all()
-        try:
-            # Or each restart, with the wall clock set back, would give the grant again what was left of it at the reboot.
-            journal.carry(carried)
-            self.mark(journal)
-        except JournalError as error:
-            log.error("deadlines hold until the next restart, but could not be written down: %s", error)
-        return self.all()
+        return carried
 
     def mark(self, journal: Journal) -> None:
         """Write down how late it is, by whichever clock is later: after a reboot with the clock set back nothing gains by it."""
