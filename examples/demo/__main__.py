@@ -162,7 +162,7 @@ def _verdicts(timeline: Timeline, probe: LoginProbe, watch: ProcessWatch, output
     last_process = timeline.against(watch.all_dead_ns) if watch.all_dead_ns else None
     tries = f"{len(probe.accepted)} accepted, {len(probe.refused)} refused"
     timeline.say(
-        f"last login accepted by sshd ({tries})",
+        f"the last key that sshd accepted was offered ({tries})",
         ok=last_accept is not None and last_accept < 0,
         at_ns=max(probe.accepted, default=None),
     )

@@ -10,7 +10,11 @@ import paramiko
 
 
 class LoginProbe:
-    """Tries to log in over and over, as many clients at once would; notes each answer of sshd and when it came (wall ns)."""
+    """Tries to log in over and over, as many clients at once would.
+
+    Notes (wall ns) when each key was offered that sshd then accepted, and when each refusal came: sshd decides between the
+    two moments, so neither figure flatters it.
+    """
 
     def __init__(self, address: str, user: str, key: Path, clients: int = 3) -> None:
         self.accepted: list[int] = []
@@ -41,26 +45,30 @@ class LoginProbe:
 
     def _try_on(self) -> None:
         while not self._stop.is_set():
-            answer = login_answer(self._address, self._user, self._key)
-            if answer is not None:
-                (self.accepted if answer else self.refused).append(time.time_ns())
+            answer, offered_ns = offer_key(self._address, self._user, self._key)
+            if answer:
+                self.accepted.append(offered_ns)
+            elif answer is False:
+                self.refused.append(time.time_ns())
 
 
-def login_answer(address: str, user: str, key: paramiko.PKey) -> bool | None:
-    """True: sshd took the key; False: it refused it; None: no answer about the key (connection dropped)."""
+def offer_key(address: str, user: str, key: paramiko.PKey) -> tuple[bool | None, int]:
+    """What sshd said of the key, and when (wall ns) it was offered. None: nothing was said (the connection was dropped)."""
+    offered_ns = 0
     try:
         with socket.create_connection((address, 22), timeout=5) as connection:
             transport = paramiko.Transport(connection)
             try:
                 transport.start_client(timeout=5)
+                offered_ns = time.time_ns()
                 transport.auth_publickey(user, key)
             except paramiko.AuthenticationException:
-                return False
+                return False, offered_ns
             finally:
                 transport.close()
-            return True
+            return True, offered_ns
     except (OSError, EOFError, paramiko.SSHException):
-        return None
+        return None, offered_ns
 
 
 class ProcessWatch:
