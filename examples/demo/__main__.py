@@ -73,7 +73,7 @@ def _access(scene: Scene, timeline: Timeline) -> dict[str, object]:
     probe = LoginProbe(scene.host.address, ALICE, scene.key(ALICE)).start()
     dropped_ns = scene.drop(token)
     timeline.say("grant for alice dropped into the inbox", at_ns=dropped_ns)
-    first_ns = probe.first_accepted(timeout_s=10)
+    first_ns = probe.first_welcome(timeout_s=10)
     probe.stop()
     login_ms = None if first_ns is None else round((first_ns - dropped_ns) / MS, 1)
     if login_ms is None:

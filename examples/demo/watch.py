@@ -18,6 +18,7 @@ class LoginProbe:
 
     def __init__(self, address: str, user: str, key: Path, clients: int = 3) -> None:
         self.accepted: list[int] = []
+        self.welcomed: list[int] = []  # when the acceptances were heard
         self.refused: list[int] = []
         self._stop = threading.Event()
         self._key = paramiko.Ed25519Key.from_private_key_file(str(key))
@@ -36,18 +37,19 @@ class LoginProbe:
         for thread in self._threads:
             thread.join(timeout=10)
 
-    def first_accepted(self, timeout_s: float) -> int | None:
-        """Wait for the first accepted login; None when there is none in time."""
+    def first_welcome(self, timeout_s: float) -> int | None:
+        """Wait until the first accepted login is heard of; None when there is none in time."""
         end = time.monotonic() + timeout_s
-        while not self.accepted and time.monotonic() < end:
+        while not self.welcomed and time.monotonic() < end:
             time.sleep(0.001)
-        return min(self.accepted, default=None)
+        return min(self.welcomed, default=None)
 
     def _try_on(self) -> None:
         while not self._stop.is_set():
             answer, offered_ns = offer_key(self._address, self._user, self._key)
             if answer:
                 self.accepted.append(offered_ns)
+                self.welcomed.append(time.time_ns())
             elif answer is False:
                 self.refused.append(time.time_ns())
 
