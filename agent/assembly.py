@@ -5,6 +5,7 @@ from collections.abc import Callable
 from agent import VERSION, policy, trust
 from agent.audit import AuditEvent, EventKind, HostIdentity, Trail
 from agent.config import Config
+from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
 from agent.expiry.teardown import Teardown
 from agent.host.cgroups import Cgroups
@@ -30,6 +31,13 @@ def assemble(config: Config, ring: Callable[[], trust.KeyRing], journal: Journal
     writer = SystemHost(config)
     table = ProcProcesses(config.uid_first, config.uid_last)
     trail = Trail(paths.outbox, HostIdentity.of_this_host(host_id, VERSION), clock)
+    outbox = Outbox(
+        paths.outbox,
+        clock,
+        host_key.sign,
+        on_drop=lambda dropped: trail.emit([_dropped(clock, kind, name) for kind, name in dropped]),
+    )
+    ledger = Ledger(clock)
     return Pipeline(
         config=config,
         host_id=host_id,
@@ -40,16 +48,12 @@ def assemble(config: Config, ring: Callable[[], trust.KeyRing], journal: Journal
         policies=policy.PolicyStore(paths.policy_dir, policy.decoders(enforcers)),
         host_key=host_key,
         journal=journal,
-        ledger=Ledger(clock),
+        ledger=ledger,
         table=table,
         teardown=Teardown(writer, enforcers, table, Cgroups.find(), clock),
         inbox=Inbox(paths.inbox),
-        outbox=Outbox(
-            paths.outbox,
-            clock,
-            host_key.sign,
-            on_drop=lambda dropped: trail.emit([_dropped(clock, kind, name) for kind, name in dropped]),
-        ),
+        ending=Ending(host_id, clock, host_key, journal, ledger, outbox, trail),
+        outbox=outbox,
         trail=trail,
     )
 

@@ -1,7 +1,8 @@
 """tidegated: puts the parts together and runs them in one event loop. Nothing here decides anything.
 
-Threads: one takes grants in, in order; four shut them, so that one slow teardown delays no other; four answer the control
-socket. The loop itself only waits: on the deadline timer, the watched folders and the socket.
+Threads: one takes grants in, in order; some shut them, so that a slow teardown delays no other's; two come back to what would
+not end, sweep and warn; four answer the control socket. The loop itself only waits: on the deadline timer, the watched
+folders and the socket.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from agent.expiry.schedule import Act, Alarm
 from agent.host import start
 from agent.host.clock import DeadlineTimer
 from agent.intake import Intake
-from agent.journal import Journal
+from agent.journal import EndCause, Journal
 from agent.recovery import stand_again, take_down
 from agent.spool import shown
 from agent.watching import Watching
@@ -49,11 +50,13 @@ class Daemon:
         self._config = config
         self._loop = loop
         self._taking = ThreadPoolExecutor(1, thread_name_prefix="take")
-        self._shutting = ThreadPoolExecutor(4, thread_name_prefix="shut")
+        self._shutting = ThreadPoolExecutor(16, thread_name_prefix="shut")  # made as they are needed
+        self._again = ThreadPoolExecutor(2, thread_name_prefix="again")
         self._answering = ThreadPoolExecutor(4, thread_name_prefix="answer")
         self._timer = DeadlineTimer()
         self._problems: dict[str, str] = {}
         self._reloads: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._looking = False
         self._stopping = asyncio.Event()
         self._ring = trust.KeyRing({})
@@ -71,29 +74,31 @@ class Daemon:
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_all)
         await loop.run_in_executor(self._taking, take_down, self.pipeline)
-        await loop.run_in_executor(self._taking, self._prepare)
-        await loop.run_in_executor(self._taking, stand_again, self.pipeline)
         self._reload_policy()  # before the timer: a pending grant's time may have come, and it is judged again
         self._reload_keys()
         for descriptor in self._timer.descriptors:
             loop.add_reader(descriptor, self._on_timer)
         self.pipeline.ledger.rearm = lambda: self._soon(self._arm)
         self._arm()
+        await loop.run_in_executor(self._taking, self._prepare)
+        await loop.run_in_executor(self._taking, stand_again, self.pipeline)
         await loop.run_in_executor(self._taking, self._intake.begin)
         await loop.run_in_executor(self._taking, self._watch)
         control = self._control()
-        await control.start()
+        await self._start_control(control)
         start.tell_systemd("READY=1")
         log.info("tidegated %s is ready: host id %s", VERSION, self.pipeline.host_id)
         await self._stopping.wait()
         start.tell_systemd("STOPPING=1")
         control.close()
         self._watching.stop()
-        for pool in (self._taking, self._shutting, self._answering):
+        for descriptor in self._timer.descriptors:
+            loop.remove_reader(descriptor)
+        for pool in (self._taking, self._shutting, self._again, self._answering):
             await loop.run_in_executor(None, pool.shutdown)
         self._timer.close()
         with contextlib.suppress(TidegateError):
-            self.pipeline.journal.note_wall(self.pipeline.clock.wall_ns())
+            self.pipeline.ledger.mark(self.pipeline.journal)
         self.pipeline.journal.close()
 
     # Putting together
@@ -139,6 +144,21 @@ class Daemon:
             self._intake.hint(name)
         self._soon(self._on_change, folder)
 
+    async def _start_control(self, control: ControlServer) -> None:
+        """Without its socket the daemon can't be asked, but it goes on ending grants."""
+        try:
+            await control.start()
+            self._problems.pop("control socket", None)
+        except (TidegateError, OSError) as error:
+            self._problems["control socket"] = str(error)
+            log.error("nobody can ask this daemon for now: %s", error)
+            self._later("control", lambda: self._background(self._start_control(control)), _RETRY_PREPARE_S)
+
+    def _background(self, work: Coroutine[object, object, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def _control(self) -> ControlServer:
         handlers = Handlers(self.pipeline, self.problems)
         try:
@@ -160,18 +180,22 @@ class Daemon:
 
     def _act(self, alarms: Sequence[Alarm]) -> None:
         ledger = self.pipeline.ledger
-        due = [live for alarm in alarms if alarm.act is Act.SHUT and (live := ledger.get(alarm.grant_id))]
-        if due:
-            self._job(self._shutting, self.pipeline.shut_due, due)
+        for first, pool in ((True, self._shutting), (False, self._again)):
+            due = [alarm for alarm in alarms if alarm.act is Act.SHUT and (alarm.note == 0) is first]
+            grants = [live for alarm in due if (live := ledger.get(alarm.grant_id))]
+            if grants:
+                self._job(pool, self.pipeline.shut, grants, EndCause.EXPIRED)
         swept = {uid: login for alarm in alarms if alarm.act is Act.SWEEP for uid, login in ledger.to_sweep(alarm).items()}
         if swept:
-            self._job(self._shutting, self.pipeline.sweep, swept)
+            self._job(self._again, self.pipeline.sweep, swept)
+        if any(alarm.act is Act.MARK for alarm in alarms):
+            self._job(self._again, ledger.mark, self.pipeline.journal)
         for alarm in alarms:
             live = ledger.get(alarm.grant_id)
             if live and alarm.act is Act.OPEN:
                 self._job(self._taking, self.pipeline.open_pending, live)
             elif live and alarm.act is Act.WARN:
-                self._job(self._shutting, notice.warn, live, alarm.note)
+                self._job(self._again, notice.warn, live, alarm.note)
 
     def _on_change(self, folder: Path) -> None:
         if folder == self._config.paths.inbox:
@@ -247,7 +271,7 @@ class Daemon:
 
     def problems(self) -> list[str]:
         """What is wrong with this host now, for ``status``."""
-        return [f"{what}: {text}" for what, text in sorted(self._problems.items())]
+        return [f"{what}: {text}" for what, text in sorted(dict(self._problems).items())]
 
     # Helpers
 
@@ -280,8 +304,7 @@ def _log_failure(job: Future[object]) -> None:
 @click.version_option(VERSION, prog_name="tidegated")
 def main(config_file: Path | None, verbose: bool) -> None:
     """The Tidegate daemon. Run by tidegated.service; talk to it with the command tidegate."""
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("watchdog").setLevel(logging.WARNING)
+    start.log_to_stderr(verbose)
     if os.geteuid() != 0:
         sys.exit("tidegated: must be run by root")
     try:

@@ -5,7 +5,6 @@ Shutting: close → sever → remove → sweep → receipt. It needs nothing but
 policy, key or journal stops what opens while what shuts goes on.
 """
 
-import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,9 @@ from agent import enforcement, planning, policy, trust
 from agent.audit import AuditEvent, EventKind, Trail
 from agent.config import Config
 from agent.errors import DeniedError, HostError, JournalError, RefusedError, TidegateError, UnenforceableError
-from agent.expiry import notice, receipt, story
+from agent.expiry import notice, story
 from agent.expiry.deadline import Deadline
+from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
 from agent.expiry.teardown import Shut, Teardown
@@ -23,7 +23,7 @@ from agent.host.clock import NS, Clock
 from agent.host.contract import Writer
 from agent.host.processes import ProcessTable
 from agent.journal import EndCause, Journal
-from agent.model import Enforcer, Grant, Plan
+from agent.model import AccountWant, Enforcer, Grant, Plan
 from agent.model.summary import summarise
 from agent.planning import uids
 from agent.spool import Inbox, Outbox
@@ -38,6 +38,7 @@ class Admitted:
     grant: Grant
     rule: str
     plan: Plan
+    not_containable: tuple[str, ...] = ()  # why what it gives amounts to root
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class Pipeline:
     ledger: Ledger
     table: ProcessTable
     teardown: Teardown
+    ending: Ending
     inbox: Inbox
     outbox: Outbox
     trail: Trail
@@ -90,24 +92,33 @@ class Pipeline:
             raise DeniedError(verdict.code, verdict.reason, field=verdict.field)
         _refuse_what_is_not_built(verdict.grant)
         self._refuse_unready(verdict.grant)
-        return Admitted(verdict.grant, verdict.rule, planning.plan(verdict.grant, self.enforcers, self.writer, self._uids()))
+        self._refuse_taken(verdict.grant, own)
+        plan = planning.plan(verdict.grant, self.enforcers, self.writer, self._uids())
+        return Admitted(verdict.grant, verdict.rule, plan, verdict.not_containable)
 
     def open_pending(self, live: LiveGrant) -> None:
         """The time of a grant that was to begin later has come: decide again, by the keys and policy of now, and open it."""
         try:
             admitted = self.admit(live.record.token, own=live)
-            if not self.ledger.begin_opening(live):
-                return
-            try:
-                self.journal.intend(live.id, admitted.plan, self.clock.wall_ns())
-            except JournalError:
-                self.ledger.postpone_opening(live)
-                raise
-            live.steps, live.uids = list(enumerate(admitted.plan.steps)), dict(admitted.plan.uids)
-            self._apply(live, admitted.plan)
         except RefusedError as error:
             self.shut([live], EndCause.POLICY, str(error))
-        except HostError as error:
+            return
+        except (HostError, JournalError) as error:
+            log.error("grant %s waits, it can't be judged now: %s", live.record.jti, error)
+            self.ledger.postpone_opening(live)
+            return
+        if not self.ledger.begin_opening(live):
+            return
+        try:
+            self.journal.intend(live.id, admitted.plan, self.clock.wall_ns())
+        except JournalError as error:
+            log.error("grant %s waits, it can't be written down now: %s", live.record.jti, error)
+            self.ledger.postpone_opening(live)
+            return
+        live.steps, live.uids = list(enumerate(admitted.plan.steps)), dict(admitted.plan.uids)
+        try:
+            self._apply(live, admitted.plan)
+        except TidegateError as error:
             log.error("grant %s could not be opened: %s", live.record.jti, error)
 
     def _accept(self, admitted: Admitted, token: bytes, planned: Plan | None) -> LiveGrant:
@@ -121,6 +132,7 @@ class Pipeline:
             received_ns=now_ns,
             boot=(deadline.boot_id, deadline.boot_ns),
             plan=planned,
+            not_containable=admitted.not_containable,
         )
         live = LiveGrant(record, deadline, record.state)
         if planned is not None:
@@ -136,16 +148,14 @@ class Pipeline:
             if live.cancel or live.deadline.passed(self.clock):
                 raise UnenforceableError("ended_while_opening", "the grant ended while it was being opened")
 
-        live.opener = True
         try:
             go_on()
             enforcement.apply(plan.steps, self.enforcers, self.writer, lambda _step: go_on())
             opened_ns = self.clock.wall_ns()
             self.journal.opened(live.id, opened_ns)
-            live.opener = False
             self.ledger.opened(live, opened_ns)
             go_on()
-        except TidegateError as error:
+        except Exception as error:
             live.opener = False
             self.shut([live], EndCause.FAILED, str(error))
             if isinstance(error, JournalError):  # the grant was taken and undone: that is its answer, and no reason to wait
@@ -157,78 +167,18 @@ class Pipeline:
 
     def shut(self, grants: Sequence[LiveGrant], cause: EndCause, text: str = "") -> list[Shut]:
         """End these grants now, together. Never raises: what is left of one keeps it live, and it is tried again."""
-        claimed = self.ledger.begin_shutting(list(grants))
-        for live in claimed:
-            live.cause, live.cause_text = live.cause or cause, live.cause_text or text
-            live.attempts += 1
-        shuts = self.teardown.shut(claimed, notice.tell_the_end, self._journal_closed)
-        events: list[AuditEvent] = []
-        for shut in shuts:
-            events += self._finish(shut)
-        self.ship_receipts()
-        self.trail.emit(events)
+        claimed = self.ledger.begin_shutting(list(grants), cause, text)
+        self.ending.begin(claimed, cause, text)
+        shuts = self.teardown.shut(claimed, notice.tell_the_end, self.ending.closed)
+        self.ending.finish(shuts)
         return shuts
 
-    def ship_receipts(self) -> None:
-        """Put what is not in the outbox yet there; what fails is tried again with the next one and at every start."""
-        done: list[str] = []
-        try:
-            for ident, jws in self.journal.unshipped():
-                self.outbox.receipt(ident, jws)
-                done.append(ident)
-        except TidegateError as error:
-            log.error("receipts wait for the outbox: %s", error)
-        finally:
-            with contextlib.suppress(JournalError):  # then they are put there twice, under one id
-                self.journal.shipped(done)
-
-    def shut_due(self, grants: Sequence[LiveGrant]) -> list[Shut]:
-        """End what the clock has ended, and try again what would not end before."""
-        return self.shut(grants, EndCause.EXPIRED)
-
     def sweep(self, tenants: Mapping[int, str]) -> None:
-        """Look again after the end, and end what has turned up since. A login may be another grant's by now; a UID is not."""
-        taken = {login for live in self.ledger.all() for login in live.uids}
-        former = {uid: "" if login in taken else login for uid, login in tenants.items()}
-        for uid, severed in self.teardown.sweep(former).items():
+        """Look again after the end (uid → login, empty when another grant has the login by now), and end what has turned up."""
+        for uid, severed in self.teardown.sweep(dict(tenants)).items():
             detail: dict[str, object] = {"killed": list(severed.killed), "survivors": list(severed.survivors)}
             now_ns, login = self.clock.wall_ns(), tenants[uid]
             self.trail.emit([AuditEvent(EventKind.RESIDUE_FOUND, now_ns, login=login, uid=uid, ok=False, detail=detail)])
-
-    def _finish(self, shut: Shut) -> list[AuditEvent]:
-        """Journal, sign and tell the end of one grant; or keep it live and set the next try."""
-        live = shut.live
-        live.shutting = False
-        live.error = "; ".join(shut.errors)[:500]
-        try:
-            self.journal.undone(live.id, shut.undone)
-            if shut.ended_ns is None:
-                self.journal.failed_to_end(live.id, live.error)
-                return [self._retry(live)]
-            jws = self.host_key.sign(receipt.RECEIPT_TYP, self._claims(shut))
-            self.journal.ended(live.id, shut.ended_ns, residue=len(shut.residue), receipt=(_receipt_id(live), jws))
-        except TidegateError as error:
-            live.error = str(error)
-            return [self._retry(live)]
-        self.ledger.ended(live)
-        return story.ended(shut, self.clock.wall_ns())
-
-    def _retry(self, live: LiveGrant) -> AuditEvent:
-        wait_ms = self.ledger.retry(live)
-        log.error("grant %s is not over, next try in %d ms: %s", live.record.jti, wait_ms, live.error)
-        return story.event(live, EventKind.TEARDOWN_RETRY, self.clock.wall_ns(), ok=False, error=live.error)
-
-    def _claims(self, shut: Shut) -> dict[str, object]:
-        return receipt.claims(shut, host_id=self.host_id, receipt_id=_receipt_id(shut.live))
-
-    def _journal_closed(self, shuts: list[Shut]) -> None:
-        """Written after the doors are shut and the processes dead: with a full disk those come first all the same."""
-        try:
-            for cause in {shut.live.cause for shut in shuts if shut.live.cause}:
-                of_cause = [shut.live for shut in shuts if shut.live.cause is cause]
-                self.journal.shutting([(live.id, live.cause_text) for live in of_cause], cause)
-        except JournalError as error:
-            log.error("the journal can't be written, teardown goes on: %s", error)
 
     # Helpers of both ways
 
@@ -250,6 +200,14 @@ class Pipeline:
             for live in self.ledger.all()
             if live is not own
         ]
+
+    def _refuse_taken(self, grant: Grant, own: LiveGrant | None) -> None:
+        """A login is one grant's until that is over whole: what is undone of the old by its name would be the new one's."""
+        taken = {login for live in self.ledger.all() if live is not own for login in live.uids}
+        for index, want in enumerate(grant.wants):
+            if isinstance(want, AccountWant) and want.identifier in taken:
+                reason = f"{want.identifier} is another live grant's account"
+                raise UnenforceableError("account_exists", reason, field=f"authorization_details[{index}].identifier")
 
     def _refuse_unready(self, grant: Grant) -> None:
         for want in grant.wants:

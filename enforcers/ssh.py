@@ -19,6 +19,7 @@ from enforcers import sshd_match
 from enforcers.data import text
 from enforcers.ssh_keys import public_key
 
+BACKSTOP = "sshd refuses every key and principal from the deadline on (expiry-time)"
 ACTIONS = ("login", "exec", "sftp", "port-forwarding")
 
 

@@ -16,6 +16,7 @@ from enforcers.data import text
 from enforcers.group import refuse_account
 from enforcers.sudoers_rule import Rule, command
 
+BACKSTOPS = ("sudo refuses from the deadline on (NOTAFTER)", "sudo ends what runs after the grant's own length (TIMEOUT)")
 SAMPLE_EXP = 1893456000  # 2030-01-01: what a rule is proved with before its grant's own time is known
 
 
@@ -88,6 +89,8 @@ class SudoEnforcer:
             rule = Rule(want.identifier, want.run_as, want.commands, grant.exp - 1, grant.exp - grant.nbf)
         path = seen.config.paths.sudoers / file_name(grant.jti, grant.wants.index(want))
         data: JsonObject = {"path": str(path), "text": sudoers_rule.render(rule), "rule": rule.to_json()}
+        if seen.backstops:
+            data = {**data, "backstops": list(BACKSTOPS)}
         commands = "; ".join(" ".join(words) for words in want.commands)
         absent = "" if seen.backstops else " (this sudo has no NOTAFTER and no TIMEOUT: only the daemon ends it)"
         summary = f"{want.identifier} may run as {', '.join(want.run_as)}: {commands}{absent}"

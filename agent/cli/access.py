@@ -16,7 +16,7 @@ Object = dict[str, object]
 @click.pass_obj
 @reporting
 def status(config_file: Path | None, as_json: bool) -> None:
-    """Who can get in now, as what, until when, why; and what is wrong."""
+    """Who can get in now, until when, why; and what is wrong."""
     found = cast(Object, ask(config_file, "status"))
     show(found, as_json, lambda: _status_text(found))
 
@@ -50,14 +50,17 @@ def show_grant(config_file: Path | None, jti: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("jti", required=False)
-@click.option("--subject", help="End every grant of this subject.")
+@click.option("--subject", metavar="S", help="End every grant of this subject (the grant's sub).")
 @click.option("--all", "everything", is_flag=True, help="End every grant on this host.")
 @click.option("--reason", default="", help="Why; it goes into the receipt and the audit trail.")
 @json_option
 @click.pass_obj
 @reporting
 def revoke(config_file: Path | None, jti: str | None, subject: str | None, everything: bool, reason: str, as_json: bool) -> None:
-    """End access now: one grant, all of a subject's, or everything. Returns when it is shut."""
+    """End access now: one grant, a subject's, or all.
+
+    Returns when it is shut. What could not be ended says NOT OVER, and is tried again by itself: see `tidegate status`.
+    """
     if sum((jti is not None, subject is not None, everything)) != 1:
         raise click.UsageError("name one JTI, or --subject S, or --all")
     found = cast(Object, ask(config_file, "revoke", jti=jti, subject=subject, all=everything, reason=reason))

@@ -25,7 +25,10 @@ _SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 @click.pass_obj
 @reporting
 def doctor(config_file: Path | None, as_json: bool) -> None:
-    """What is wrong with this host and how to mend it. Exits 1 when something would keep grants from being enforced."""
+    """What is wrong with this host, and how to mend it.
+
+    Looks only, changes nothing. Exits 1 when something would keep grants from being enforced.
+    """
     config = load_config(config_path(config_file))
     findings = [*_agent(config), *_files(config), *host_findings(config)]
     bad = any(finding.level == "fail" for finding in findings)
@@ -52,7 +55,12 @@ def _agent(config: Config) -> Iterator[Finding]:
         return
     yield Finding("daemon", "ok", f"tidegated {status['version']} answers; this host is {status['host_id']}")
     for problem in cast(list[str], status["problems"]):
-        yield Finding("daemon", "fail", problem, "mend what it names; it is tried again at once, or send tidegated SIGHUP")
+        yield Finding(
+            "daemon",
+            "fail",
+            problem,
+            "mend what it names; it is tried again within 15 s, or at once by: systemctl kill -s HUP tidegated",
+        )
 
 
 def _files(config: Config) -> Iterator[Finding]:

@@ -61,7 +61,7 @@ def _sshd() -> Finding:
     version = (int(found[1]), int(found[2]))
     if version < _OPENSSH_Z_SUFFIX:
         return Finding("sshd", "fail", f"{found[0]} takes no UTC expiry-time in key files", "OpenSSH 9.1 or later is needed")
-    return Finding("sshd", "ok", f"{found[0]}; backstop: expiry-time on every key")
+    return Finding("sshd", "ok", f"{found[0].rstrip(',')}; backstop: expiry-time on every key")
 
 
 def _sudo() -> Finding:

@@ -23,8 +23,9 @@ Object = dict[str, object]
 @click.pass_obj
 @reporting
 def plan(config_file: Path | None, file: Path, as_json: bool) -> None:
-    """What this grant would change on this host, step by step, touching nothing. Exits 3 when it would be refused.
+    """Show what a grant would change here, touching nothing.
 
+    FILE may be - for stdin. It is judged as if it were dropped in now. Exits 3 when it would be refused, with code and reason.
     With tidegated stopped, root gets the same answer from the files alone.
     """
     found = _planned(config_file, read_token(file))
@@ -45,6 +46,7 @@ def _planned(config_file: Path | None, token: bytes) -> Object:
 def _text(found: Object) -> str:
     steps = cast(list[Object], found["steps"])
     lines = [f"{found['subject']} by {found['issuer']}, rule {found['rule']}: {found['access']}"]
+    lines += [f"  can't be contained once used: {why}" for why in cast(list[str], found["not_containable"])]
     lines += [f"  from {found['begins']} until {found['ends']}", "", "would, in this order:"]
     lines += [f"  {number:>2}. {step['summary']}  (undone at {step['phase']})" for number, step in enumerate(steps, 1)]
     if found["planned_by"] == "files":

@@ -22,7 +22,10 @@ def policy() -> None:
 @click.pass_obj
 @reporting
 def check(config_file: Path | None, where: Path | None, as_json: bool) -> None:
-    """Check the policy in force, or a file or folder before it goes there. Exits 1 when it would not load."""
+    """Find what is wrong with policy files.
+
+    WHERE is a file or folder that is to go there; without it the folder in force is checked. Exits 1 when it would not load.
+    """
     folder = where or load_config(config_path(config_file)).paths.policy_dir
     decoders = policies.decoders(registry())
     findings = policies.check(folder, decoders)

@@ -17,7 +17,7 @@ RECEIPT_MAX = 1 << 20  # bytes of payload; a receipt lists what was found, so it
 
 @click.group()
 def receipts() -> None:
-    """Teardown receipts: signed by this host's key, one for each grant that has ended."""
+    """Signed proof of what has ended."""
 
 
 @receipts.command("list")
@@ -36,19 +36,26 @@ def list_receipts(config_file: Path | None, as_json: bool) -> None:
 @click.pass_obj
 @reporting
 def show_receipt(config_file: Path | None, jti: str, as_json: bool) -> None:
-    """The receipt of one grant: what it says, and the signed token itself."""
+    """One grant's receipt, and the signed token."""
     found = cast(Object, ask(config_file, "receipt", jti=jti))
     show(found, as_json, lambda: "\n".join(_text(entry) for entry in cast(list[Object], found["receipts"])))
 
 
 @receipts.command("verify")
 @click.argument("receipt", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--keys", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The host's public JWK (Set).")
+@click.option(
+    "--keys",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JWK Set of the host's public key; without it the running daemon is asked.",
+)
 @json_option
 @click.pass_obj
 @reporting
 def verify_receipt(config_file: Path | None, receipt: Path, keys: Path | None, as_json: bool) -> None:
-    """Check a receipt file's signature, with this host's key or the one given. Exits 3 when it does not hold."""
+    """Check a receipt's signature.
+
+    With the key of the daemon on this host, or with --keys. Exits 3 when it does not hold.
+    """
     ring = trust.read_jwks(keys, guarded=False) if keys else trust.keyring(cast(Object, ask(config_file, "host_key")))
     verified = trust.verify(receipt.read_bytes(), ring, typ=trust.TYP_RECEIPT, payload_max=RECEIPT_MAX)
     claims = trust.parse_object(verified.payload)
@@ -59,7 +66,8 @@ def verify_receipt(config_file: Path | None, receipt: Path, keys: Path | None, a
     result = {"verdict": "valid", "host": claims["iss"], "grant": grant, "receipt": claims}
     late = cast(Object, claims["lateness_ms"])
     text = f"valid: {claims['iss']} says grant {grant['jti']} of {grant['sub']} ended {claims['ended']} ({claims['cause']}), "
-    text += f"doors {late['doors']} ms and last process {late['last_process']} ms after it was due"
+    stood = late["doors"] is not None
+    text += f"doors {late['doors']} ms and last process {late['last_process']} ms after it was due" if stood else "never opened"
     show(result, as_json, lambda: printable(text))
 
 
@@ -75,8 +83,7 @@ def _table(found: list[Object]) -> str:
                 str(grant["jti"]),
                 str(grant["sub"]),
                 str(claims["cause"]),
-                f"{late['doors']}",
-                f"{late['last_process']}",
+                *("-" if late[what] is None else str(late[what]) for what in ("doors", "last_process")),
             ]
         )
     return table(["ENDED", "GRANT", "WHO", "CAUSE", "DOORS MS", "LAST PROCESS MS"], rows)

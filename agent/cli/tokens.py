@@ -34,13 +34,19 @@ def read_token(path: Path) -> bytes:
 @click.command()
 @click.argument("file", type=_FILE)
 @click.option("--keys", required=True, type=_FILE, help="JWK Set of the keys to trust, as in trust.d (each with its issuers).")
-@click.option("--host", "host_id", required=True, help="The host id the grant must be for.")
+@click.option(
+    "--host", "host_id", required=True, metavar="ID", help="The host id the grant must be for, as `tidegate status` shows it."
+)
 @click.option("--policy", "policy_file", type=_FILE, help="Also judge it by this policy file.")
-@click.option("--at", help="Judge it at this moment (RFC 3339) instead of now.")
+@click.option("--at", metavar="TIME", help="Judge it at this moment (such as 2026-01-31T12:00:00Z) instead of now.")
 @json_option
 @reporting
 def verify(file: Path, keys: Path, host_id: str, policy_file: Path | None, at: str | None, as_json: bool) -> None:
-    """Would a host take this grant? Needs no daemon and no root. Exits 0 when valid, 3 when refused, with code and reason."""
+    """Check a grant anywhere: would a host take it?
+
+    Needs no daemon and no root, and knows nothing of the host: whether the jti was used, a name is taken, or too many grants are
+    live, only `tidegate plan` on the host can say. Exits 0 when valid, 3 when refused, with code and reason.
+    """
     now_s = _moment(at)
     decoders = policies.decoders(registry())
     ring = trust.read_jwks(keys, guarded=False)
@@ -67,8 +73,9 @@ def verify(file: Path, keys: Path, host_id: str, policy_file: Path | None, at: s
 @json_option
 @reporting
 def keygen(file: Path, kid: str | None, issuers: tuple[str, ...], approver: str | None, public: Path | None, as_json: bool) -> None:
-    """Make an Ed25519 signing key: the private JWK into FILE (0600, never over another), the public JWK Set to stdout.
+    """Make a signing key (Ed25519).
 
+    The private JWK goes into FILE (mode 0600, never over another file), the public JWK Set to stdout or into --public.
     The public set goes into /etc/tidegate/trust.d/NAME.jwks on each host that is to trust the key.
     """
     try:
@@ -91,12 +98,20 @@ def keygen(file: Path, kid: str | None, issuers: tuple[str, ...], approver: str 
     "--key", "keys", multiple=True, required=True, type=_FILE, help="Private JWK. Given k times: General JSON, k signatures."
 )
 @click.option("--typ", default=trust.TYP_GRANT, show_default=True, help="The token's type.")
-@click.option("--for", "lifetime", help="Fill in iat and nbf (now), exp (now and this long: 90s, 15m, 8h) and a jti where missing.")
+@click.option(
+    "--for",
+    "lifetime",
+    metavar="TIME",
+    help="Fill in iat and nbf (now), exp (now and this long: 90s, 15m, 8h) and a jti where missing.",
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the token here instead of to stdout.")
 @json_option
 @reporting
 def sign(claims: Path, keys: tuple[Path, ...], typ: str, lifetime: str | None, out: Path | None, as_json: bool) -> None:
-    """Sign a JSON file of claims as a token. Signs what it is given: whether a host takes it, `tidegate verify` says."""
+    """Sign a JSON file of claims as a grant.
+
+    CLAIMS may be - for stdin. It signs what it is given: whether a host would take it, `tidegate verify` says.
+    """
     data = claims.read_bytes() if str(claims) != "-" else sys.stdin.buffer.read()
     parsed = trust.parse_object(data)
     if lifetime:

@@ -22,6 +22,7 @@ def grant(record: GrantRecord, live: LiveGrant | None, clock: Clock) -> dict[str
         "reason": record.reason,
         "ticket": record.ticket,
         "rule": record.rule,
+        "not_containable": list(record.not_containable),
         "begins": rfc3339(record.nbf * NS),
         "ends": rfc3339(record.exp * NS),
         "seconds_left": max(0, left_ns // NS) if state is not GrantState.ENDED else 0,
@@ -46,6 +47,7 @@ def plan(admitted: Admitted) -> dict[str, object]:
         "access": summarise(grant),
         "begins": rfc3339(grant.nbf * NS),
         "ends": rfc3339(grant.exp * NS),
+        "not_containable": list(admitted.not_containable),
         "uids": dict(admitted.plan.uids),
         "steps": [found.to_json() for found in admitted.plan.steps],
     }

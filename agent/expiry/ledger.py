@@ -9,7 +9,7 @@ from agent.expiry.deadline import Deadline
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act, Alarm, Schedule
 from agent.host.clock import NS, Clock
-from agent.journal import GrantRecord, GrantState, Journal
+from agent.journal import EndCause, GrantRecord, GrantState, Journal
 
 log = logging.getLogger("tidegate")
 WARNINGS_S = (300, 60, 1)  # the last so that the reason is on the screen before the terminal is gone
@@ -172,6 +172,15 @@ class Ledger:
             live.opener = True
             return True
 
+    def begin_standing_again(self, live: LiveGrant) -> bool:
+        """OPEN → OPENING after a reboot, unless its end has come first."""
+        with self._lock:
+            if live.id not in self._live or live.state is not GrantState.OPEN or live.shutting:
+                return False
+            live.state = GrantState.OPENING
+            live.opener = True
+            return True
+
     def postpone_opening(self, live: LiveGrant) -> None:
         """OPENING → PENDING: nothing was done, since it could not be written down; try again in a while."""
         with self._lock:
@@ -181,7 +190,7 @@ class Ledger:
                 self._schedule.add(Alarm(Act.OPEN, live.id), boot_ns=self._clock.boot_ns() + RETRY_MOST_MS * 1_000_000 // 10)
         self.rearm()
 
-    def begin_shutting(self, grants: list[LiveGrant]) -> list[LiveGrant]:
+    def begin_shutting(self, grants: list[LiveGrant], cause: EndCause = EndCause.EXPIRED, text: str = "") -> list[LiveGrant]:
         """Claim grants for teardown. One that is just being opened is asked to undo itself instead; one claimed is left out."""
         with self._lock:
             claimed = []
@@ -190,6 +199,7 @@ class Ledger:
                     continue
                 if live.state is GrantState.OPENING and live.opener:
                     live.cancel = True
+                    live.cause, live.cause_text = live.cause or cause, live.cause_text or text
                     self._ask_again(live)  # the alarm that brought us here is spent, and there may be no other
                     continue
                 live.shutting = True

@@ -1,5 +1,6 @@
 """The teardown receipt: what ended, when the doors shut and the last process died, and how late that was. Pure."""
 
+from agent.expiry.live import LiveGrant
 from agent.expiry.teardown import Shut
 from agent.host.clock import NS, rfc3339
 from agent.journal import EndCause
@@ -16,10 +17,8 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str) -> dict[str, object]:
     Times are RFC 3339 to the microsecond, lateness milliseconds. A grant that never opened has no doors and no processes.
     """
     live = shut.live
-    expired = live.cause is EndCause.EXPIRED
     began_ns = live.began_ns or shut.began_ns
     stood = bool(live.steps)
-    due_ns = live.deadline.wall_ns if expired and live.deadline.wall_ns <= began_ns else began_ns
     errors = dict(shut.undone)
     return {
         "iss": host_id,
@@ -42,10 +41,7 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str) -> dict[str, object]:
         "doors_closed": _time(live.doors_ns if stood else None),
         "last_process_dead": _time(live.last_process_ns if stood else None),
         "ended": _time(shut.ended_ns),
-        "lateness_ms": {
-            "doors": _late(live.doors_ns if stood else None, due_ns),
-            "last_process": _late(live.last_process_ns if stood else None, due_ns),
-        },
+        "lateness_ms": dict(lateness_ms(live)),
         "accounts": [{"login": login, "uid": uid} for login, uid in sorted(live.uids.items())],
         "steps": [
             {"enforcer": step.enforcer, "action": step.action, "what": step.summary, "undone": not errors.get(seq, "not tried")}
@@ -55,9 +51,21 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str) -> dict[str, object]:
         "residue": [found.to_json() for found in shut.residue[:_RESIDUE_LISTED]],
         "residue_count": len(shut.residue),
         "backstops": sorted({str(name) for _, step in live.steps for name in _names(step.data.get("backstops"))}),
+        "not_containable": list(live.record.not_containable),
         "recordings": [],
         "attempts": live.attempts,
     }
+
+
+def lateness_ms(live: LiveGrant) -> dict[str, int | None]:
+    """How late the doors were shut and the last process died: after the deadline, or after the order that came before it."""
+    began_ns = live.began_ns or 0
+    expired = live.cause is EndCause.EXPIRED and live.deadline.wall_ns <= began_ns
+    due_ns = live.deadline.wall_ns if expired else began_ns
+    moments = (
+        {"doors": live.doors_ns, "last_process": live.last_process_ns} if live.steps else {"doors": None, "last_process": None}
+    )
+    return {name: _late(at_ns, due_ns) for name, at_ns in moments.items()}
 
 
 def _names(value: Json) -> list[Json]:

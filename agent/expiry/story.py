@@ -1,9 +1,12 @@
 """What happened to a live grant, as audit events. Pure."""
 
 from agent.audit import AuditEvent, EventKind, events_of_steps
+from agent.expiry import receipt
 from agent.expiry.live import LiveGrant
 from agent.expiry.teardown import Shut
 from agent.model.text import one_line
+
+LATE_MS = 1000  # past this an end is told as late, beside the receipt that says it to the millisecond
 
 
 def event(live: LiveGrant, kind: EventKind, at_ns: int, *, ok: bool = True, **more: object) -> AuditEvent:
@@ -39,6 +42,9 @@ def ended(shut: Shut, at_ns: int) -> list[AuditEvent]:
     events = list(events_of_steps([step for _, step in reversed(live.steps)], True, about=about, uids=live.uids))
     if live.killed_count:
         events.append(event(live, EventKind.SESSION_SEVERED, at_ns, killed=live.killed_count, named=list(live.killed)))
+    late_ms = receipt.lateness_ms(live)["last_process"]
+    if late_ms is not None and late_ms > LATE_MS:
+        events.append(event(live, EventKind.TEARDOWN_LATE, at_ns, ok=False, late_ms=late_ms))
     left = [found.to_json() for found in shut.residue if not found.removed]
     if left:
         events.append(event(live, EventKind.RESIDUE_FOUND, at_ns, ok=False, residue=left))

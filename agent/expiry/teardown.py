@@ -95,6 +95,7 @@ class Teardown:
         units = self._stop_units_beside([uid for shut in shuts if not shut.survivors for uid in shut.live.tenants])
         for shut in shuts:
             self._remove(shut)
+        self._sweep_files(shuts)
         if units:
             units.join()
         for shut in shuts:
@@ -178,17 +179,27 @@ class Teardown:
                 log.warning("systemctl %s of ended tenants: %s", action, _shown(error))
 
     def _remove(self, shut: Shut) -> None:
-        live = shut.live
         if shut.survivors:
             return  # a live process on a removed account would be an orphan on a reusable UID
-        shut.undone += self._revert(live, Phase.REMOVE)
+        shut.undone += self._revert(shut.live, Phase.REMOVE)
+
+    def _sweep_files(self, shuts: list[Shut]) -> None:
+        """What the tenants left in shared folders: one walk for all of them, or one for each where that fails for some."""
+        gone = [shut for shut in shuts if not shut.survivors]
         try:
-            for uid in live.tenants:
-                removed, left = self._writer.sweep_files(uid)
+            swept = self._writer.sweep_files([uid for shut in gone for uid in shut.live.tenants])
+        except Exception as error:
+            if len(gone) > 1:
+                for shut in gone:
+                    self._sweep_files([shut])
+            elif gone:  # what is left is not known, so it is not over
+                gone[0].undone.append((-1, f"files: {_shown(error)}"))
+            return
+        for shut in gone:
+            for uid in shut.live.tenants:
+                removed, left = swept[uid]
                 shut.residue += [Residue("file", path, "owned by the tenant", removed=True) for path in removed]
                 shut.residue += [Residue("file", path, "owned by the tenant") for path in left]
-        except Exception as error:  # what is left is not known, so it is not over; the next grant of the batch goes on
-            shut.undone.append((-1, f"files: {_shown(error)}"))
 
     def _look_back(self, shut: Shut) -> None:
         """What is left of it."""

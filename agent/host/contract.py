@@ -1,6 +1,6 @@
 """What the stages may ask of a host: ``Reader`` changes nothing, ``Writer`` does.."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -135,8 +135,11 @@ class Writer(Reader, Protocol):
         Never touches a tree whose top is owned by another uid.
         """
 
-    def sweep_files(self, uid: int) -> tuple[list[str], list[str]]:
-        """Unlink what the uid owns in the world-writable folders and the at spool (bounded): ``(removed, left)``."""
+    def sweep_files(self, uids: Collection[int]) -> dict[int, tuple[list[str], list[str]]]:
+        """Unlink what these uids own in the world-writable folders and the at spool, in one bounded walk.
+
+        Returns uid → ``(removed, left)``.
+        """
 
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
         """Run a tool that changes the host. Raises HostError when missing or late; a non-zero exit is the caller's."""

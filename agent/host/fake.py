@@ -1,6 +1,6 @@
 """A host in memory, for unit tests: implements contract.Writer, answers commands from a table, and fails when told to."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -205,9 +205,9 @@ class FakeHost:
         left = (f"{path}: owned by uid {self.homes[path]}",) if path in self.homes else ()
         return HomeDisposal(archive=name if name in self.archives else None, left=left)
 
-    def sweep_files(self, uid: int) -> tuple[list[str], list[str]]:
+    def sweep_files(self, uids: Collection[int]) -> dict[int, tuple[list[str], list[str]]]:
         """See contract.Writer. Nothing lies about on a fake host."""
-        return [], []
+        return {uid: ([], []) for uid in uids}
 
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
         """See contract.Writer."""

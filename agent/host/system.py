@@ -5,7 +5,7 @@ import functools
 import grp
 import os
 import pwd
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from agent.config import Config
@@ -150,9 +150,9 @@ class SystemHost:
         target = self._config.paths.archive / f"{path.name}-{label}.tar.gz" if archive else None
         return homes.dispose_home(path, uid, target)
 
-    def sweep_files(self, uid: int) -> tuple[list[str], list[str]]:
-        """Unlink what the uid owns in /tmp, /var/tmp and /dev/shm; ``(removed, left)``. See trees.sweep_files."""
-        return trees.sweep_files(uid)
+    def sweep_files(self, uids: Collection[int]) -> dict[int, tuple[list[str], list[str]]]:
+        """See contract.Writer and trees.sweep_files."""
+        return {uid: (swept.removed, swept.left) for uid, swept in trees.sweep_files(uids).items()}
 
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
         """See contract.Writer."""

@@ -11,14 +11,16 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # FS_IOC_GETFLAGS, FS_IOC_SETFLAGS (linux/fs.h)
 _APPEND, _IMMUTABLE = 0x20, 0x10
 LEFT_MAX = 64  # how many leftovers a report names
-SWEEP_ROOTS = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108  (to clean, not to write)
+_SHARED = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108  (to clean, not to write)
+SWEEP_ROOTS = (*_SHARED, Path("/var/spool/cron/atjobs"), Path("/var/spool/at"))  # at jobs: Debian's place, and Fedora's
 
 
 def mount_id(fd: int) -> int:
@@ -170,15 +172,26 @@ def remove_tree(parent: int, name: str, uid: int, label: str, *, deadline_s: flo
     return remover.left
 
 
-class _Sweep:
-    """One bounded walk for what a uid owns."""
+@dataclass(slots=True)
+class Swept:
+    """What a sweep did about one uid: paths it removed, and ``path: reason`` for what is still there."""
 
-    def __init__(self, uid: int, entries: int, deadline_s: float) -> None:
-        self.uid = uid
+    removed: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+class _Sweep:
+    """One bounded walk for what some uids own."""
+
+    def __init__(self, uids: Collection[int], entries: int, deadline_s: float) -> None:
+        self.found = {uid: Swept() for uid in uids}
         self.budget = entries
         self.deadline = time.monotonic() + deadline_s
-        self.removed: list[str] = []
-        self.left: list[str] = []
+
+    def left_of_all(self, what: str) -> None:
+        """Something that keeps the walk from knowing, whoever it concerns."""
+        for swept in self.found.values():
+            swept.left.append(what)
 
     def walk(self, fd: int, label: str, depth: int) -> None:
         """Go through one folder; ``depth`` more levels below it."""
@@ -186,7 +199,7 @@ class _Sweep:
         for name in names_in(fd):
             self.budget -= 1
             if self.budget < 0 or time.monotonic() > self.deadline:
-                self.left.append(f"{label}: more entries than one sweep looks at")
+                self.left_of_all(f"{label}: more entries than one sweep looks at")
                 return
             with contextlib.suppress(FileNotFoundError):
                 self._entry(fd, name, f"{label}/{printable(name)}", mount, depth)
@@ -194,39 +207,39 @@ class _Sweep:
     def _entry(self, parent: int, name: str, label: str, mount: int, depth: int) -> None:
         try:
             found = os.lstat(name, dir_fd=parent)
-            if stat.S_ISDIR(found.st_mode) and found.st_uid == self.uid:
-                left = remove_tree(parent, name, self.uid, label, deadline_s=max(0.0, self.deadline - time.monotonic()))
-                self.left += left
+            swept, folder = self.found.get(found.st_uid), stat.S_ISDIR(found.st_mode)
+            if swept and folder:
+                left = remove_tree(parent, name, found.st_uid, label, deadline_s=max(0.0, self.deadline - time.monotonic()))
+                swept.left += left
                 if not left:
-                    self.removed.append(label)
-            elif stat.S_ISDIR(found.st_mode) and depth > 0:
+                    swept.removed.append(label)
+            elif folder and depth > 0:
                 with opened(name, parent) as fd:
                     if mount_id(fd) == mount:
                         self.walk(fd, label, depth - 1)
-            elif found.st_uid == self.uid and not stat.S_ISDIR(found.st_mode):
+            elif swept:
                 _forced(lambda: os.unlink(name, dir_fd=parent), parent, name)
-                self.removed.append(label)
+                swept.removed.append(label)
         except FileNotFoundError:
             raise
         except OSError as error:
-            self.left.append(f"{label}: {error.strerror}")
+            self.left_of_all(f"{label}: {error.strerror}")
 
 
 def sweep_files(
-    uid: int, roots: Sequence[Path] = SWEEP_ROOTS, *, entries: int = 200_000, deadline_s: float = 10.0
-) -> tuple[list[str], list[str]]:
-    """Unlink what ``uid`` owns in shared folders, eight levels deep; a folder it owns goes with all that is in it.
+    uids: Collection[int], roots: Sequence[Path] = SWEEP_ROOTS, *, entries: int = 200_000, deadline_s: float = 10.0
+) -> dict[int, Swept]:
+    """Unlink what these uids own in shared folders, eight levels deep; a folder one owns goes with all that is in it.
 
-    Returns:
-        ``(removed, left)``: paths, and ``path: reason`` for what is still there. Never raises for a missing root.
+    One walk for all of them. Never raises for a missing root.
     """
-    sweep = _Sweep(uid, entries, deadline_s)
-    for root in roots:
+    sweep = _Sweep(uids, entries, deadline_s)
+    for root in roots if uids else ():
         try:
             with opened(str(root)) as fd:
                 sweep.walk(fd, str(root), 8)
         except FileNotFoundError:
             continue
         except OSError as error:
-            sweep.left.append(f"{root}: {error.strerror}")
-    return sweep.removed, sweep.left
+            sweep.left_of_all(f"{root}: {error.strerror}")
+    return sweep.found

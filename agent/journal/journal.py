@@ -43,17 +43,26 @@ class Journal:
         return str(rows[0]["jti"]) if rows else None
 
     def accept(
-        self, grant: Grant, *, token: bytes, summary: str, rule: str, received_ns: int, boot: tuple[str, int], plan: Plan | None
+        self,
+        grant: Grant,
+        *,
+        token: bytes,
+        summary: str,
+        rule: str,
+        received_ns: int,
+        boot: tuple[str, int],
+        plan: Plan | None,
+        not_containable: Sequence[str] = (),
     ) -> GrantRecord:
         """Note an accepted grant; from here on its jti is used. With a plan it is OPENING, its steps intended; else PENDING."""
         logins = json.dumps(sorted({want.identifier for want in grant.wants}))
         with self._db.transaction() as db:
             cursor = db.execute(
                 "INSERT INTO grants (jti,iss,sub,state,token,digest,nbf,exp,reason,ticket,summary,rule,logins,"
-                "received_ns,boot_id,boot_deadline_ns) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                "not_containable,received_ns,boot_id,boot_deadline_ns) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     *(grant.jti, grant.iss, grant.sub, GrantState.PENDING, token, grant.digest, grant.nbf, grant.exp),
-                    *(grant.reason, grant.ticket, summary, rule, logins, received_ns, *boot),
+                    *(grant.reason, grant.ticket, summary, rule, logins, json.dumps(not_containable), received_ns, *boot),
                 ),
             )
             grant_id = int(cursor.lastrowid or 0)
@@ -262,13 +271,14 @@ class Journal:
 
     def _record(self, row: sqlite3.Row) -> GrantRecord:
         uids = self._db.rows("SELECT login, uid FROM uids WHERE grant_id=?", (row["id"],))
-        names = set(GrantRecord.__slots__) - {"uids", "logins", "state", "cause"}
+        names = set(GrantRecord.__slots__) - {"uids", "logins", "not_containable", "state", "cause"}
         return GrantRecord(
             **{name: row[name] for name in names},
             state=GrantState(row["state"]),
             cause=EndCause(row["cause"]) if row["cause"] else None,
             uids={found["login"]: found["uid"] for found in uids},
             logins=tuple(json.loads(row["logins"])),
+            not_containable=tuple(json.loads(row["not_containable"])),
         )
 
 

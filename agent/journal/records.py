@@ -61,6 +61,7 @@ class GrantRecord:
     last_error: str = ""
     uids: dict[str, int] = field(default_factory=dict)
     logins: tuple[str, ...] = ()
+    not_containable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ CREATE TABLE IF NOT EXISTS grants (
   ticket TEXT NOT NULL,
   summary TEXT NOT NULL,
   rule TEXT NOT NULL,
+  not_containable TEXT NOT NULL, -- JSON list: why what it gives amounts to root
   logins TEXT NOT NULL,
   received_ns INTEGER NOT NULL,
   boot_id TEXT NOT NULL,

@@ -48,7 +48,7 @@ _CLAIMS = {
     "issued_too_long_ago": "Sign a new grant: this one was made too long ago.",
     "self_approval": "Have somebody other than the subject approve.",
     "supersedes_itself": "Name another grant's jti in supersedes, or leave it out.",
-    "unknown_type": "Use the types that this host enforces; `tidegate doctor` lists them.",
+    "unknown_type": "Use account, ssh, sudo, group or role: this host enforces no other type.",
     "second_entry": "Put it all in one account and one ssh entry for each login.",
 }
 

@@ -152,11 +152,12 @@ class Host(FakeHost):
 
     swept: dict[int, Any] = field(default_factory=dict)
 
-    def sweep_files(self, uid: int) -> tuple[list[str], list[str]]:
-        found = self.swept.get(uid, ([], []))
-        if isinstance(found, Exception):
-            raise found
-        return cast(tuple[list[str], list[str]], found)
+    def sweep_files(self, uids: Collection[int]) -> dict[int, tuple[list[str], list[str]]]:
+        found = {uid: self.swept.get(uid, ([], [])) for uid in uids}
+        for result in found.values():
+            if isinstance(result, Exception):
+                raise result
+        return found
 
 
 def live(

@@ -148,7 +148,8 @@ def test_a_sweep_takes_what_the_uid_owns_and_nothing_else(tmp_path: Path) -> Non
     (root / "link").symlink_to("/etc/passwd")
     os.chown(root / "link", UID, 0, follow_symlinks=False)
     os.chown(root / "ours", UID, 0)
-    removed, left = trees.sweep_files(UID, (root, tmp_path / "none"))
+    swept = trees.sweep_files([UID], (root, tmp_path / "none"))[UID]
+    removed, left = swept.removed, swept.left
     assert {Path(path).relative_to(root).as_posix() for path in removed} == {"a", "theirs/sub/c", "ours", "link"}
     assert left == []
     assert sorted(p.relative_to(root).as_posix() for p in root.rglob("*")) == ["b", "theirs", "theirs/sub", "theirs/sub/d"]
@@ -158,7 +159,8 @@ def test_a_sweep_takes_what_the_uid_owns_and_nothing_else(tmp_path: Path) -> Non
 def test_a_sweep_is_bounded(tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / str(number)).write_text("")
-    removed, left = trees.sweep_files(os.geteuid() + 1, (tmp_path,), entries=10)
+    swept = trees.sweep_files([os.geteuid() + 1], (tmp_path,), entries=10)[os.geteuid() + 1]
+    removed, left = swept.removed, swept.left
     assert removed == []
     assert len(left) == 1
 

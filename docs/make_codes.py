@@ -1,0 +1,230 @@
+"""Writes docs/CODES.md: `python docs/make_codes.py`. Every stable code, from the tables in the code and the advice below.
+
+:func:`raised` reads from the source which codes are raised where there is no table; a test holds ADVICE against it, and
+CODES.md against this script.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from agent.policy.codes import DENIALS, FILES, WARNINGS  # noqa: E402  # the repository must be importable first
+from agent.trust import REFUSALS  # noqa: E402
+
+TARGET = ROOT / "docs" / "CODES.md"
+SOURCES = (
+    "agent/pipeline.py",
+    "agent/spool",
+    "agent/journal",
+    "agent/planning",
+    "agent/enforcement",
+    "agent/host",
+    "agent/control",
+    "agent/cli",
+    "enforcers",
+)
+_ERRORS = frozenset(
+    {"UntrustedError", "InvalidGrantError", "UnenforceableError", "HostError", "JournalError", "ConfigError", "RefusedError"}
+)
+_CODE = re.compile(r"[a-z][a-z0-9_]*")
+
+INBOX = {
+    "ended_while_opening": "The grant ended, or was revoked, while it was being opened. Nothing of it is left; sign a new one if it is still wanted.",
+    "file_absent": "Nothing to do: the file was gone when it was looked at. It is never answered.",
+    "file_empty": "Deliver the token whole: write under a name that ends in .part, then rename.",
+    "file_linked": "Deliver a file of its own, not a hard link.",
+    "file_not_regular": "Deliver a regular file: no link, folder, fifo, socket or device.",
+    "file_too_large": "Deliver one token of at most 64 KiB.",
+    "file_unreadable": "The disk or the name is bad: see the text, and `journalctl -u tidegated`.",
+    "host_not_ready": "`tidegate status` says what is wrong with this host; mend it, then sign a new grant.",
+    "jti_replayed": "Sign a new grant with a new jti: one is good once, also after a refusal while it was being opened.",
+    "recording_unavailable": "This version records nothing. Ask without recording, and let a rule without `recording: required` allow it.",
+    "supersedes_unavailable": "This version replaces no live grant. Revoke the old one, then deliver the new one without supersedes.",
+}
+ENFORCERS = {
+    "account_exists": "Choose another login: one of that name is there, and nothing is adopted.",
+    "account_is_root": "Name another account: root is never granted.",
+    "account_missing": "Add an account entry for the login to the same grant, or name an account of this host.",
+    "account_not_granted": "Add an account entry for the same login to the same grant.",
+    "account_of_other_grant": "Name an account of this grant, or one that people made.",
+    "command_invalid": "Write the command as plain words, the first an absolute path: no wildcard, backslash, quote inside a word, or '..'.",
+    "command_missing": "Install the program, or correct its path.",
+    "group_exists": "Choose another login: a group of that name is there.",
+    "group_lists_name": "Take the name out of the group's list (`gpasswd -d LOGIN GROUP`), or choose another login.",
+    "group_missing": "Make the group, or leave it out. The tenants' own group: `systemd-sysusers tidegate.conf`, and wait 15 s, or `systemctl kill -s HUP tidegated`.",
+    "group_reserved": "Leave the tenants' group out: every account of a grant is in it.",
+    "home_exists": "Move the old home away, or choose another login.",
+    "home_left": "Something in the home can't be removed (a mount, an immutable file). Remove it; the end is tried again by itself.",
+    "key_blob": "Give the public key as `ssh-keygen` wrote it. RSA needs 2048 to 8192 bits.",
+    "key_invalid": "Give one bare public key: type, blank, base64; no options.",
+    "key_type": "Use Ed25519, ECDSA, RSA or their security-key forms; no DSA, no certificate.",
+    "login_reserved": "Choose another login: those that begin with tidegate- are Tidegate's own.",
+    "no_enforcer": "Leave the entry out: nothing on this host enforces its type. If it is a journaled step, install the version that made it.",
+    "run_as_missing": "Name an account of this host in run_as.",
+    "same_target": "Ask for each thing once: two entries of the grant want the same.",
+    "shell_missing": "Install the shell, or name another.",
+    "ssh_ca_missing": "Put your SSH user CA's public key into /etc/tidegate/ssh_user_ca.pub, or grant keys instead of principals.",
+    "ssh_files_exist": "Another grant for that login is live or not over: wait, or choose another login.",
+    "ssh_missing": "Install openssh-server.",
+    "ssh_no_credential": "Give the ssh entry keys, principals or both.",
+    "sshd_conflict": "Another part of sshd's configuration wins over Tidegate's block for tenants. Change the keyword it names, or move it out of the earlier Match.",
+    "sshd_failed": "Run `sshd -t` and mend what it says; then `systemctl kill -s HUP tidegated`.",
+    "sudo_missing": "Install sudo.",
+    "sudo_rule_unprovable": "cvtsudoers (in package sudo) reads another rule than the one asked for. Write the command more plainly.",
+    "sudoers_unreached": "Let /etc/sudoers hold `@includedir /etc/sudoers.d`; then `systemctl kill -s HUP tidegated`.",
+    "tenant_shell_missing": "Install tidegate-shell again: without it a login without exec can't be held.",
+    "uid_taken": "Somebody took the reserved UID just now: deliver a new grant.",
+    "uids_exhausted": "Widen `uids` in tidegate.yaml, or find out what was left behind: see residue in the receipts.",
+}
+HOST = {
+    "account_not_ours": "The name now has another UID, so it is somebody else's and is left alone. Find out who made it.",
+    "account_taken": "Another record of that name came between plan and act. Choose another login.",
+    "accounts_busy": "Somebody holds the lock of /etc/passwd (vipw, a hung useradd). End that; it is tried again.",
+    "archive_failed": "The home could not be packed: make room under /var/lib/tidegate/archive. The end is tried again.",
+    "bad_step": "A journaled step of another version can't be read. Install the version that wrote it.",
+    "file_too_long": "A file that Tidegate reads is longer than it should be; the text names it.",
+    "grant_state": "The grant ended meanwhile: nothing to do.",
+    "group_not_local": "The group comes from LDAP or the like, and its list can't be changed here. Use a local group.",
+    "home_failed": "The home could not be made: see the text (room, /etc/skel, the folder's owner).",
+    "home_taken": "Something else has the home's name. Move it away.",
+    "inbox_discard_failed": "The inbox can't be written (read-only, full). Mend it; the file is taken again.",
+    "inbox_unreadable": "Make /var/lib/tidegate/spool/inbox a folder of root's again; it is tried every 5 s.",
+    "internal": "A fault in Tidegate: `journalctl -u tidegated` has the traceback. Please report it.",
+    "journal_failed": "The journal can't be written: make room at /var/lib/tidegate. New grants wait in the inbox; ends go on.",
+    "journal_newer": "The journal is of a newer version: install that again.",
+    "journal_unreadable": "state.db can't be opened: see the text. Don't delete it while grants are live: it is what knows them.",
+    "kill_failed": "A process could not be signalled; it is tried again. Look at it with ps if it stays.",
+    "kill_refused": "Refused to signal PID 1. Please report it.",
+    "not_a_file": "Something else has a file's name: a symlink, a folder. Remove it.",
+    "outbox_too_large": "One file is longer than the whole outbox may be.",
+    "outbox_unwritable": "Mend /var/lib/tidegate/spool/outbox. Receipts wait in the journal until then.",
+    "proc_unreadable": "/proc can't be read, so nobody knows what lives. The end kills unseen, and is tried again.",
+    "read_failed": "A file can't be read: see the text.",
+    "remove_failed": "A file can't be removed (immutable, read-only). Mend it; the end is tried again.",
+    "socket_unavailable": "The control socket can't be made: see the text (the folder /run/tidegate).",
+    "step_crashed": "A fault in an enforcer: the grant was undone. Please report it.",
+    "timer_unavailable": "The kernel gives no timerfd. Without it there are no deadlines, so the daemon does not start.",
+    "tool_failed": "A program of the host failed: see the text.",
+    "tool_late": "A program of the host took too long and was killed: see the text.",
+    "tool_missing": "Install the program that the text names.",
+    "uid_spoken_for": "That UID is another grant's or has left something behind. Deliver a new grant.",
+    "undo_crashed": "A fault in an enforcer's undo: the rest was undone, and this is tried again. Please report it.",
+    "unknown_backend": "Set account_backend to auto, userdb or passwd.",
+    "unknown_step": "A journaled step of another version. Install the version that wrote it.",
+    "userdb_unresolved": "Install libnss-systemd, or set account_backend to auto.",
+    "watch_unavailable": "A folder that is watched is missing or a link, or inotify's limits are reached (sysctl fs.inotify).",
+    "write_failed": "A file can't be written: room, or a read-only file system. The text names it.",
+}
+COMMAND = {
+    "agent_forbidden": "Ask as root, or join the group tidegate.",
+    "agent_unreachable": "`systemctl status tidegated`; start it if it is down.",
+    "answer_too_large": "Ask for less: the answer is over 64 MiB.",
+    "grant_unknown": "`tidegate grants list --ended` shows the ids there are.",
+    "key_file_exists": "Choose another file, or move the old key away. A key is never overwritten.",
+    "receipt_malformed": "The file is signed by the host and is no receipt.",
+    "receipt_unknown": "The grant is live: there is a receipt once it has ended.",
+    "request_malformed": "The request to the control socket is not what this version takes.",
+    "request_unknown": "The command is newer than the daemon: `systemctl restart tidegated` after an upgrade.",
+}
+ADVICE = {**INBOX, **ENFORCERS, **HOST, **COMMAND}
+
+_HEAD = """\
+# Codes
+
+Every refusal and every failure carries a code. Codes are stable; the words beside them are not. You meet them in the answer in the
+outbox, in `tidegate status`, in `--json` output, and in square brackets at the end of a message.
+
+Generated by `python docs/make_codes.py` from the tables in the code. Don't edit by hand.
+"""
+
+
+def page() -> str:
+    """The whole of CODES.md."""
+    sections = (
+        (
+            "The token",
+            "Exit status 3. Nothing was changed. From `agent/trust/codes.py`; some also point at a file in trust.d.",
+            REFUSALS,
+        ),
+        (
+            "The inbox, and what this version can't do",
+            "Exit status 3 from `plan`; otherwise in the answer. Nothing is left of the grant.",
+            INBOX,
+        ),
+        (
+            "This host's policy",
+            "Exit status 3. The grant is well signed, and this host does not allow it. From `agent/policy/codes.py`.",
+            DENIALS,
+        ),
+        (
+            "What this host can't enforce",
+            "Exit status 3. The grant is allowed, and can't be done exactly here. From `enforcers/`.",
+            ENFORCERS,
+        ),
+        (
+            "The admin's files",
+            "Exit status 1, with file, line and key. The old policy stays in force. From `agent/policy/codes.py`.",
+            FILES,
+        ),
+        ("Warnings of `tidegate policy check`", "The policy loads all the same.", WARNINGS),
+        (
+            "This host",
+            "Exit status 1. While a grant is opened such a failure undoes it, and its code stands in the answer; while one is ended it "
+            "stands in `tidegate status`, and the end is tried again after 0.25 s, 0.5 s, 1 s and so on, at most a minute apart, at most a second while a process lives.",
+            HOST,
+        ),
+        ("The command", "Exit status 1.", COMMAND),
+    )
+    return "\n".join([_HEAD, *(_section(*section) for section in sections)])
+
+
+def _section(title: str, about: str, table: Mapping[str, str]) -> str:
+    rows = "".join(f"| `{code}` | {_cell(table[code])} |\n" for code in sorted(table))
+    return f"## {title}\n\n{about}\n\n| code | what to do |\n|---|---|\n{rows}"
+
+
+def _cell(text: str) -> str:
+    shown = text[0].upper() + text[1:]
+    return (shown if shown.endswith(".") else f"{shown}.").replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
+
+
+def raised(sources: Iterable[str] = SOURCES) -> dict[str, set[str]]:
+    """Code → the files that raise it, for every source without a table of its own."""
+    found: dict[str, set[str]] = {}
+    for source in sources:
+        path = ROOT / source
+        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        for file in files:
+            if file.name == "fake.py":  # the tests' host
+                continue
+            for code in _codes(ast.parse(file.read_text(encoding="utf-8"))):
+                found.setdefault(code, set()).add(str(file.relative_to(ROOT)))
+    return found
+
+
+def _codes(tree: ast.AST) -> Iterator[str]:
+    """First arguments of errors; and of ``(wrong, "code", reason)`` rows, the second members."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args:
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in _ERRORS or name == "refuse":
+                yield from _texts(node.args[0])
+        elif isinstance(node, ast.Tuple) and len(node.elts) == 3 and not isinstance(node.elts[0], ast.Constant):
+            yield from _texts(node.elts[1])
+        elif isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "code" for target in node.targets):
+            yield from (text for text in _texts(node.value))
+
+
+def _texts(node: ast.expr) -> Iterator[str]:
+    for found in (node.body, node.orelse) if isinstance(node, ast.IfExp) else (node,):
+        if isinstance(found, ast.Constant) and isinstance(found.value, str) and _CODE.fullmatch(found.value):
+            yield found.value
+
+
+if __name__ == "__main__":
+    TARGET.write_text(page(), encoding="utf-8")
