@@ -31,7 +31,8 @@ from agent.host.clock import DeadlineTimer
 from agent.intake import Intake
 from agent.journal import EndCause, Journal
 from agent.recovery import stand_again, take_down
-from agent.spool import Watch, shown
+from agent.spool import shown
+from agent.watching import Watching
 
 log = logging.getLogger("tidegate")
 
@@ -39,6 +40,7 @@ log = logging.getLogger("tidegate")
 _RELOAD_DELAY_S = 0.1
 _RETRY_INBOX_S = 5.0
 _RETRY_PREPARE_S = 15.0
+_RETRY_WATCH_S = 15.0
 
 
 class Daemon:
@@ -63,6 +65,7 @@ class Daemon:
         host_key = trust.HostKey.load_or_create(config.paths.host_key)
         self.pipeline = assemble(config, lambda: self._ring, Journal(config.paths.state_db), host_key)
         self._intake = Intake(self.pipeline)
+        self._watching = Watching(config, self._changed, lambda: self._soon(self._later, "folders", self._watch_anew))
 
     async def run(self) -> None:
         """Shut what ended while nobody looked, then serve until told to stop."""
@@ -71,26 +74,24 @@ class Daemon:
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_all)
         await loop.run_in_executor(self._taking, take_down, self.pipeline)
+        self._reload_policy()  # before the timer: a pending grant's time may have come, and it is judged again
+        self._reload_keys()
         for descriptor in self._timer.descriptors:
             loop.add_reader(descriptor, self._on_timer)
         self.pipeline.ledger.rearm = lambda: self._soon(self._arm)
         self._arm()
         await loop.run_in_executor(self._taking, self._prepare)
         await loop.run_in_executor(self._taking, stand_again, self.pipeline)
-        self._reload_policy()
-        self._reload_keys()
         await loop.run_in_executor(self._taking, self._intake.begin)
-        watches = self._watch()
+        await loop.run_in_executor(self._taking, self._watch)
         control = self._control()
         await self._start_control(control)
-        self._look_into_inbox()
         start.tell_systemd("READY=1")
         log.info("tidegated %s is ready: host id %s", VERSION, self.pipeline.host_id)
         await self._stopping.wait()
         start.tell_systemd("STOPPING=1")
         control.close()
-        for watch in watches:
-            watch.stop()
+        self._watching.stop()
         for descriptor in self._timer.descriptors:
             loop.remove_reader(descriptor)
         for pool in (self._taking, self._shutting, self._again, self._answering):
@@ -122,23 +123,21 @@ class Daemon:
         if start.digest_of_tools(self._config) != self._prepared:
             self._prepare()
 
-    def _watch(self) -> list[Watch]:
-        """The inbox for what comes; the admin's folders also for what goes: a deleted policy is a change."""
-        paths = self._config.paths
-        admin = {
-            paths.policy_dir,
-            paths.trust_dir,
-            paths.sshd_config.parent,
-            paths.sshd_drop_in.parent,
-            paths.sudoers_drop_in.parent,
-        }
-        watches = [
-            Watch([paths.inbox], self._changed),
-            Watch([folder for folder in admin if folder.is_dir()], self._changed, removals=True),
-        ]
-        for watch in watches:
-            watch.start()
-        return watches
+    def _watch(self) -> None:
+        """Then look at everything once: what changed while nothing was watched, nobody tells."""
+        trouble = self._watching.renew()
+        if trouble:
+            self._problems["watch"] = trouble
+            log.error("watch: %s", trouble)
+            self._soon(self._later, "folders", self._watch_anew, _RETRY_WATCH_S)
+        else:
+            self._problems.pop("watch", None)
+        self._intake.retry()
+        for look in (self._reload_policy, self._reload_keys, self._look_into_inbox):
+            self._soon(look)
+
+    def _watch_anew(self) -> None:
+        self._job(self._taking, self._watch)
 
     def _changed(self, folder: Path, name: str) -> None:
         if folder == self._config.paths.inbox:
@@ -205,7 +204,7 @@ class Daemon:
             self._later("policy", self._reload_policy)
         elif folder == self._config.paths.trust_dir:
             self._later("keys", self._reload_keys)
-        else:
+        elif folder in start.tool_folders(self._config):
             self._later("sshd and sudo", lambda: self._job(self._taking, self._prepare_if_changed))
 
     def _look_into_inbox(self) -> None:
@@ -250,6 +249,12 @@ class Daemon:
         self._note("policy", self.pipeline.policies.error)
 
     def _reload_keys(self) -> None:
+        folder = self._config.paths.trust_dir
+        if not folder.exists():  # a deleted key is trusted no more, and so are all of them
+            self._ring = trust.KeyRing({})
+            self._problems["keys"] = f"{folder} is gone: no key is trusted, and every grant is refused"
+            log.error("keys: %s is gone, no key is trusted", folder)
+            return
         try:
             self._ring = trust.load_keyring(self._config.paths.trust_dir)
             self._note("keys", None)
@@ -266,7 +271,7 @@ class Daemon:
 
     def problems(self) -> list[str]:
         """What is wrong with this host now, for ``status``."""
-        return [f"{what}: {text}" for what, text in sorted(self._problems.items())]
+        return [f"{what}: {text}" for what, text in sorted(dict(self._problems).items())]
 
     # Helpers
 

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import socket
+from pathlib import Path
 
 from agent.config import Config
 
@@ -32,11 +33,16 @@ def make_folders(config: Config) -> None:
             folder.chmod(mode)
 
 
+def tool_folders(config: Config) -> set[Path]:
+    """Where sshd's and sudo's configuration files lie."""
+    paths = config.paths
+    return {paths.sshd_config.parent, paths.sshd_drop_in.parent, paths.sudoers_drop_in.parent}
+
+
 def digest_of_tools(config: Config) -> bytes:
     """SHA-256 over the names and bytes of sshd's and sudo's configuration files."""
-    paths, digest = config.paths, hashlib.sha256()
-    folders = (paths.sshd_config.parent, paths.sshd_drop_in.parent, paths.sudoers_drop_in.parent)
-    for file in sorted(file for folder in folders if folder.is_dir() for file in folder.iterdir() if file.is_file()):
+    digest = hashlib.sha256()
+    for file in sorted(file for folder in tool_folders(config) if folder.is_dir() for file in folder.iterdir() if file.is_file()):
         with contextlib.suppress(OSError):
             digest.update(bytes(file) + b"\0" + file.read_bytes() + b"\0")
     return digest.digest()

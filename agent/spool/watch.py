@@ -25,7 +25,7 @@ from agent.spool.entries import is_being_written, is_passing, is_regular, opened
 
 _PENDING_MAX = 4096
 _JOIN_S = 5.0
-_REPORTED = ("moved", "closed", "created", "deleted")
+_REPORTED = ("moved", "closed", "created", "deleted", "modified")
 _FILTER = (
     "FileMovedEvent",
     "DirMovedEvent",
@@ -35,6 +35,7 @@ _FILTER = (
     "FileDeletedEvent",
     "DirDeletedEvent",
 )
+_FILTER_ADMIN = (*_FILTER, "FileModifiedEvent")
 _logger = logging.getLogger("tidegate.watch")
 
 OnChange = Callable[[Path, str], None]
@@ -46,7 +47,8 @@ class Watch:
     The folder itself being deleted or moved away is told with an empty name: nothing more comes from it until a new start.
 
     Args:
-        removals: tell also what was deleted or moved away (policies and keys; the inbox has no use for it).
+        removals: tell also what was deleted, moved away, or given another owner or mode (policies and keys; the inbox has no use
+            for it).
         settle_s: seconds until the one look at a regular file that was created and not closed.
     """
 
@@ -71,7 +73,7 @@ class Watch:
                     pass
             observer = InotifyObserver(generate_full_events=True)
             for folder in self._folders:
-                observer.schedule(_Handler(folder, self._seen), folder, **_only_what_is_told(observer.schedule))
+                observer.schedule(_Handler(folder, self._seen), folder, **_only_what_is_told(observer.schedule, self._removals))
             observer.start()
         except OSError as error:
             if observer is not None:
@@ -88,14 +90,15 @@ class Watch:
             _stop(observer)
 
     def _seen(self, folder: str, event: events.FileSystemEvent) -> None:
-        if event.event_type not in _REPORTED:
+        if event.event_type not in _REPORTED or (event.event_type == "modified" and not self._removals):
             return
         moved = event.event_type == "moved"
         if event.event_type == "deleted" or moved:
             self._gone(folder, os.fsdecode(event.src_path or ""), was_moved=moved)
         if moved or event.event_type != "deleted":
             path = os.fsdecode((event.dest_path if moved else event.src_path) or "")
-            self._came(folder, path, created=event.event_type == "created")
+            # Modified: written to, or chmod and chown (inotify's IN_ATTRIB), which no close follows. Looked at like a created one.
+            self._came(folder, path, created=event.event_type in {"created", "modified"})
 
     def _gone(self, folder: str, path: str, *, was_moved: bool) -> None:
         if path == folder and not was_moved:
@@ -205,11 +208,11 @@ class _Settle:
             self._look(*key)
 
 
-def _only_what_is_told(schedule: Callable[..., object]) -> dict[str, Any]:
+def _only_what_is_told(schedule: Callable[..., object], removals: bool) -> dict[str, Any]:
     """Where watchdog can filter in the kernel (since 4.0), ask for no opens, reads and writes."""
     if "event_filter" not in inspect.signature(schedule).parameters:
         return {}
-    return {"event_filter": [getattr(events, name) for name in _FILTER]}
+    return {"event_filter": [getattr(events, name) for name in (_FILTER_ADMIN if removals else _FILTER)]}
 
 
 def _pair_moves_at_once() -> None:
