@@ -6,7 +6,8 @@ from typing import cast
 import click
 
 from agent.cli.daemon_view import ask
-from agent.cli.output import duration, json_option, printable, reporting, show, table
+from agent.cli.output import duration, json_option, reporting, show, table
+from agent.model.text import printable
 
 Object = dict[str, object]
 

@@ -12,10 +12,11 @@ from agent import policy as policies
 from agent import trust
 from agent.assembly import registry
 from agent.cli.health import Finding, host_findings
-from agent.cli.output import EXIT_DONE, EXIT_FAILED, json_option, printable, reporting, show
+from agent.cli.output import EXIT_DONE, EXIT_FAILED, json_option, reporting, show
 from agent.config import Config, config_path, load_config
 from agent.control import client
 from agent.errors import ConfigError, TidegateError
+from agent.model.text import printable
 
 _SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 

@@ -4,13 +4,13 @@ import functools
 import json
 import os
 import sys
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 
 from agent.errors import ConfigError, RefusedError, TidegateError
+from agent.model.text import printable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,11 +58,6 @@ def fail(error: TidegateError, *, as_json: bool) -> NoReturn:
     else:
         click.echo(f"tidegate: {'refused: ' if refused else ''}{printable(str(error))}", err=True)
     sys.exit(EXIT_REFUSED if refused else EXIT_FAILED)
-
-
-def printable(text: str) -> str:
-    """Text of somebody else's made safe for a terminal: no control, format or bidirectional character survives."""
-    return "".join(c if unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029" else f"\\u{ord(c):04x}" for c in text)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

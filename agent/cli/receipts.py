@@ -8,8 +8,9 @@ import click
 
 from agent import trust
 from agent.cli.daemon_view import ask
-from agent.cli.output import json_option, printable, reporting, show, table
+from agent.cli.output import json_option, reporting, show, table
 from agent.errors import InvalidGrantError
+from agent.model.text import printable
 
 Object = dict[str, object]
 RECEIPT_MAX = 1 << 20  # bytes of payload; a receipt lists what was found, so it can be longer than any grant

@@ -12,11 +12,12 @@ import click
 from agent import policy as policies
 from agent import trust
 from agent.assembly import registry
-from agent.cli.output import json_option, printable, reporting, show
+from agent.cli.output import json_option, reporting, show
 from agent.errors import ConfigError, DeniedError
 from agent.host.clock import NS, rfc3339
 from agent.model import Grant
 from agent.model.summary import summarise
+from agent.model.text import printable
 from agent.settings import duration
 
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
