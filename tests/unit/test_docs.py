@@ -17,9 +17,9 @@ import click
 import pytest
 
 from agent import policy, trust
+from agent.assembly import registry
 from agent.cli.main import cli
 from agent.config import Config, Paths, load_config
-from agent.daemon import registry
 from agent.policy.codes import CODES
 from agent.policy.parse import RULE_KEYS
 from agent.strictyaml import read_yaml
