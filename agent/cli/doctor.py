@@ -16,7 +16,7 @@ from agent.cli.output import EXIT_DONE, EXIT_FAILED, json_option, reporting, sho
 from agent.config import Config, config_path, load_config
 from agent.control import client
 from agent.errors import ConfigError, TidegateError
-from agent.model.text import printable
+from agent.model.text import counted, printable
 
 _SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
@@ -85,8 +85,8 @@ def _policy(config: Config, decoders: policies.Decoders) -> Finding:
     rules = len(policies.load_policy(config.paths.policy_dir, decoders).rules)
     if not rules:
         return Finding("policy", "warn", f"{config.paths.policy_dir} has no rule: every grant is refused", "see docs/POLICY.md")
-    warnings = f", {len(findings)} warning(s): tidegate policy check" if findings else ""
-    return Finding("policy", "ok", f"{rules} rule(s){warnings}")
+    warnings = f", {counted(len(findings), 'warning')}: tidegate policy check" if findings else ""
+    return Finding("policy", "ok", f"{counted(rules, 'rule')}{warnings}")
 
 
 def _keys(config: Config) -> Finding:
@@ -95,4 +95,4 @@ def _keys(config: Config) -> Finding:
         mend = "put the control plane's public JWK Set there as NAME.jwks"
         return Finding("keys", "warn", f"{config.paths.trust_dir} has no key: nobody can sign a grant for this host", mend)
     issuers = sorted({issuer for key in ring for issuer in key.issuers})
-    return Finding("keys", "ok", f"{len(ring)} key(s), for {', '.join(issuers)}")
+    return Finding("keys", "ok", f"{counted(len(ring), 'key')}, for {', '.join(issuers)}")

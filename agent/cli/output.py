@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
@@ -58,6 +59,18 @@ def fail(error: TidegateError, *, as_json: bool) -> NoReturn:
     else:
         click.echo(f"tidegate: {'refused: ' if refused else ''}{printable(str(error))}", err=True)
     sys.exit(EXIT_REFUSED if refused else EXIT_FAILED)
+
+
+def write_out(path: Path, text: str) -> None:
+    """A result into the file that the person named.
+
+    Raises:
+        ConfigError: ``file_unwritable``.
+    """
+    try:
+        path.write_text(text, encoding="ascii")
+    except OSError as error:
+        raise ConfigError("file_unwritable", f"can't be written: {error.strerror}", path=path) from error
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

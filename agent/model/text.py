@@ -16,6 +16,11 @@ def printable(value: str) -> str:
     return value if value.isprintable() else "".join(map(_seen, value))  # isprintable() is the stricter
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 rule``, ``2 rules``: for nouns that take a plain s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def one_line(value: str, limit: int = 500) -> str:
     """``value`` with every character that could move a cursor, end a line or reorder text escaped; at most ``limit`` characters.
 
