@@ -13,7 +13,7 @@ from agent import trust
 from agent.assembly import registry
 from agent.cli.health import Finding, host_findings
 from agent.cli.output import EXIT_DONE, EXIT_FAILED, json_option, reporting, show
-from agent.config import Config, config_path, load_config
+from agent.config import DEFAULT_PATH, Config, config_path, load_config
 from agent.control import client
 from agent.errors import ConfigError, TidegateError
 from agent.model.text import counted, printable
@@ -30,8 +30,8 @@ def doctor(config_file: Path | None, as_json: bool) -> None:
 
     Looks only, changes nothing. Exits 1 when something would keep grants from being enforced.
     """
-    config = load_config(config_path(config_file))
-    findings = [*_agent(config), *_files(config), *host_findings(config)]
+    config, finding = _configuration(config_path(config_file))
+    findings = [finding, *_agent(config), *_files(config), *host_findings(config)]
     bad = any(finding.level == "fail" for finding in findings)
     result = {"ok": not bad, "checks": [finding.to_json() for finding in findings]}
     show(result, as_json, lambda: "\n".join(_lines(findings)))
@@ -44,6 +44,17 @@ def _lines(findings: list[Finding]) -> Iterator[str]:
         yield f"{_SIGNS[finding.level]}  {finding.name.ljust(width)}  {printable(finding.detail)}"
         if finding.mend and finding.level != "ok":
             yield f"      {' ' * width}  -> {printable(finding.mend)}"
+
+
+def _configuration(path: Path | None) -> tuple[Config, Finding]:
+    """The configuration; where it can't be read the default one, so that the rest of the host is looked at all the same."""
+    try:
+        found = load_config(path)
+    except ConfigError as error:
+        mend = "mend it before tidegated starts again: it would not; the checks below are of the default configuration"
+        return Config(), Finding("config", "fail", str(error), mend)
+    read = path or DEFAULT_PATH
+    return found, Finding("config", "ok", str(read) if read.exists() else f"{read} is not there: every setting has its default")
 
 
 def _agent(config: Config) -> Iterator[Finding]:

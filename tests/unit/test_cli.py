@@ -138,6 +138,32 @@ def test_a_receipt_verifies_elsewhere_by_the_key_that_the_host_prints(
     assert run("receipts", "verify", str(receipt), "--keys", str(keys))[0] == 3
 
 
+# doctor
+
+
+def test_doctor_looks_at_the_rest_of_the_host_by_defaults_when_the_configuration_is_bad(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "tidegate.yaml"
+    path.write_text("admin_group: keepers\nhostid: web1\n")
+    path.chmod(0o644)
+    status, out, _ = run("--config", str(path), "doctor", "--json")
+    checks = {found["name"]: found for found in json.loads(out)["checks"]}
+    assert status == 1 and json.loads(out)["ok"] is False
+    assert checks["config"]["level"] == "fail" and f"{path}:2: hostid:" in checks["config"]["detail"]
+    assert {"daemon", "policy", "keys", "sshd", "sudo", "disk"} <= checks.keys()
+    status, out, _ = run("--config", str(path), "doctor")
+    assert status == 1 and "FAIL  config" in out and "sshd" in out
+
+
+def test_doctor_says_which_configuration_it_read(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "tidegate.yaml"
+    path.write_text(f"paths: {{control_socket: {tmp_path}/control.sock}}\n")
+    path.chmod(0o644)
+    checks = json.loads(run("--config", str(path), "doctor", "--json")[1])["checks"]
+    assert checks[0] == {"name": "config", "level": "ok", "detail": str(path), "mend": ""}
+    daemon = next(found for found in checks if found["name"] == "daemon")
+    assert f"{tmp_path}/control.sock" in daemon["detail"], "and it was used"
+
+
 # keygen and sign
 
 
