@@ -59,11 +59,11 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking = False
         self._stopping = asyncio.Event()
-        self._ring = trust.KeyRing({})
+        self._keys = trust.KeyStore(config.paths.trust_dir)
         self._prepared = b""  # digest of sshd's and sudo's files when the enforcers were last prepared
         start.make_folders(config)
         host_key = trust.HostKey.load_or_create(config.paths.host_key)
-        self.pipeline = assemble(config, lambda: self._ring, Journal(config.paths.state_db), host_key)
+        self.pipeline = assemble(config, self._keys, Journal(config.paths.state_db), host_key)
         self._intake = Intake(self.pipeline)
         self._watching = Watching(config, self._changed, lambda: self._soon(self._later, "folders", self._watch_anew))
 
@@ -246,28 +246,19 @@ class Daemon:
 
     def _reload_policy(self) -> None:
         self.pipeline.policies.reload()
-        self._note("policy", self.pipeline.policies.error)
+        self._note("policy", self.pipeline.policies.error, "the old policy stays in force")
 
     def _reload_keys(self) -> None:
-        folder = self._config.paths.trust_dir
-        if not folder.exists():  # a deleted key is trusted no more, and so are all of them
-            self._ring = trust.KeyRing({})
-            self._problems["keys"] = f"{folder} is gone: no key is trusted, and every grant is refused"
-            log.error("keys: %s is gone, no key is trusted", folder)
-            return
-        try:
-            self._ring = trust.load_keyring(self._config.paths.trust_dir)
-            self._note("keys", None)
-        except ConfigError as error:
-            self._note("keys", error)
+        self._keys.reload()
+        self._note("keys", self._keys.error, "of a file at fault only what was in force before counts")
 
-    def _note(self, what: str, error: ConfigError | None) -> None:
+    def _note(self, what: str, error: ConfigError | None, meanwhile: str) -> None:
         if error is None:
             self._problems.pop(what, None)
             log.info("%s loaded", what)
         else:
-            self._problems[what] = f"{error}; the old {what} stays in force"
-            log.error("%s not loaded, the old stays in force: %s", what, error)
+            self._problems[what] = f"{error}; {meanwhile}"
+            log.error("%s not loaded as it is: %s; %s", what, error, meanwhile)
 
     def problems(self) -> list[str]:
         """What is wrong with this host now, for ``status``."""

@@ -12,11 +12,12 @@ import click
 from agent import policy as policies
 from agent import trust
 from agent.assembly import registry
-from agent.cli.output import json_option, printable, reporting, show
-from agent.errors import ConfigError, DeniedError
+from agent.cli.output import json_option, reporting, show, write_out
+from agent.errors import ConfigError, DeniedError, RefusedError
 from agent.host.clock import NS, rfc3339
 from agent.model import Grant
 from agent.model.summary import summarise
+from agent.model.text import printable
 from agent.settings import duration
 
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
@@ -78,6 +79,8 @@ def keygen(file: Path, kid: str | None, issuers: tuple[str, ...], approver: str 
     The private JWK goes into FILE (mode 0600, never over another file), the public JWK Set to stdout or into --public.
     The public set goes into /etc/tidegate/trust.d/NAME.jwks on each host that is to trust the key.
     """
+    if public and public.resolve() == file.resolve():
+        raise click.UsageError("FILE and --public must be two files")
     try:
         private, public_jwk = trust.generate_key(kid or file.stem, issuers, approver)
         trust.write_private_jwk(file, private)
@@ -87,7 +90,11 @@ def keygen(file: Path, kid: str | None, issuers: tuple[str, ...], approver: str 
         raise ConfigError("key_file_exists", "is there already; a key is never overwritten", path=file) from error
     jwks = json.dumps({"keys": [public_jwk]}, indent=2)
     if public:
-        public.write_text(jwks + "\n", encoding="ascii")
+        try:
+            write_out(public, jwks + "\n")
+        except ConfigError:
+            file.unlink()  # made a moment ago: a private key whose public half nobody has is of no use
+            raise
     shown = {"kid": private["kid"], "private": str(file), "public": str(public) if public else None, "jwks": {"keys": [public_jwk]}}
     show(shown, as_json, lambda: f"private key: {file}\npublic keys: {public}" if public else jwks)
 
@@ -114,12 +121,12 @@ def sign(claims: Path, keys: tuple[Path, ...], typ: str, lifetime: str | None, o
     """
     data = claims.read_bytes() if str(claims) != "-" else sys.stdin.buffer.read()
     parsed = trust.parse_object(data)
-    if lifetime:
-        parsed = _timed(parsed, duration(lifetime, "--for"))
+    if lifetime is not None:
+        parsed = _timed(parsed, _lifetime(lifetime))
     private = [trust.read_private_jwk(key) for key in keys]
     token = trust.sign_compact(parsed, typ, private[0]) if len(private) == 1 else trust.sign_general(parsed, typ, private)
     if out:
-        out.write_text(token + "\n", encoding="ascii")
+        write_out(out, token + "\n")
     shown = {"token": token, "jti": parsed.get("jti"), "file": str(out) if out else None}
     show(shown, as_json, lambda: f"{out}: {parsed.get('jti')}" if out else token)
 
@@ -127,6 +134,13 @@ def sign(claims: Path, keys: tuple[Path, ...], typ: str, lifetime: str | None, o
 def _timed(claims: dict[str, object], lifetime_s: int) -> dict[str, object]:
     now = int(time.time())
     return {"iat": now, "nbf": now, "exp": now + lifetime_s, "jti": f"g-{secrets.token_hex(8)}", **claims}
+
+
+def _lifetime(text: str) -> int:
+    try:
+        return duration(text, "--for")
+    except RefusedError as error:
+        raise click.UsageError(f"--for: {text!r} {error.reason}") from error
 
 
 def _moment(at: str | None) -> int:
