@@ -1,10 +1,13 @@
 """What a person does with hosts and files by hand: `make host`, and packaging/install.sh on a host that is running."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.hosts.machine import Host
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -32,3 +35,19 @@ def test_the_shell_comes_though_what_was_to_run_before_it_failed() -> None:
     done = shell("exit 5\n", "--run", "echo the reason >&2; exit 3")
     assert done.returncode == 5
     assert "failed with status 3" in done.stderr and "the reason" in done.stderr
+
+
+@pytest.mark.parametrize("sysusers", [True, False], ids=["systemd-sysusers", "groupadd"])
+def test_installing_on_a_running_host_makes_the_two_groups_once(host: Host, sysusers: bool) -> None:
+    for name in ("agent", "enforcers", "packaging", "systemd"):
+        host.push(REPOSITORY / name, f"/root/tidegate/{name}")
+    if not sysusers:
+        host.run("rm $(command -v systemd-sysusers)")
+    host.run("/root/tidegate/packaging/install.sh")
+    once = host.read("/etc/group"), host.read("/etc/shells")
+    assert {line.partition(":")[0] for line in once[0].decode().splitlines()} >= {"tidegate", "tidegate-tenants"}
+    host.run("/root/tidegate/packaging/install.sh")
+    assert (host.read("/etc/group"), host.read("/etc/shells")) == once
+    host.run("systemd-tmpfiles --create tidegate.conf; systemctl daemon-reload; systemctl start tidegated")
+    problems = json.loads(host.run("tidegate status --json").stdout)["problems"]
+    assert not [problem for problem in problems if "group" in problem]
