@@ -1,12 +1,13 @@
 """status, grants, revoke: who can get in, and ending it."""
 
+import sys
 from pathlib import Path
 from typing import cast
 
 import click
 
 from agent.cli.daemon_view import ask
-from agent.cli.output import duration, json_option, printable, reporting, show, table
+from agent.cli.output import EXIT_FAILED, duration, json_option, printable, reporting, show, table
 
 Object = dict[str, object]
 
@@ -60,11 +61,14 @@ def revoke(config_file: Path | None, jti: str | None, subject: str | None, every
     """End access now: one grant, a subject's, or all.
 
     Returns when it is shut. What could not be ended says NOT OVER, and is tried again by itself: see `tidegate status`.
+    Exits 1 then, and where this host has no grant JTI.
     """
     if sum((jti is not None, subject is not None, everything)) != 1:
         raise click.UsageError("name one JTI, or --subject S, or --all")
     found = cast(Object, ask(config_file, "revoke", jti=jti, subject=subject, all=everything, reason=reason))
     show(found, as_json, lambda: _revoked_text(found))
+    if not all(entry["ended"] for entry in cast(list[Object], found["revoked"])):
+        sys.exit(EXIT_FAILED)
 
 
 def _status_text(found: Object) -> str:

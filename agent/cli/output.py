@@ -10,7 +10,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 
-from agent.errors import ConfigError, RefusedError, TidegateError
+from agent.errors import ConfigError, HostError, RefusedError, TidegateError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,6 +41,9 @@ def reporting(command: Callable[..., R]) -> Callable[..., R]:
             # The reader (head, less) has gone; nothing is wrong, and Python must not complain at exit either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_FAILED)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            fail(HostError("file_failed", f"{where}{error.strerror or error}"), as_json=bool(kwargs.get("as_json")))
 
     return wrapped
 

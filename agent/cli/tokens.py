@@ -13,18 +13,23 @@ from agent import policy as policies
 from agent import trust
 from agent.assembly import registry
 from agent.cli.output import json_option, printable, reporting, show
-from agent.errors import ConfigError, DeniedError
+from agent.errors import ConfigError, DeniedError, RefusedError
 from agent.host.clock import NS, rfc3339
 from agent.model import Grant
 from agent.model.summary import summarise
 from agent.settings import duration
 
-_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE_OR_STDIN = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+_CLAIMS_MAX = 1 << 20
 
 
-def read_token(path: Path) -> bytes:
+def read_token(path: Path, payload_max: int = trust.PAYLOAD_MAX) -> bytes:
     """A token's bytes from a file or, for ``-``, stdin; never more than one byte past the longest legal token."""
-    limit = trust.token_max() + 1
+    return _read(path, trust.token_max(payload_max) + 1)
+
+
+def _read(path: Path, limit: int) -> bytes:
     if str(path) == "-":
         return sys.stdin.buffer.read(limit)
     with path.open("rb") as file:
@@ -32,7 +37,7 @@ def read_token(path: Path) -> bytes:
 
 
 @click.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=_FILE_OR_STDIN)
 @click.option("--keys", required=True, type=_FILE, help="JWK Set of the keys to trust, as in trust.d (each with its issuers).")
 @click.option(
     "--host", "host_id", required=True, metavar="ID", help="The host id the grant must be for, as `tidegate status` shows it."
@@ -75,25 +80,39 @@ def verify(file: Path, keys: Path, host_id: str, policy_file: Path | None, at: s
 def keygen(file: Path, kid: str | None, issuers: tuple[str, ...], approver: str | None, public: Path | None, as_json: bool) -> None:
     """Make a signing key (Ed25519).
 
-    The private JWK goes into FILE (mode 0600, never over another file), the public JWK Set to stdout or into --public.
+    The private JWK goes into FILE (mode 0600), the public JWK Set to stdout or into --public; neither goes over another file.
     The public set goes into /etc/tidegate/trust.d/NAME.jwks on each host that is to trust the key.
     """
     try:
         private, public_jwk = trust.generate_key(kid or file.stem, issuers, approver)
-        trust.write_private_jwk(file, private)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    except FileExistsError as error:
-        raise ConfigError("key_file_exists", "is there already; a key is never overwritten", path=file) from error
     jwks = json.dumps({"keys": [public_jwk]}, indent=2)
-    if public:
-        public.write_text(jwks + "\n", encoding="ascii")
+    _write_keys(file, private, public, jwks + "\n")
     shown = {"kid": private["kid"], "private": str(file), "public": str(public) if public else None, "jwks": {"keys": [public_jwk]}}
     show(shown, as_json, lambda: f"private key: {file}\npublic keys: {public}" if public else jwks)
 
 
+def _write_keys(file: Path, private: dict[str, object], public: Path | None, jwks: str) -> None:
+    """Both files or none: half a key pair would be in the way of the next try."""
+    try:
+        trust.write_private_jwk(file, private)
+    except FileExistsError as error:
+        raise ConfigError("key_file_exists", "is there already; a key is never overwritten", path=file) from error
+    if public is None:
+        return
+    try:
+        with public.open("x", encoding="ascii") as out:
+            out.write(jwks)
+    except OSError as error:
+        file.unlink()
+        if isinstance(error, FileExistsError):
+            raise ConfigError("key_file_exists", "is there already; a key is never overwritten", path=public) from error
+        raise
+
+
 @click.command()
-@click.argument("claims", type=_FILE)
+@click.argument("claims", type=_FILE_OR_STDIN)
 @click.option(
     "--key", "keys", multiple=True, required=True, type=_FILE, help="Private JWK. Given k times: General JSON, k signatures."
 )
@@ -112,16 +131,25 @@ def sign(claims: Path, keys: tuple[Path, ...], typ: str, lifetime: str | None, o
 
     CLAIMS may be - for stdin. It signs what it is given: whether a host would take it, `tidegate verify` says.
     """
-    data = claims.read_bytes() if str(claims) != "-" else sys.stdin.buffer.read()
+    data = _read(claims, _CLAIMS_MAX + 1)
+    if len(data) > _CLAIMS_MAX:
+        raise click.UsageError(f"{claims}: claims of more than {_CLAIMS_MAX >> 20} MiB are no token's")
     parsed = trust.parse_object(data)
     if lifetime:
-        parsed = _timed(parsed, duration(lifetime, "--for"))
+        parsed = _timed(parsed, _lifetime(lifetime))
     private = [trust.read_private_jwk(key) for key in keys]
     token = trust.sign_compact(parsed, typ, private[0]) if len(private) == 1 else trust.sign_general(parsed, typ, private)
     if out:
         out.write_text(token + "\n", encoding="ascii")
     shown = {"token": token, "jti": parsed.get("jti"), "file": str(out) if out else None}
     show(shown, as_json, lambda: f"{out}: {parsed.get('jti')}" if out else token)
+
+
+def _lifetime(text: str) -> int:
+    try:
+        return duration(text, "--for")
+    except RefusedError as error:
+        raise click.UsageError(f"--for: {error.reason}") from error
 
 
 def _timed(claims: dict[str, object], lifetime_s: int) -> dict[str, object]:

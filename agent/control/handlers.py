@@ -68,6 +68,8 @@ class Handlers:
 
     def _revoke(self, peer: Peer, request: Mapping[str, object]) -> object:
         chosen = list(self._pipeline.ledger.where(_revocation(request)))
+        if request.get("jti"):
+            self._records(request)  # raises: a mistyped id must not look like a grant that is over
         text = f"by uid {peer.uid} on this host" + (f": {_reason(request)}" if request.get("reason") else "")
         shuts = self._pipeline.shut(chosen, EndCause.REVOKED, text)
         claimed = {shut.live.id for shut in shuts}
