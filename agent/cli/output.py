@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from agent.errors import ConfigError, HostError, RefusedError, TidegateError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 0, 1, 2, 3
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def json_option(command: Callable[P, R]) -> Callable[P, R]:
@@ -37,13 +36,10 @@ def reporting(command: Callable[..., R]) -> Callable[..., R]:
             return command(*args, **kwargs)
         except TidegateError as error:
             fail(error, as_json=bool(kwargs.get("as_json")))
-        except BrokenPipeError:
-            # The reader (head, less) has gone; nothing is wrong, and Python must not complain at exit either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(EXIT_FAILED)
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            fail(HostError("file_failed", f"{where}{error.strerror or error}"), as_json=bool(kwargs.get("as_json")))
+            if error.filename is None:
+                raise  # the output itself: main's to say
+            fail(HostError("file_failed", f"{error.filename}: {error.strerror}"), as_json=bool(kwargs.get("as_json")))
 
     return wrapped
 
