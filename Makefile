@@ -18,8 +18,8 @@ test: venv ## every check: linters, unit tests, and the host suite on booted tes
 lint: venv ## only the linters
 	@$(BIN)/python -m pytest -q tests/unit/test_linters.py
 
-host: venv ## a root shell on a fresh test host with Tidegate installed (start it: systemctl start tidegated)
-	@$(BIN)/python -m tests.hosts shell --prepare tests.hosts.prepare:install_tidegate
+host: venv ## a root shell on a fresh test host with Tidegate running
+	@$(BIN)/python -m tests.hosts shell --prepare tests.hosts.prepare:install_tidegate --run 'systemctl start tidegated'
 
 venv: $(VENV)/.made ## .venv with Tidegate and the tools of its tests
 

@@ -1,7 +1,5 @@
 """The parts of Tidegate put together: for the daemon, and for a look at what a grant would do while no daemon runs."""
 
-from collections.abc import Callable
-
 from agent import VERSION, policy, trust
 from agent.audit import AuditEvent, EventKind, HostIdentity, Trail
 from agent.config import Config
@@ -24,8 +22,8 @@ def registry() -> dict[str, Enforcer]:
     return {enforcer.type: enforcer for enforcer in REGISTRY}
 
 
-def assemble(config: Config, ring: Callable[[], trust.KeyRing], journal: Journal, host_key: trust.HostKey) -> Pipeline:
-    """Every part, none of it started: nothing is read or written here, and the policy is the one that allows nothing."""
+def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: trust.HostKey) -> Pipeline:
+    """Every part, none of it started: nothing is read or written here, so nothing is allowed and nobody trusted."""
     paths, clock, enforcers = config.paths, RealClock(), registry()
     host_id = config.host_id or host_key.host_id
     writer = SystemHost(config)
@@ -44,7 +42,7 @@ def assemble(config: Config, ring: Callable[[], trust.KeyRing], journal: Journal
         clock=clock,
         writer=writer,
         enforcers=enforcers,
-        ring=ring,
+        ring=lambda: keys.ring,
         policies=policy.PolicyStore(paths.policy_dir, policy.decoders(enforcers)),
         host_key=host_key,
         journal=journal,
@@ -69,11 +67,12 @@ def looking_only(config: Config) -> Pipeline:
         JournalError: there is no journal, or it can't be read.
     """
     host_key = trust.HostKey.load(config.paths.host_key)
-    ring = trust.load_keyring(config.paths.trust_dir)
-    pipeline = assemble(config, lambda: ring, Journal(config.paths.state_db, read_only=True), host_key)
-    pipeline.policies.reload()
-    if pipeline.policies.error is not None:
-        raise pipeline.policies.error
+    keys = trust.KeyStore(config.paths.trust_dir)
+    pipeline = assemble(config, keys, Journal(config.paths.state_db, read_only=True), host_key)
+    for store in (keys, pipeline.policies):
+        store.reload()
+        if store.error is not None:
+            raise store.error
     pipeline.ledger.read(pipeline.journal)
     return pipeline
 

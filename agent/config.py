@@ -1,4 +1,4 @@
-"""Where things are on this host, and its few numbers. Loaded from tidegate.yaml and conf.d; every path can be set."""
+"""Where things are on this host, and its few numbers. Loaded from tidegate.yaml and conf.d; every path but one can be set."""
 
 import dataclasses
 import os
@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from agent.errors import ConfigError, RefusedError
 from agent.settings import Section, members, yaml_files
@@ -27,6 +28,9 @@ _GROUP = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 class Paths:
     """Every file and folder Tidegate reads or writes. Defaults are the contract's."""
 
+    # No setting: tidegate-shell runs as the tenant, with no configuration that it could trust, and has this path built in.
+    tenants: ClassVar[Path] = Path("/run/tidegate/tenants")
+
     policy_dir: Path = Path("/etc/tidegate/policy.d")
     trust_dir: Path = Path("/etc/tidegate/trust.d")
     ssh_user_ca: Path = Path("/etc/tidegate/ssh_user_ca.pub")
@@ -41,7 +45,6 @@ class Paths:
     keys: Path = Path("/run/tidegate/keys")
     principals: Path = Path("/run/tidegate/principals")
     sudoers: Path = Path("/run/tidegate/sudoers.d")
-    tenants: Path = Path("/run/tidegate/tenants")
     sshd_config: Path = Path("/etc/ssh/sshd_config")
     sshd_drop_in: Path = Path("/etc/ssh/sshd_config.d/50-tidegate.conf")
     sudoers_drop_in: Path = Path("/etc/sudoers.d/tidegate")

@@ -20,17 +20,20 @@ import click
 
 from agent import VERSION, trust
 from agent.assembly import assemble
-from agent.config import Config, config_path, load_config
+from agent.audit import EventKind
+from agent.config import config_path
 from agent.control.handlers import Handlers
 from agent.control.server import ControlServer
-from agent.errors import ConfigError, TidegateError
+from agent.errors import TidegateError
 from agent.expiry import notice
 from agent.expiry.schedule import Act, Alarm
 from agent.host import start
 from agent.host.clock import DeadlineTimer
+from agent.host.config_store import ConfigStore
 from agent.intake import Intake
 from agent.journal import EndCause, Journal
 from agent.recovery import stand_again, take_down
+from agent.reloading import Reloading
 from agent.spool import shown
 from agent.watching import Watching
 
@@ -46,8 +49,9 @@ _RETRY_WATCH_S = 15.0
 class Daemon:
     """One running tidegated."""
 
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
-        self._config = config
+    def __init__(self, configured: ConfigStore, loop: asyncio.AbstractEventLoop) -> None:
+        self._configured = configured
+        self._config = config = configured.config
         self._loop = loop
         self._taking = ThreadPoolExecutor(1, thread_name_prefix="take")
         self._shutting = ThreadPoolExecutor(16, thread_name_prefix="shut")  # made as they are needed
@@ -59,23 +63,26 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking = False
         self._stopping = asyncio.Event()
-        self._ring = trust.KeyRing({})
+        keys = trust.KeyStore(config.paths.trust_dir)
         self._prepared = b""  # digest of sshd's and sudo's files when the enforcers were last prepared
         start.make_folders(config)
         host_key = trust.HostKey.load_or_create(config.paths.host_key)
-        self.pipeline = assemble(config, lambda: self._ring, Journal(config.paths.state_db), host_key)
+        self.pipeline = assemble(config, keys, Journal(config.paths.state_db), host_key)
         self._intake = Intake(self.pipeline)
-        self._watching = Watching(config, self._changed, lambda: self._soon(self._later, "folders", self._watch_anew))
+        self._reloading = Reloading(configured, keys, self.pipeline, self._problems, self._start_anew)
+        self._anew = False  # start again, with another configuration
+        self._watching = Watching(
+            config, configured.folders, self._changed, lambda: self._soon(self._later, "folders", self._watch_anew)
+        )
 
-    async def run(self) -> None:
-        """Shut what ended while nobody looked, then serve until told to stop."""
+    async def run(self) -> bool:
+        """Shut what ended while nobody looked, then serve until told to stop; True: to start anew."""
         loop = self._loop
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_all)
         await loop.run_in_executor(self._taking, take_down, self.pipeline)
-        self._reload_policy()  # before the timer: a pending grant's time may have come, and it is judged again
-        self._reload_keys()
+        self._reloading.all()  # before the timer: a pending grant's time may have come, and it is judged again
         for descriptor in self._timer.descriptors:
             loop.add_reader(descriptor, self._on_timer)
         self.pipeline.ledger.rearm = lambda: self._soon(self._arm)
@@ -87,9 +94,11 @@ class Daemon:
         control = self._control()
         await self._start_control(control)
         start.tell_systemd("READY=1")
+        self._reloading.tell(EventKind.AGENT_STARTED, reason=f"tidegated {VERSION}")
         log.info("tidegated %s is ready: host id %s", VERSION, self.pipeline.host_id)
         await self._stopping.wait()
         start.tell_systemd("STOPPING=1")
+        self._reloading.tell(EventKind.AGENT_STOPPED, reason="to start anew" if self._anew else "told to stop")
         control.close()
         self._watching.stop()
         for descriptor in self._timer.descriptors:
@@ -100,6 +109,7 @@ class Daemon:
         with contextlib.suppress(TidegateError):
             self.pipeline.ledger.mark(self.pipeline.journal)
         self.pipeline.journal.close()
+        return self._anew
 
     # Putting together
 
@@ -133,7 +143,7 @@ class Daemon:
         else:
             self._problems.pop("watch", None)
         self._intake.retry()
-        for look in (self._reload_policy, self._reload_keys, self._look_into_inbox):
+        for look in (self._reloading.all, self._look_into_inbox):
             self._soon(look)
 
     def _watch_anew(self) -> None:
@@ -201,9 +211,11 @@ class Daemon:
         if folder == self._config.paths.inbox:
             self._look_into_inbox()
         elif folder == self._config.paths.policy_dir:
-            self._later("policy", self._reload_policy)
+            self._later("policy", self._reloading.policy)
         elif folder == self._config.paths.trust_dir:
-            self._later("keys", self._reload_keys)
+            self._later("keys", self._reloading.keys)
+        elif folder in self._configured.folders:
+            self._later("configuration", self._reloading.configuration)
         elif folder in start.tool_folders(self._config):
             self._later("sshd and sudo", lambda: self._job(self._taking, self._prepare_if_changed))
 
@@ -240,34 +252,14 @@ class Daemon:
         self._look_into_inbox()
 
     def _reload_all(self) -> None:
-        self._reload_policy()
-        self._reload_keys()
+        self._reloading.all()
         self._job(self._taking, self._prepare)
 
-    def _reload_policy(self) -> None:
-        self.pipeline.policies.reload()
-        self._note("policy", self.pipeline.policies.error)
-
-    def _reload_keys(self) -> None:
-        folder = self._config.paths.trust_dir
-        if not folder.exists():  # a deleted key is trusted no more, and so are all of them
-            self._ring = trust.KeyRing({})
-            self._problems["keys"] = f"{folder} is gone: no key is trusted, and every grant is refused"
-            log.error("keys: %s is gone, no key is trusted", folder)
-            return
-        try:
-            self._ring = trust.load_keyring(self._config.paths.trust_dir)
-            self._note("keys", None)
-        except ConfigError as error:
-            self._note("keys", error)
-
-    def _note(self, what: str, error: ConfigError | None) -> None:
-        if error is None:
-            self._problems.pop(what, None)
-            log.info("%s loaded", what)
-        else:
-            self._problems[what] = f"{error}; the old {what} stays in force"
-            log.error("%s not loaded, the old stays in force: %s", what, error)
+    def _start_anew(self) -> None:
+        """A changed configuration takes a whole new start, in this process: everything stands on where things are."""
+        log.info("the configuration changed, starting anew")
+        self._anew = True
+        self._stopping.set()
 
     def problems(self) -> list[str]:
         """What is wrong with this host now, for ``status``."""
@@ -308,10 +300,12 @@ def main(config_file: Path | None, verbose: bool) -> None:
     if os.geteuid() != 0:
         sys.exit("tidegated: must be run by root")
     try:
-        asyncio.run(_serve(config_file))
+        anew = asyncio.run(_serve(config_file))
     except TidegateError as error:
         sys.exit(f"tidegated: {error}")
+    if anew:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # itself, as it was called
 
 
-async def _serve(config_file: Path | None) -> None:
-    await Daemon(load_config(config_path(config_file)), asyncio.get_running_loop()).run()
+async def _serve(config_file: Path | None) -> bool:
+    return await Daemon(ConfigStore(config_path(config_file)), asyncio.get_running_loop()).run()

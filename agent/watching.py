@@ -6,7 +6,7 @@ parents of the admin's folders are watched too, and whatever happens to such a f
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from agent.config import Config
@@ -18,10 +18,16 @@ log = logging.getLogger("tidegate")
 
 
 class Watching:
-    """``told(folder, name)`` of what changed, ``gone()`` when the watches must be renewed; both come from threads of its own."""
+    """The inbox, the admin's folders and those of the configuration (``configured``).
 
-    def __init__(self, config: Config, told: Callable[[Path, str], None], gone: Callable[[], None]) -> None:
+    ``told(folder, name)`` of what changed, ``gone()`` when the watches must be renewed; both come from threads of its own.
+    """
+
+    def __init__(
+        self, config: Config, configured: Collection[Path], told: Callable[[Path, str], None], gone: Callable[[], None]
+    ) -> None:
         self._config = config
+        self._configured = configured
         self._told = told
         self._gone = gone
         self._exchangeable = {config.paths.inbox, config.paths.policy_dir, config.paths.trust_dir}
@@ -35,7 +41,7 @@ class Watching:
         old, self._watches = self._watches, []
         with contextlib.suppress(OSError):  # ours to make; the admin's are not: one is perhaps about to be moved there
             self._config.paths.inbox.mkdir(mode=0o700, exist_ok=True)
-        troubles = [self._watch([self._config.paths.inbox], removals=False), self._watch(_admin(self._config), removals=True)]
+        troubles = [self._watch([self._config.paths.inbox], removals=False), self._watch(self._admin(), removals=True)]
         for watch in old:
             watch.stop()
         return "; ".join(trouble for trouble in troubles if trouble)
@@ -61,7 +67,7 @@ class Watching:
         else:
             self._told(folder, name)
 
-
-def _admin(config: Config) -> list[Path]:
-    own = {config.paths.policy_dir, config.paths.trust_dir}
-    return sorted(own | {folder.parent for folder in own} | {folder for folder in start.tool_folders(config) if folder.is_dir()})
+    def _admin(self) -> list[Path]:
+        own = {self._config.paths.policy_dir, self._config.paths.trust_dir}
+        others = {*self._configured, *start.tool_folders(self._config)}
+        return sorted(own | {folder.parent for folder in own} | {folder for folder in others if folder.is_dir()})

@@ -124,6 +124,7 @@ COMMAND = {
     "agent_forbidden": "Ask as root, or join the group tidegate.",
     "agent_unreachable": "`systemctl status tidegated`; start it if it is down.",
     "answer_too_large": "Ask for less: the answer is over 64 MiB.",
+    "file_unwritable": "Name a file in a folder that is there and that you may write to.",
     "grant_unknown": "`tidegate grants list --ended` shows the ids there are.",
     "key_file_exists": "Choose another file, or move the old key away. A key is never overwritten.",
     "receipt_malformed": "The file is signed by the host and is no receipt.",

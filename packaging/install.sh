@@ -1,6 +1,6 @@
 #!/bin/sh
 # Puts Tidegate's files under a root folder, as the packages will: `install.sh [DESTDIR]`. Starts and enables nothing.
-# Used for test hosts and by the package build; on a real host install the package instead.
+# Without DESTDIR it installs on this host, and may be run again. Also used for test hosts and by the package build.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
@@ -24,9 +24,13 @@ put 0644 systemd/tidegated.service /usr/lib/systemd/system/tidegated.service
 put 0644 packaging/sysusers.conf /usr/lib/sysusers.d/tidegate.conf
 put 0644 packaging/tmpfiles.conf /usr/lib/tmpfiles.d/tidegate.conf
 
-# The two groups, as the package's sysusers.d does at installation; a booted host has them already.
-if [ -n "$root" ] && command -v systemd-sysusers >/dev/null; then
-  systemd-sysusers --root="$root" tidegate.conf
+# The two groups, as the package's sysusers.d does at installation. For another root only systemd can make them.
+if command -v systemd-sysusers >/dev/null; then
+  systemd-sysusers ${root:+--root="$root"} tidegate.conf
+elif [ -z "$root" ]; then
+  for group in tidegate tidegate-tenants; do
+    getent group "$group" >/dev/null || groupadd --system "$group"
+  done
 fi
 
 install -d -m 0755 "$root/etc/tidegate" "$root/etc/tidegate/conf.d" "$root/etc/tidegate/policy.d" "$root/etc/tidegate/trust.d"

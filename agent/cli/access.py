@@ -1,13 +1,15 @@
 """status, grants, revoke: who can get in, and ending it."""
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 import click
 
 from agent.cli.daemon_view import ask
-from agent.cli.output import EXIT_FAILED, duration, json_option, printable, reporting, show, table
+from agent.cli.output import EXIT_DONE, EXIT_FAILED, duration, json_option, reporting, show, table
+from agent.model.text import printable
 
 Object = dict[str, object]
 
@@ -60,15 +62,14 @@ def show_grant(config_file: Path | None, jti: str, as_json: bool) -> None:
 def revoke(config_file: Path | None, jti: str | None, subject: str | None, everything: bool, reason: str, as_json: bool) -> None:
     """End access now: one grant, a subject's, or all.
 
-    Returns when it is shut. What could not be ended says NOT OVER, and is tried again by itself: see `tidegate status`.
-    Exits 1 then, and where this host has no grant JTI.
+    Returns when it is shut. Exits 1 when no live grant is meant (with --all that is done, not failed), and when something could
+    not be ended: that says NOT OVER, and is tried again by itself: see `tidegate status`.
     """
     if sum((jti is not None, subject is not None, everything)) != 1:
         raise click.UsageError("name one JTI, or --subject S, or --all")
     found = cast(Object, ask(config_file, "revoke", jti=jti, subject=subject, all=everything, reason=reason))
     show(found, as_json, lambda: _revoked_text(found))
-    if not all(entry["ended"] for entry in cast(list[Object], found["revoked"])):
-        sys.exit(EXIT_FAILED)
+    sys.exit(EXIT_DONE if all(entry["ended"] for entry in cast(list[Object], found["revoked"])) else EXIT_FAILED)
 
 
 def _status_text(found: Object) -> str:
@@ -76,7 +77,11 @@ def _status_text(found: Object) -> str:
     problems = cast(list[str], found["problems"])
     lines += [f"  ! {printable(problem)}" for problem in problems]
     live = cast(list[Object], found["grants"])
-    lines += ["", "Who can get in:", _grants_table(live)] if live else ["", "Nobody can get in through Tidegate now."]
+    now = [entry for entry in live if entry["state"] != "pending"]
+    later = [entry for entry in live if entry["state"] == "pending"]
+    lines += ["", "Who can get in now:", _grants_table(now)] if now else ["", "Nobody can get in through Tidegate now."]
+    if later:
+        lines += ["", "Begins later:", _pending_table(later)]
     refusals = cast(list[Object], found["refusals"])
     if refusals:
         rows = [
@@ -92,11 +97,28 @@ def _grants_table(found: list[Object]) -> str:
     headings = ["WHO", "STATE", "LEFT", "UNTIL (UTC)", "GRANT", "ACCESS", "WHY"]
     rows = []
     for entry in found:
-        why = " ".join(part for part in (str(entry["ticket"]), str(entry["reason"]), str(entry["error"])) if part)
         left = duration(cast(int, entry["seconds_left"])) if entry["state"] != "ended" else str(entry["cause"])
-        until = str(entry["ends"])[:19].replace("T", " ")
-        rows.append([str(entry["subject"]), str(entry["state"]), left, until, str(entry["jti"]), str(entry["access"]), why or "-"])
+        who, state = str(entry["subject"]), str(entry["state"])
+        rows.append([who, state, left, _second(entry["ends"]), str(entry["jti"]), str(entry["access"]), _why(entry)])
     return table(headings, rows)
+
+
+def _pending_table(found: list[Object]) -> str:
+    headings = ["WHO", "IN", "FROM (UTC)", "UNTIL (UTC)", "GRANT", "ACCESS", "WHY"]
+    rows = []
+    for entry in sorted(found, key=lambda entry: str(entry["begins"])):
+        wait = datetime.fromisoformat(str(entry["begins"])) - datetime.now(UTC)
+        times = [duration(max(0.0, wait.total_seconds())), _second(entry["begins"]), _second(entry["ends"])]
+        rows.append([str(entry["subject"]), *times, str(entry["jti"]), str(entry["access"]), _why(entry)])
+    return table(headings, rows)
+
+
+def _second(moment: object) -> str:
+    return str(moment)[:19].replace("T", " ")
+
+
+def _why(entry: Object) -> str:
+    return " ".join(part for part in (str(entry["ticket"]), str(entry["reason"]), str(entry["error"])) if part) or "-"
 
 
 def _grant_text(found: Object) -> str:
@@ -125,7 +147,7 @@ def _grant_text(found: Object) -> str:
 def _revoked_text(found: Object) -> str:
     ended = cast(list[Object], found["revoked"])
     if not ended:
-        return "Nothing to revoke: no live grant matches."
+        return "Nothing to revoke: no grant is live."
     return "\n".join(
         f"{printable(str(entry['jti']))} ({printable(str(entry['subject']))}): {'ended' if entry['ended'] else 'NOT OVER'}"
         + (f", doors shut in {entry['doors_ms']} ms, last process dead in {entry['last_process_ms']} ms" if entry["ended"] else "")

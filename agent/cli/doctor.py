@@ -12,10 +12,11 @@ from agent import policy as policies
 from agent import trust
 from agent.assembly import registry
 from agent.cli.health import Finding, host_findings
-from agent.cli.output import EXIT_DONE, EXIT_FAILED, json_option, printable, reporting, show
-from agent.config import Config, config_path, load_config
+from agent.cli.output import EXIT_DONE, EXIT_FAILED, json_option, reporting, show
+from agent.config import DEFAULT_PATH, Config, config_path, load_config
 from agent.control import client
 from agent.errors import ConfigError, TidegateError
+from agent.model.text import counted, printable
 
 _SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
@@ -29,8 +30,8 @@ def doctor(config_file: Path | None, as_json: bool) -> None:
 
     Looks only, changes nothing. Exits 1 when something would keep grants from being enforced.
     """
-    config = load_config(config_path(config_file))
-    findings = [*_agent(config), *_files(config), *host_findings(config)]
+    config, finding = _configuration(config_path(config_file))
+    findings = [finding, *_agent(config), *_files(config), *host_findings(config)]
     bad = any(finding.level == "fail" for finding in findings)
     result = {"ok": not bad, "checks": [finding.to_json() for finding in findings]}
     show(result, as_json, lambda: "\n".join(_lines(findings)))
@@ -43,6 +44,17 @@ def _lines(findings: list[Finding]) -> Iterator[str]:
         yield f"{_SIGNS[finding.level]}  {finding.name.ljust(width)}  {printable(finding.detail)}"
         if finding.mend and finding.level != "ok":
             yield f"      {' ' * width}  -> {printable(finding.mend)}"
+
+
+def _configuration(path: Path | None) -> tuple[Config, Finding]:
+    """The configuration; where it can't be read the default one, so that the rest of the host is looked at all the same."""
+    try:
+        found = load_config(path)
+    except ConfigError as error:
+        mend = "mend it before tidegated starts again: it would not; the checks below are of the default configuration"
+        return Config(), Finding("config", "fail", str(error), mend)
+    read = path or DEFAULT_PATH
+    return found, Finding("config", "ok", str(read) if read.exists() else f"{read} is not there: every setting has its default")
 
 
 def _agent(config: Config) -> Iterator[Finding]:
@@ -84,8 +96,8 @@ def _policy(config: Config, decoders: policies.Decoders) -> Finding:
     rules = len(policies.load_policy(config.paths.policy_dir, decoders).rules)
     if not rules:
         return Finding("policy", "warn", f"{config.paths.policy_dir} has no rule: every grant is refused", "see docs/POLICY.md")
-    warnings = f", {len(findings)} warning(s): tidegate policy check" if findings else ""
-    return Finding("policy", "ok", f"{rules} rule(s){warnings}")
+    warnings = f", {counted(len(findings), 'warning')}: tidegate policy check" if findings else ""
+    return Finding("policy", "ok", f"{counted(rules, 'rule')}{warnings}")
 
 
 def _keys(config: Config) -> Finding:
@@ -94,4 +106,4 @@ def _keys(config: Config) -> Finding:
         mend = "put the control plane's public JWK Set there as NAME.jwks"
         return Finding("keys", "warn", f"{config.paths.trust_dir} has no key: nobody can sign a grant for this host", mend)
     issuers = sorted({issuer for key in ring for issuer in key.issuers})
-    return Finding("keys", "ok", f"{len(ring)} key(s), for {', '.join(issuers)}")
+    return Finding("keys", "ok", f"{counted(len(ring), 'key')}, for {', '.join(issuers)}")

@@ -3,13 +3,14 @@
 import functools
 import json
 import sys
-import unicodedata
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 
-from agent.errors import ConfigError, HostError, RefusedError, TidegateError
+from agent.errors import ConfigError, RefusedError, TidegateError
+from agent.model.text import printable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,8 +39,9 @@ def reporting(command: Callable[..., R]) -> Callable[..., R]:
             fail(error, as_json=bool(kwargs.get("as_json")))
         except OSError as error:
             if error.filename is None:
-                raise  # the output itself: main's to say
-            fail(HostError("file_failed", f"{error.filename}: {error.strerror}"), as_json=bool(kwargs.get("as_json")))
+                raise  # of the output itself: for main to tell
+            unreadable = ConfigError("file_unreadable", f"can't be read: {error.strerror}", path=Path(error.filename))
+            fail(unreadable, as_json=bool(kwargs.get("as_json")))
 
     return wrapped
 
@@ -59,9 +61,16 @@ def fail(error: TidegateError, *, as_json: bool) -> NoReturn:
     sys.exit(EXIT_REFUSED if refused else EXIT_FAILED)
 
 
-def printable(text: str) -> str:
-    """Text of somebody else's made safe for a terminal: no control, format or bidirectional character survives."""
-    return "".join(c if unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029" else f"\\u{ord(c):04x}" for c in text)
+def write_out(path: Path, text: str) -> None:
+    """A result into the file that the person named.
+
+    Raises:
+        ConfigError: ``file_unwritable``.
+    """
+    try:
+        path.write_text(text, encoding="ascii")
+    except OSError as error:
+        raise ConfigError("file_unwritable", f"can't be written: {error.strerror}", path=path) from error
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

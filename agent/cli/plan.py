@@ -8,11 +8,12 @@ import click
 
 from agent.assembly import looking_only
 from agent.cli.daemon_view import ask
-from agent.cli.output import json_option, printable, reporting, show
+from agent.cli.output import json_option, reporting, show
 from agent.cli.tokens import read_token
 from agent.config import config_path, load_config
 from agent.control import views
 from agent.errors import HostError
+from agent.model.text import printable
 
 Object = dict[str, object]
 

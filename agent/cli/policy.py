@@ -7,8 +7,9 @@ import click
 
 from agent import policy as policies
 from agent.assembly import registry
-from agent.cli.output import EXIT_DONE, EXIT_FAILED, json_option, printable, reporting, show
+from agent.cli.output import EXIT_DONE, EXIT_FAILED, json_option, reporting, show
 from agent.config import config_path, load_config
+from agent.model.text import printable
 
 
 @click.group()

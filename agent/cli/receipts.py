@@ -8,9 +8,10 @@ import click
 
 from agent import trust
 from agent.cli.daemon_view import ask
-from agent.cli.output import json_option, printable, reporting, show, table
+from agent.cli.output import json_option, reporting, show, table
 from agent.cli.tokens import read_token
 from agent.errors import InvalidGrantError
+from agent.model.text import printable
 
 Object = dict[str, object]
 RECEIPT_MAX = 1 << 20  # bytes of payload; a receipt lists what was found, so it can be longer than any grant
@@ -42,12 +43,25 @@ def show_receipt(config_file: Path | None, jti: str, as_json: bool) -> None:
     show(found, as_json, lambda: "\n".join(_text(entry) for entry in cast(list[Object], found["receipts"])))
 
 
+@receipts.command("key")
+@json_option
+@click.pass_obj
+@reporting
+def host_key(config_file: Path | None, as_json: bool) -> None:
+    """This host's public key, to verify its receipts elsewhere.
+
+    Prints a JWK Set, for --keys of `tidegate receipts verify`. The running daemon is asked.
+    """
+    found = cast(Object, ask(config_file, "host_key"))
+    show(found, as_json, lambda: json.dumps(found, indent=2, ensure_ascii=True))
+
+
 @receipts.command("verify")
 @click.argument("receipt", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--keys",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="JWK Set of the host's public key; without it the running daemon is asked.",
+    help="JWK Set of the host's public key (`tidegate receipts key`, there); without it the running daemon is asked.",
 )
 @json_option
 @click.pass_obj

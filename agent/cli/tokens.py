@@ -12,11 +12,12 @@ import click
 from agent import policy as policies
 from agent import trust
 from agent.assembly import registry
-from agent.cli.output import json_option, printable, reporting, show
+from agent.cli.output import json_option, reporting, show, write_out
 from agent.errors import ConfigError, DeniedError, RefusedError
 from agent.host.clock import NS, rfc3339
 from agent.model import Grant
 from agent.model.summary import summarise
+from agent.model.text import printable
 from agent.settings import duration
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -83,32 +84,26 @@ def keygen(file: Path, kid: str | None, issuers: tuple[str, ...], approver: str 
     The private JWK goes into FILE (mode 0600), the public JWK Set to stdout or into --public; neither goes over another file.
     The public set goes into /etc/tidegate/trust.d/NAME.jwks on each host that is to trust the key.
     """
+    if public and public.resolve() == file.resolve():
+        raise click.UsageError("FILE and --public must be two files")
+    if public and public.is_file():  # perhaps the only copy of another private key's public half
+        raise ConfigError("key_file_exists", "is there already; a key is never overwritten", path=public)
     try:
         private, public_jwk = trust.generate_key(kid or file.stem, issuers, approver)
+        trust.write_private_jwk(file, private)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    jwks = json.dumps({"keys": [public_jwk]}, indent=2)
-    _write_keys(file, private, public, jwks + "\n")
-    shown = {"kid": private["kid"], "private": str(file), "public": str(public) if public else None, "jwks": {"keys": [public_jwk]}}
-    show(shown, as_json, lambda: f"private key: {file}\npublic keys: {public}" if public else jwks)
-
-
-def _write_keys(file: Path, private: dict[str, object], public: Path | None, jwks: str) -> None:
-    """Both files or none: half a key pair would be in the way of the next try."""
-    try:
-        trust.write_private_jwk(file, private)
     except FileExistsError as error:
         raise ConfigError("key_file_exists", "is there already; a key is never overwritten", path=file) from error
-    if public is None:
-        return
-    try:
-        with public.open("x", encoding="ascii") as out:
-            out.write(jwks)
-    except OSError as error:
-        file.unlink()
-        if isinstance(error, FileExistsError):
-            raise ConfigError("key_file_exists", "is there already; a key is never overwritten", path=public) from error
-        raise
+    jwks = json.dumps({"keys": [public_jwk]}, indent=2)
+    if public:
+        try:
+            write_out(public, jwks + "\n")
+        except ConfigError:
+            file.unlink()  # made a moment ago: a private key whose public half nobody has is of no use
+            raise
+    shown = {"kid": private["kid"], "private": str(file), "public": str(public) if public else None, "jwks": {"keys": [public_jwk]}}
+    show(shown, as_json, lambda: f"private key: {file}\npublic keys: {public}" if public else jwks)
 
 
 @click.command()
@@ -135,26 +130,26 @@ def sign(claims: Path, keys: tuple[Path, ...], typ: str, lifetime: str | None, o
     if len(data) > _CLAIMS_MAX:
         raise click.UsageError(f"{claims}: claims of more than {_CLAIMS_MAX >> 20} MiB are no token's")
     parsed = trust.parse_object(data)
-    if lifetime:
+    if lifetime is not None:
         parsed = _timed(parsed, _lifetime(lifetime))
     private = [trust.read_private_jwk(key) for key in keys]
     token = trust.sign_compact(parsed, typ, private[0]) if len(private) == 1 else trust.sign_general(parsed, typ, private)
     if out:
-        out.write_text(token + "\n", encoding="ascii")
+        write_out(out, token + "\n")
     shown = {"token": token, "jti": parsed.get("jti"), "file": str(out) if out else None}
     show(shown, as_json, lambda: f"{out}: {parsed.get('jti')}" if out else token)
+
+
+def _timed(claims: dict[str, object], lifetime_s: int) -> dict[str, object]:
+    now = int(time.time())
+    return {"iat": now, "nbf": now, "exp": now + lifetime_s, "jti": f"g-{secrets.token_hex(8)}", **claims}
 
 
 def _lifetime(text: str) -> int:
     try:
         return duration(text, "--for")
     except RefusedError as error:
-        raise click.UsageError(f"--for: {error.reason}") from error
-
-
-def _timed(claims: dict[str, object], lifetime_s: int) -> dict[str, object]:
-    now = int(time.time())
-    return {"iat": now, "nbf": now, "exp": now + lifetime_s, "jti": f"g-{secrets.token_hex(8)}", **claims}
+        raise click.UsageError(f"--for: {text!r} {error.reason}") from error
 
 
 def _moment(at: str | None) -> int:

@@ -11,10 +11,11 @@ from agent.errors import HostError, InvalidGrantError
 from agent.expiry.live import LiveGrant
 from agent.host.clock import NS
 from agent.journal import EndCause, GrantRecord
-from agent.model.text import one_line
+from agent.model.text import counted, one_line
 from agent.pipeline import Pipeline
 
 _ENDED_SHOWN = 50
+_NAMED_MAX = 128  # characters of what was asked for, as an error says it again
 
 
 class Handlers:
@@ -44,7 +45,7 @@ class Handlers:
         return {
             "host_id": pipeline.host_id,
             "version": VERSION,
-            "policy": f"{len(pipeline.policies.policy.rules)} rules from {pipeline.policies.folder}",
+            "policy": f"{counted(len(pipeline.policies.policy.rules), 'rule')} from {pipeline.policies.folder}",
             "problems": [*self._problems(), *stuck],
             "grants": [views.grant(found.record, found, pipeline.clock) for found in live],
             "refusals": [views.refusal(found) for found in pipeline.journal.refusals()],
@@ -68,8 +69,8 @@ class Handlers:
 
     def _revoke(self, peer: Peer, request: Mapping[str, object]) -> object:
         chosen = list(self._pipeline.ledger.where(_revocation(request)))
-        if request.get("jti"):
-            self._records(request)  # raises: a mistyped id must not look like a grant that is over
+        if not chosen and not request.get("all"):
+            raise HostError("grant_unknown", f"no live grant {_named(request)}: nothing to revoke")
         text = f"by uid {peer.uid} on this host" + (f": {_reason(request)}" if request.get("reason") else "")
         shuts = self._pipeline.shut(chosen, EndCause.REVOKED, text)
         claimed = {shut.live.id for shut in shuts}
@@ -115,7 +116,7 @@ class Handlers:
         jti = str(request.get("jti"))
         found = self._pipeline.journal.by_jti(jti)
         if not found:
-            raise HostError("grant_unknown", f"this host has no grant {jti[:128]!r}")
+            raise HostError("grant_unknown", f"this host has no grant {jti[:_NAMED_MAX]!r}")
         return found
 
 
@@ -130,6 +131,11 @@ def _revocation(request: Mapping[str, object]) -> Callable[[GrantRecord], bool]:
         case {"subject": str(subject), **others} if not others:
             return lambda record: record.sub == subject
     raise InvalidGrantError("request_malformed", "exactly one of jti, subject and all")
+
+
+def _named(request: Mapping[str, object]) -> str:
+    jti, subject = request.get("jti"), request.get("subject")
+    return f"of the subject {str(subject)[:_NAMED_MAX]!r}" if subject else f"has the id {str(jti)[:_NAMED_MAX]!r}"
 
 
 def _reason(request: Mapping[str, object]) -> str:

@@ -7,11 +7,11 @@ matches before a trailing newline.
 
 import ipaddress
 import re
-import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 from agent.errors import InvalidGrantError
+from agent.model.text import unseen
 
 T = TypeVar("T")
 
@@ -25,9 +25,6 @@ ROLE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 ABSOLUTE_PATH = re.compile(r"(?:/[A-Za-z0-9._+-]+)+")
 PATH_MAX = 255
 PREFIX_LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
-
-# Bidirectional controls reorder what an admin reads (CVE-2021-42574); line and paragraph separators break log lines.
-_UNSEEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 class FieldReader:
@@ -98,7 +95,7 @@ def text(value: object, field: str) -> str:
     if not 1 <= len(found) <= TEXT_MAX:
         raise InvalidGrantError("text_length", f"must have 1 to {TEXT_MAX} characters", field=field)
     for character in found:
-        if unicodedata.category(character) in _UNSEEN_CATEGORIES:
+        if unseen(character):
             raise InvalidGrantError("text_unprintable", f"character U+{ord(character):04X} is not printable text", field=field)
     return found
 

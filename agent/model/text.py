@@ -3,7 +3,22 @@
 import unicodedata
 
 # Controls, bidirectional and other invisible formats (CVE-2021-42574), surrogates, private and unassigned, line separators.
-UNSEEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_UNSEEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def unseen(character: str) -> bool:
+    """Whether one character could move a cursor, end a line, reorder text or hide: no printable text."""
+    return unicodedata.category(character) in _UNSEEN_CATEGORIES
+
+
+def printable(value: str) -> str:
+    """``value`` with every unseen character escaped, for a terminal. Nothing else changes, so twice is the same as once."""
+    return value if value.isprintable() else "".join(map(_seen, value))  # isprintable() is the stricter
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 rule``, ``2 rules``: for nouns that take a plain s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def one_line(value: str, limit: int = 500) -> str:
@@ -29,11 +44,13 @@ def one_line(value: str, limit: int = 500) -> str:
 
 
 def _escaped(character: str) -> str:
-    if character == "\\":
-        return "\\\\"
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
-    if unicodedata.category(character) not in UNSEEN_CATEGORIES:
+    return "\\\\" if character == "\\" else _seen(character)
+
+
+def _seen(character: str) -> str:
+    if not unseen(character):
         return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape's
+        return f"\\x{code - 0xDC00:02x}"
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -5,6 +5,7 @@ from agent.trust.decode import check_issuer, decode
 from agent.trust.hostkey import HostKey, default_host_id, generate_key, read_private_jwk, write_private_jwk
 from agent.trust.keys import KeyRing, TrustedKey, keyring, load_keyring, read_jwks
 from agent.trust.sign import sign_compact, sign_general
+from agent.trust.store import KeyStore
 from agent.trust.strictjson import canonical, parse_object
 from agent.trust.token import PAYLOAD_MAX, TYP_BULLETIN, TYP_EVENT, TYP_GRANT, TYP_RECEIPT, claimed_typ, token_max
 from agent.trust.verify import verify
@@ -18,6 +19,7 @@ __all__ = [
     "TYP_RECEIPT",
     "HostKey",
     "KeyRing",
+    "KeyStore",
     "TrustedKey",
     "canonical",
     "check_issuer",

@@ -1,6 +1,6 @@
 """The keys this host trusts: trust.d/*.jwks, each a JWK Set (RFC 7517 §5) whose keys say for which issuers they may speak.
 
-A key ring is built as a whole or not at all: one bad file raises, and the caller keeps the ring it has.
+Here a key ring is built as a whole or not at all: one bad file raises. What stays in force then, :mod:`agent.trust.store` says.
 """
 
 import os
@@ -56,10 +56,19 @@ class KeyRing:
 
 
 def load_keyring(folder: Path) -> KeyRing:
-    """All ``*.jwks`` of the folder (names with a leading dot are an editor's). No file is an empty ring: nobody is trusted.
+    """All :func:`key_files` of the folder in one ring. No file is an empty ring: nobody is trusted.
 
     Raises:
-        ConfigError: names file and key. ``trust_folder``, ``trust_too_many_files``, and all of :func:`read_jwks`.
+        ConfigError: names file and key: all of :func:`key_files` and :func:`read_jwks`.
+    """
+    return _ring((path, key) for path in key_files(folder) for key in _read(path, guarded=True))
+
+
+def key_files(folder: Path) -> list[Path]:
+    """All ``*.jwks`` of the folder by name; names with a leading dot are an editor's.
+
+    Raises:
+        ConfigError: ``trust_folder``, ``trust_too_many_files``, ``key_file_owner``, ``key_file_mode``.
     """
     try:
         status = folder.stat()
@@ -69,7 +78,7 @@ def load_keyring(folder: Path) -> KeyRing:
     files.check_guard(folder, status)
     if len(names) > FILES_MAX:
         raise ConfigError("trust_too_many_files", f"holds more than {FILES_MAX} JWK Sets", path=folder)
-    return _ring((folder / name, key) for name in names for key in _read(folder / name, guarded=True))
+    return [folder / name for name in names]
 
 
 def read_jwks(path: Path, *, guarded: bool = True) -> KeyRing:

@@ -73,7 +73,7 @@ def _access(scene: Scene, timeline: Timeline) -> dict[str, object]:
     probe = LoginProbe(scene.host.address, ALICE, scene.key(ALICE)).start()
     dropped_ns = scene.drop(token)
     timeline.say("grant for alice dropped into the inbox", at_ns=dropped_ns)
-    first_ns = probe.first_accepted(timeout_s=10)
+    first_ns = probe.first_welcome(timeout_s=10)
     probe.stop()
     login_ms = None if first_ns is None else round((first_ns - dropped_ns) / MS, 1)
     if login_ms is None:
@@ -162,7 +162,7 @@ def _verdicts(timeline: Timeline, probe: LoginProbe, watch: ProcessWatch, output
     last_process = timeline.against(watch.all_dead_ns) if watch.all_dead_ns else None
     tries = f"{len(probe.accepted)} accepted, {len(probe.refused)} refused"
     timeline.say(
-        f"last login accepted by sshd ({tries})",
+        f"the last key that sshd accepted was offered ({tries})",
         ok=last_accept is not None and last_accept < 0,
         at_ns=max(probe.accepted, default=None),
     )

@@ -10,10 +10,15 @@ import paramiko
 
 
 class LoginProbe:
-    """Tries to log in over and over, as many clients at once would; notes each answer of sshd and when it came (wall ns)."""
+    """Tries to log in over and over, as many clients at once would.
+
+    Notes (wall ns) when each key was offered that sshd then accepted, and when each refusal came: sshd decides between the
+    two moments, so neither figure flatters it.
+    """
 
     def __init__(self, address: str, user: str, key: Path, clients: int = 3) -> None:
         self.accepted: list[int] = []
+        self.welcomed: list[int] = []  # when the acceptances were heard
         self.refused: list[int] = []
         self._stop = threading.Event()
         self._key = paramiko.Ed25519Key.from_private_key_file(str(key))
@@ -32,35 +37,40 @@ class LoginProbe:
         for thread in self._threads:
             thread.join(timeout=10)
 
-    def first_accepted(self, timeout_s: float) -> int | None:
-        """Wait for the first accepted login; None when there is none in time."""
+    def first_welcome(self, timeout_s: float) -> int | None:
+        """Wait until the first accepted login is heard of; None when there is none in time."""
         end = time.monotonic() + timeout_s
-        while not self.accepted and time.monotonic() < end:
+        while not self.welcomed and time.monotonic() < end:
             time.sleep(0.001)
-        return min(self.accepted, default=None)
+        return min(self.welcomed, default=None)
 
     def _try_on(self) -> None:
         while not self._stop.is_set():
-            answer = login_answer(self._address, self._user, self._key)
-            if answer is not None:
-                (self.accepted if answer else self.refused).append(time.time_ns())
+            answer, offered_ns = offer_key(self._address, self._user, self._key)
+            if answer:
+                self.accepted.append(offered_ns)
+                self.welcomed.append(time.time_ns())
+            elif answer is False:
+                self.refused.append(time.time_ns())
 
 
-def login_answer(address: str, user: str, key: paramiko.PKey) -> bool | None:
-    """True: sshd took the key; False: it refused it; None: no answer about the key (connection dropped)."""
+def offer_key(address: str, user: str, key: paramiko.PKey) -> tuple[bool | None, int]:
+    """What sshd said of the key, and when (wall ns) it was offered. None: nothing was said (the connection was dropped)."""
+    offered_ns = 0
     try:
         with socket.create_connection((address, 22), timeout=5) as connection:
             transport = paramiko.Transport(connection)
             try:
                 transport.start_client(timeout=5)
+                offered_ns = time.time_ns()
                 transport.auth_publickey(user, key)
             except paramiko.AuthenticationException:
-                return False
+                return False, offered_ns
             finally:
                 transport.close()
-            return True
+            return True, offered_ns
     except (OSError, EOFError, paramiko.SSHException):
-        return None
+        return None, offered_ns
 
 
 class ProcessWatch:

@@ -11,7 +11,7 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from examples.demo.watch import login_answer
+from examples.demo.watch import offer_key
 from tests.host.scene import ALLOWED, ISSUER, Scene, account, group, set_up, ssh, sudo
 from tests.hosts.machine import Host
 from tests.hosts.prepare import REPOSITORY, install_tidegate
@@ -110,7 +110,7 @@ def test_100_grants_that_end_in_the_same_second_are_all_shut_then(clean: Scene, 
     answers: list[bool | None] = []
 
     def knock(mine: list[str]) -> None:
-        answers.extend(login_answer(clean.host.address, login, key) for login in mine)
+        answers.extend(offer_key(clean.host.address, login, key)[0] for login in mine)
 
     threads = [threading.Thread(target=knock, args=(logins[part::4],)) for part in range(4)]
     for thread in threads:

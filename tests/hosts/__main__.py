@@ -10,6 +10,7 @@ from tests.hosts import cleanup, root
 from tests.hosts.errors import HostError
 from tests.hosts.fallback import available
 from tests.hosts.machine import Host, Prepare
+from tests.hosts.shell import CommandFailed
 
 
 def main() -> int:
@@ -19,6 +20,7 @@ def main() -> int:
     build = commands.add_parser("build", help="build the Debian root, if it is not in the cache yet")
     shell = commands.add_parser("shell", help="boot a fresh host and give a root shell on it")
     shell.add_argument("--prepare", metavar="MODULE:FUNC", type=_function, help="called on its file tree before it boots")
+    shell.add_argument("--run", metavar="COMMAND", help="run by bash, as root, on the booted host before the shell starts")
     shell.add_argument("--name", help="its hostname")
     for command in (build, shell):
         command.add_argument("--suite", default=root.DEFAULT_SUITE, help="Debian suite (default: %(default)s)")
@@ -43,11 +45,24 @@ def _shell(arguments: argparse.Namespace) -> int:
     capability = available()
     host_class = capability.host_class()
     with host_class.boot(name=arguments.name, suite=arguments.suite, prepare=arguments.prepare) as host:
+        if arguments.run:
+            _run(host, arguments.run)
         _greet(host, capability.reason)
         # script(1) brings a terminal of the host's own: this one's name means nothing in there, and sudo and tmux ask.
         shell = ["script", "--quiet", "--return", "--command", "exec bash --login", "/dev/null"]
         environment = {"TERM": os.environ.get("TERM", "dumb")}
         return subprocess.run(host.shell_argv(shell, environment), check=False).returncode
+
+
+def _run(host: Host, command: str) -> None:
+    """A failure is said and the shell comes all the same: that is where to find out why."""
+    try:
+        host.run(command, timeout=120)
+    except CommandFailed as failure:
+        printed = f"{failure.stdout}{failure.stderr}".strip()
+        print(f"failed with status {failure.returncode}: {command}\n{printed}", file=sys.stderr)
+    except subprocess.TimeoutExpired:
+        print(f"still running after 120 s, so killed: {command}", file=sys.stderr)
 
 
 def _greet(host: Host, reason: str) -> None:

@@ -1,193 +1,212 @@
-"""The command line where it needs no host: the same verdicts as the library, the contract's exit codes, and no traceback ever."""
+"""The command: what it exits with, what it prints, and that no mistake of a person's ends in a traceback."""
 
 import json
-import sys
-import unicodedata
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from agent.cli import main
-from agent.cli.output import printable, table
-from agent.trust import TYP_RECEIPT, sign_compact
-from tests.unit.trust_kit import VECTORS, token_of
-from tests.vectors import make
+from agent import trust
+from agent.cli import access, main, receipts
+from agent.errors import HostError
 
-NOW = datetime.fromtimestamp(make.NOW, UTC).isoformat()
-ISSUER = "https://cp.example"
-
-
-class Result:
-    """How one call ended."""
-
-    def __init__(self, status: int, out: str, err: str) -> None:
-        self.status, self.out, self.err = status, out, err
-
-    @property
-    def json(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.out)
-        return found
+Answer = dict[str, Any]
+Run = Callable[..., tuple[int, str, str]]
+HOST = "urn:tidegate:web1"
 
 
 @pytest.fixture
-def tidegate(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The command in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TIDEGATE_CONFIG", raising=False)
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """``run("status", ...)`` → (exit status, stdout, stderr)."""
 
-    def call(*arguments: str) -> Result:
-        status = 0
+    def call(*arguments: str) -> tuple[int, str, str]:
         try:
-            main(arguments)
+            main([str(argument) for argument in arguments])
+            status = 0
         except SystemExit as done:
-            status = int(done.code or 0)
-        return Result(status, *capsys.readouterr())
+            assert isinstance(done.code, int)
+            status = done.code
+        said = capsys.readouterr()
+        return status, said.out, said.err
 
     return call
 
 
-@pytest.fixture
-def jwks(tmp_path: Path) -> str:
-    path = tmp_path / "keys.jwks"
-    path.write_text(json.dumps(make.jwks()))
-    return str(path)
+def answers(monkeypatch: pytest.MonkeyPatch, found: object) -> None:
+    """Let the daemon answer so, whatever is asked."""
+
+    def ask(_config: Path | None, _op: str, **_arguments: object) -> object:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    for module in (access, receipts):
+        monkeypatch.setattr(module, "ask", ask)
 
 
-@pytest.mark.parametrize("vector", VECTORS["vectors"], ids=lambda vector: vector["name"])
-def test_verify_gives_each_vector_its_verdict(tidegate: Any, jwks: str, tmp_path: Path, vector: dict[str, Any]) -> None:
-    (tmp_path / "token").write_bytes(token_of(vector))
-    done = tidegate("verify", "token", "--keys", jwks, "--host", make.HOST, "--at", NOW, "--json")
-    if vector["verdict"] == "good":
-        keys = {"verdict", "jti", "issuer", "subject", "begins", "ends", "access", "signers", "rule"}
-        assert (done.status, done.json["verdict"], done.json["jti"]) == (0, "valid", "grant-1"), done.out
-        assert done.json.keys() == keys
-    else:
-        assert (done.status, done.json["verdict"], done.json["code"]) == (3, "refused", vector["code"]), done.out
-        assert done.json.keys() == {"ok", "code", "reason", "field", "verdict"}
-    text = tidegate("verify", "token", "--keys", jwks, "--host", make.HOST, "--at", NOW)
-    assert text.status == done.status
-    assert all(line.isprintable() for line in (text.out + text.err).splitlines())
-
-
-def test_what_is_made_signed_and_verified_goes_round(tidegate: Any, tmp_path: Path) -> None:
-    for kid, more in (("cp-1", ()), ("bob", ("--approver", "bob@example.com"))):
-        made = tidegate("keygen", f"{kid}.jwk", "--issuer", ISSUER, "--public", f"{kid}.jwks", "--json", *more)
-        assert made.status == 0
-        assert made.json.keys() == {"kid", "private", "public", "jwks"}
-        assert (tmp_path / f"{kid}.jwk").stat().st_mode & 0o777 == 0o600
-        assert "d" not in made.json["jwks"]["keys"][0]
-        assert json.loads((tmp_path / f"{kid}.jwks").read_text()) == made.json["jwks"]
-    claims = {key: value for key, value in make.claims().items() if key not in {"iat", "nbf", "exp", "jti"}}
-    (tmp_path / "claims.json").write_text(json.dumps(claims))
-    signed = tidegate("sign", "claims.json", "--key", "cp-1.jwk", "--for", "15m", "--out", "g.jwt", "--json")
-    assert signed.json.keys() == {"token", "jti", "file"}
-    verified = tidegate("verify", "g.jwt", "--keys", "cp-1.jwks", "--host", make.HOST, "--json")
-    assert (verified.status, verified.json["jti"], verified.json["signers"]) == (0, signed.json["jti"], ["cp-1"])
-    assert tidegate("verify", "g.jwt", "--keys", "bob.jwks", "--host", make.HOST, "--json").json["code"] == "unknown_key"
-    both = {"keys": [json.loads((tmp_path / f"{kid}.jwks").read_text())["keys"][0] for kid in ("cp-1", "bob")]}
-    (tmp_path / "both.jwks").write_text(json.dumps(both))
-    tidegate("sign", "claims.json", "--key", "cp-1.jwk", "--key", "bob.jwk", "--for", "15m", "--out", "two.jwt")
-    assert tidegate("verify", "two.jwt", "--keys", "both.jwks", "--host", make.HOST, "--json").json["signers"] == ["cp-1", "bob"]
-
-
-def test_no_key_is_ever_overwritten_and_half_a_pair_never_left(tidegate: Any, tmp_path: Path) -> None:
-    assert tidegate("keygen", "a.jwk", "--issuer", ISSUER, "--public", "a.jwks").status == 0
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    for arguments in (
-        ("a.jwk",),
-        ("a.jwk", "--public", "new.jwks"),
-        ("new.jwk", "--public", "a.jwks"),
-        ("n.jwk", "--public", "no/x"),
-    ):
-        done = tidegate("keygen", *arguments, "--issuer", ISSUER, "--json")
-        assert done.status == 1
-        assert done.json["code"] in {"key_file_exists", "file_failed"}
-    (tmp_path / "link.jwk").symlink_to(tmp_path / "target")
-    assert tidegate("keygen", "link.jwk", "--issuer", ISSUER).status == 1
-    (tmp_path / "link.jwk").unlink()
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-@pytest.mark.parametrize(
-    ("status", "arguments"),
-    [
-        (0, ["--help"]),
-        (0, ["--version"]),
-        (2, []),
-        (2, ["bogus"]),
-        (2, ["status", "more"]),
-        (2, ["revoke"]),
-        (2, ["revoke", "g-1", "--all"]),
-        (2, ["verify", "missing", "--keys", "k", "--host", "h"]),
-        (2, ["keygen", "k.jwk"]),
-        (2, ["keygen", "k.jwk", "--issuer", "a\nb"]),
-        (2, ["keygen", "k.jwk", "--issuer", "x", "--approver", "a\x1bb"]),
-        (2, ["keygen", "k.jwk", "--issuer", "x", "--kid", "../x"]),
-        (1, ["keygen", "no/k.jwk", "--issuer", "x"]),
-        (2, ["policy", "check", "missing"]),
-        (1, ["--config", "missing", "status"]),
-        (2, ["sign", "claims.json", "--key", "cp.jwk", "--for", "1x"]),
-        (2, ["sign", "/dev/zero", "--key", "cp.jwk"]),
-        (1, ["sign", "claims.json", "--key", "cp.jwk", "--out", "no/x"]),
-        (1, ["sign", "claims.json", "--key", "keys.jwks"]),
-        (3, ["sign", "keys.jwk", "--key", "cp.jwk"]),
-        (2, ["verify", "claims.json", "--keys", "keys.jwks", "--host", "h", "--at", "yesterday"]),
-        (1, ["verify", "claims.json", "--keys", "claims.json", "--host", "h"]),
-        (3, ["verify", "claims.json", "--keys", "keys.jwks", "--host", "h"]),
-        (3, ["receipts", "verify", "claims.json", "--keys", "keys.jwks"]),
-    ],
-    ids=str,
-)
-def test_each_end_has_its_exit_code_and_a_message(
-    tidegate: Any, jwks: str, tmp_path: Path, status: int, arguments: list[str]
-) -> None:
-    (tmp_path / "claims.json").write_text("{}")
-    (tmp_path / "keys.jwk").write_text('{"a":1,"a":2}')
-    (tmp_path / "cp.jwk").write_text(json.dumps(make.private("cp-1")))
-    (tmp_path / "cp.jwk").chmod(0o600)
-    done = tidegate(*arguments)
-    assert done.status == status, done.err
-    assert done.out if status == 0 else done.err.strip()
-
-
-@pytest.mark.parametrize("left_out", ["grant", "lateness_ms", "ended", "cause"])
-def test_a_signed_receipt_that_is_none_is_refused_without_a_traceback(
-    tidegate: Any, tmp_path: Path, jwks: str, left_out: str
-) -> None:
-    claims = {
-        "iss": ISSUER,
-        "grant": {"jti": "g-1", "sub": "a\u001b[2J"},
-        "lateness_ms": {"doors": 1},
-        "ended": "x",
-        "cause": "expired",
+def entry(jti: str, state: str = "open", begins_in_s: float = -60) -> Answer:
+    begins = datetime.now(UTC) + timedelta(seconds=begins_in_s)
+    return {
+        **{"jti": jti, "subject": f"{jti}@example.com", "state": state, "access": "jit-alice (ssh login)", "reason": "a test"},
+        **{"ticket": "", "error": "", "begins": f"{begins:%FT%T.%f}Z", "ends": "2099-01-01T00:00:00.000000Z", "seconds_left": 90},
     }
-    (tmp_path / "r.jws").write_text(
-        sign_compact({k: v for k, v in claims.items() if k != left_out}, TYP_RECEIPT, make.private("cp-1"))
-    )
-    done = tidegate("receipts", "verify", "r.jws", "--keys", jwks)
-    assert done.status == (3 if left_out in {"grant", "lateness_ms"} else 0)
-    assert all(line.isprintable() for line in (done.out + done.err).splitlines())
 
 
-def test_a_reader_that_goes_away_is_no_error_of_ours(tidegate: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """`tidegate ... | head -1`; the real pipe is tried on a host."""
-
-    def closed(*_arguments: object, **_options: object) -> None:
-        raise BrokenPipeError
-
-    with (tmp_path / "out").open("w") as out:
-        monkeypatch.setattr(sys, "stdout", out)
-        monkeypatch.setattr("click.echo", closed)
-        done = tidegate("keygen", "k.jwk", "--issuer", ISSUER)
-    assert (done.status, done.err) == (1, "")
+def status_of(*grants: Answer) -> Answer:
+    return {"host_id": HOST, "version": "0", "policy": "1 rule from /p", "problems": [], "refusals": [], "grants": list(grants)}
 
 
-@given(st.text())
-def test_whatever_text_somebody_sends_a_terminal_gets_none_of_its_controls(text: str) -> None:
-    shown = printable(text)
-    assert not [c for c in shown if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}]
-    assert table(["A", "B"], [[text, text]]).count("\n") == 1
+# status
+
+
+def test_status_says_nobody_where_every_grant_begins_later_and_when_that_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, status_of(entry("far", "pending", 7300), entry("near", "pending", 130)))
+    status, out, _ = run("status")
+    assert status == 0
+    now, later = out.split("Begins later:")
+    assert "Nobody can get in through Tidegate now." in now and "@" not in now
+    assert [line.split()[0] for line in later.strip().splitlines()] == ["WHO", "near@example.com", "far@example.com"]
+    assert " 2m " in later and " 2h 1m " in later
+
+
+def test_status_keeps_who_can_get_in_apart_from_who_will(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, status_of(entry("here"), entry("late", "pending", 60), entry("going", "shutting")))
+    now, later = run("status")[1].split("Begins later:")
+    assert "here@" in now and "going@" in now and "late@" not in now
+    assert "late@" in later and "here@" not in later
+    answers(monkeypatch, status_of(entry("here")))
+    assert "Begins later" not in run("status")[1]
+
+
+def test_a_subject_cant_play_with_the_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, status_of({**entry("g"), "subject": "a\x1b[2J\n\u202eb"}))
+    out = run("status")[1]
+    assert "a\\x1b[2J\\x0a\\u202eb" in out
+
+
+# revoke
+
+
+@pytest.mark.parametrize(("ended", "expected"), [([True, True], 0), ([True, False], 1), ([False], 1), ([], 0)])
+def test_revoke_fails_while_anything_it_was_to_end_is_not_over(
+    run: Run, monkeypatch: pytest.MonkeyPatch, ended: list[bool], expected: int
+) -> None:
+    found = [
+        {"jti": f"g-{n}", "subject": "s", "ended": over, "doors_ms": 1, "last_process_ms": 2, "error": ""}
+        for n, over in enumerate(ended)
+    ]
+    answers(monkeypatch, {"revoked": found})
+    status, out, _ = run("revoke", "--all")
+    assert status == expected
+    assert ("NOT OVER" in out) is (expected == 1)
+    status, out, _ = run("revoke", "--all", "--json")
+    assert (status, json.loads(out)) == (expected, {"revoked": found})
+
+
+def test_revoke_of_what_is_not_there_fails_and_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, HostError("grant_unknown", "no live grant has the id 'g-1': nothing to revoke"))
+    status, out, err = run("revoke", "g-1")
+    assert (status, out) == (1, "") and "[grant_unknown]" in err
+    status, out, _ = run("revoke", "g-1", "--json")
+    assert status == 1 and json.loads(out)["code"] == "grant_unknown"
+
+
+# receipts
+
+
+def test_a_receipt_verifies_elsewhere_by_the_key_that_the_host_prints(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    host, other = (trust.HostKey.load_or_create(tmp_path / name) for name in ("host.jwk", "other.jwk"))
+    claims = {
+        **{"iss": HOST, "grant": {"jti": "g-1", "sub": "alice"}, "ended": "2026-01-01T00:00:00Z", "cause": "expired"},
+        **{"lateness_ms": {"doors": 1, "last_process": 2}},
+    }
+    receipt, keys = tmp_path / "receipt.jws", tmp_path / "web1.jwks"
+    receipt.write_text(host.sign(trust.TYP_RECEIPT, claims) + "\n")
+    for form in ((), ("--json",)):
+        answers(monkeypatch, {"keys": [host.public_jwk(HOST)]})
+        status, out, _ = run("receipts", "key", *form)
+        assert status == 0 and '"d"' not in out
+        keys.write_text(out)
+        answers(monkeypatch, HostError("agent_unreachable", "not here"))
+        status, out, _ = run("receipts", "verify", str(receipt), "--keys", str(keys))
+        assert status == 0 and out.startswith(f"valid: {HOST} says grant g-1 of alice ended")
+    receipt.write_text(other.sign(trust.TYP_RECEIPT, claims))
+    assert run("receipts", "verify", str(receipt), "--keys", str(keys))[0] == 3
+
+
+# doctor
+
+
+def test_doctor_looks_at_the_rest_of_the_host_by_defaults_when_the_configuration_is_bad(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "tidegate.yaml"
+    path.write_text("admin_group: keepers\nhostid: web1\n")
+    path.chmod(0o644)
+    status, out, _ = run("--config", str(path), "doctor", "--json")
+    checks = {found["name"]: found for found in json.loads(out)["checks"]}
+    assert status == 1 and json.loads(out)["ok"] is False
+    assert checks["config"]["level"] == "fail" and f"{path}:2: hostid:" in checks["config"]["detail"]
+    assert {"daemon", "policy", "keys", "sshd", "sudo", "disk"} <= checks.keys()
+    status, out, _ = run("--config", str(path), "doctor")
+    assert status == 1 and "FAIL  config" in out and "sshd" in out
+
+
+def test_doctor_says_which_configuration_it_read(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "tidegate.yaml"
+    path.write_text(f"paths: {{control_socket: {tmp_path}/control.sock}}\n")
+    path.chmod(0o644)
+    checks = json.loads(run("--config", str(path), "doctor", "--json")[1])["checks"]
+    assert checks[0] == {"name": "config", "level": "ok", "detail": str(path), "mend": ""}
+    daemon = next(found for found in checks if found["name"] == "daemon")
+    assert f"{tmp_path}/control.sock" in daemon["detail"], "and it was used"
+
+
+# keygen and sign
+
+
+@pytest.mark.parametrize("place", ["missing/k.jwks", "file/k.jwks", "folder"])
+def test_keygen_leaves_no_private_key_when_the_public_one_cant_be_written(run: Run, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    secret = tmp_path / "k.jwk"
+    arguments = ("keygen", str(secret), "--issuer", "https://cp.example", "--json", "--public", str(tmp_path / place))
+    status, out, _ = run(*arguments)
+    if place == "folder":
+        assert status == 2
+    else:
+        assert status == 1 and json.loads(out)["code"] == "file_unwritable" and json.loads(out)["file"] == str(tmp_path / place)
+    assert not secret.exists()
+
+
+def test_keygen_never_writes_over_a_key_nor_over_its_public_half(run: Run, tmp_path: Path) -> None:
+    secret, public = tmp_path / "k.jwk", tmp_path / "k.jwks"
+    arguments = ("keygen", str(secret), "--issuer", "https://cp.example", "--public")
+    assert run(*arguments, str(secret))[0] == 2
+    assert not secret.exists()
+    assert run(*arguments, str(public))[0] == 0
+    before = secret.read_bytes(), public.read_bytes()
+    status, _, err = run(*arguments, str(public))
+    assert status == 1 and "[key_file_exists]" in err
+    assert (secret.read_bytes(), public.read_bytes()) == before
+
+
+def test_sign_into_a_folder_that_is_not_there_says_so(run: Run, tmp_path: Path) -> None:
+    secret, claims = tmp_path / "k.jwk", tmp_path / "claims.json"
+    claims.write_text("{}")
+    assert run("keygen", str(secret), "--issuer", "https://cp.example")[0] == 0
+    arguments = ("sign", str(claims), "--key", str(secret), "--for", "8h", "--out")
+    status, _, err = run(*arguments, str(tmp_path / "gone" / "g.jwt"))
+    assert status == 1 and "[file_unwritable]" in err and str(tmp_path / "gone" / "g.jwt") in err
+    assert run(*arguments, str(tmp_path / "g.jwt"))[0] == 0
+
+
+@pytest.mark.parametrize("lifetime", ["8", "0h", "-1h", "8 h", "eight", ""])
+def test_a_lifetime_without_number_and_unit_is_wrong_usage(run: Run, tmp_path: Path, lifetime: str) -> None:
+    secret, claims = tmp_path / "k.jwk", tmp_path / "claims.json"
+    claims.write_text("{}")
+    run("keygen", str(secret), "--issuer", "https://cp.example")
+    status, out, err = run("sign", str(claims), "--key", str(secret), "--for", lifetime)
+    assert (status, out) == (2, "") and "--for" in err and "8h" in err

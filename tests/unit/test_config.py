@@ -1,4 +1,4 @@
-"""tidegate.yaml and conf.d: every path can be set, and nothing wrong is taken."""
+"""tidegate.yaml and conf.d: every path but one can be set, and nothing wrong is taken."""
 
 import dataclasses
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from agent.config import Config, Paths, config_path, load_config
 from agent.errors import ConfigError
+from agent.sessions import shell
 from tests.unit.policy_help import write
 
 
@@ -28,6 +29,10 @@ def test_every_path_and_setting_can_be_set(tmp_path: Path) -> None:
     )
 
 
+def test_the_tenants_folder_is_the_one_that_tidegate_shell_has_built_in() -> None:
+    assert str(Paths.tenants) == shell.TENANTS
+
+
 def test_later_files_of_conf_d_replace_whole_settings(tmp_path: Path) -> None:
     main = write(tmp_path / "tidegate.yaml", "host_id: a\ntenant_group: guests\npaths: {keys: /a/keys, archive: /a/archive}\n")
     write(tmp_path / "conf.d/20.yaml", "host_id: c\n")
@@ -47,6 +52,7 @@ def test_later_files_of_conf_d_replace_whole_settings(tmp_path: Path) -> None:
         ("host_id:", "host_id_invalid", 1, "host_id"),
         ("host_id: 'a b'", "host_id_invalid", 1, "host_id"),
         ("paths:\n  key: /a", "unknown_key", 2, "paths.key"),
+        ("paths:\n  tenants: /run/tidegate/tenants", "unknown_key", 2, "paths.tenants"),
         ("paths: [a]", "not_a_mapping", 1, "paths"),
         ("paths:\n  keys: a", "path_invalid", 2, "paths.keys"),
         ("paths:\n  keys: /a/../b", "path_invalid", 2, "paths.keys"),

@@ -377,9 +377,11 @@ def test_nothing_named_and_two_things_named_are_never_everything(request_: dict[
 def test_one_is_revoked_by_its_token_id_and_all_only_when_asked_for() -> None:
     pipeline = FakePipeline()
     revoke(pipeline, jti="g-2")
-    revoke(pipeline, jti="none")
+    with pytest.raises(HostError) as caught:
+        revoke(pipeline, jti="none")
+    assert caught.value.code == "grant_unknown"
     found = revoke(pipeline, all=True)["revoked"]
-    assert [grants for grants, _, _ in pipeline.shut_with] == [[2], [], [1, 2]]
+    assert [grants for grants, _, _ in pipeline.shut_with] == [[2], [1, 2]], "nothing is shut for an id that no live grant has"
     assert [each["jti"] for each in found] == ["g-1", "g-2"]
     assert found[1]["error"] == "its end is under way"
 
