@@ -1,5 +1,6 @@
 """The command's tree. Each file beside this one holds one family of subcommands."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import click
 from agent import VERSION
 from agent.cli.access import grants, revoke, status
 from agent.cli.doctor import doctor
-from agent.cli.output import EXIT_USAGE
+from agent.cli.output import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from agent.cli.plan import plan
 from agent.cli.policy import policy
 from agent.cli.receipts import receipts
@@ -46,14 +47,37 @@ for command in (status, grants, revoke, receipts, plan, verify, keygen, sign, po
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``tidegate``."""
+    """Entry point of ``tidegate``; always exits."""
+    status = _run(arguments)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        status = _unwritable(error)
+    sys.exit(status)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """The exit status."""
     try:
         cli.main(args=None if arguments is None else list(arguments), prog_name="tidegate", standalone_mode=False)
     except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        return done.exit_code
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else EXIT_FAILED
     except click.Abort:
         click.echo("tidegate: stopped", err=True)
-        sys.exit(130)
+        return EXIT_INTERRUPTED
     except click.ClickException as error:
         error.show()
-        sys.exit(EXIT_USAGE)
+        return EXIT_USAGE
+    except OSError as error:
+        return _unwritable(error)
+    return EXIT_DONE
+
+
+def _unwritable(error: OSError) -> int:
+    """The output can't be written. Python must not try it once more at exit, and complain in its own words."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if not isinstance(error, BrokenPipeError):  # a reader (head, less) that has gone is nobody's fault
+        click.echo(f"tidegate: the output can't be written: {error.strerror}", err=True)
+    return EXIT_FAILED

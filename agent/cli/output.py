@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from agent.model.text import printable
 P = ParamSpec("P")
 R = TypeVar("R")
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 0, 1, 2, 3
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def json_option(command: Callable[P, R]) -> Callable[P, R]:
@@ -38,10 +37,11 @@ def reporting(command: Callable[..., R]) -> Callable[..., R]:
             return command(*args, **kwargs)
         except TidegateError as error:
             fail(error, as_json=bool(kwargs.get("as_json")))
-        except BrokenPipeError:
-            # The reader (head, less) has gone; nothing is wrong, and Python must not complain at exit either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(EXIT_FAILED)
+        except OSError as error:
+            if error.filename is None:
+                raise  # of the output itself: for main to tell
+            unreadable = ConfigError("file_unreadable", f"can't be read: {error.strerror}", path=Path(error.filename))
+            fail(unreadable, as_json=bool(kwargs.get("as_json")))
 
     return wrapped
 

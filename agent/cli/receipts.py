@@ -9,6 +9,7 @@ import click
 from agent import trust
 from agent.cli.daemon_view import ask
 from agent.cli.output import json_option, reporting, show, table
+from agent.cli.tokens import read_token
 from agent.errors import InvalidGrantError
 from agent.model.text import printable
 
@@ -71,17 +72,17 @@ def verify_receipt(config_file: Path | None, receipt: Path, keys: Path | None, a
     With the key of the daemon on this host, or with --keys. Exits 3 when it does not hold.
     """
     ring = trust.read_jwks(keys, guarded=False) if keys else trust.keyring(cast(Object, ask(config_file, "host_key")))
-    verified = trust.verify(receipt.read_bytes(), ring, typ=trust.TYP_RECEIPT, payload_max=RECEIPT_MAX)
+    verified = trust.verify(read_token(receipt, RECEIPT_MAX), ring, typ=trust.TYP_RECEIPT, payload_max=RECEIPT_MAX)
     claims = trust.parse_object(verified.payload)
     trust.check_issuer(str(claims.get("iss")), verified.signers)
-    grant = claims.get("grant")
-    if not isinstance(grant, dict):
-        raise InvalidGrantError("receipt_malformed", "names no grant", field="grant")
+    grant, late = claims.get("grant"), claims.get("lateness_ms")
+    if not isinstance(grant, dict) or not isinstance(late, dict):
+        raise InvalidGrantError("receipt_malformed", "names no grant, or not how late it ended", field="grant")
     result = {"verdict": "valid", "host": claims["iss"], "grant": grant, "receipt": claims}
-    late = cast(Object, claims["lateness_ms"])
-    text = f"valid: {claims['iss']} says grant {grant['jti']} of {grant['sub']} ended {claims['ended']} ({claims['cause']}), "
-    stood = late["doors"] is not None
-    text += f"doors {late['doors']} ms and last process {late['last_process']} ms after it was due" if stood else "never opened"
+    text = f"valid: {claims['iss']} says grant {grant.get('jti')} of {grant.get('sub')} ended {claims.get('ended')} "
+    text += f"({claims.get('cause')}), "
+    stood = late.get("doors") is not None
+    text += f"doors {late['doors']} ms and last process {late.get('last_process')} ms after it was due" if stood else "never opened"
     show(result, as_json, lambda: printable(text))
 
 

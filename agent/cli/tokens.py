@@ -20,12 +20,17 @@ from agent.model.summary import summarise
 from agent.model.text import printable
 from agent.settings import duration
 
-_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE_OR_STDIN = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+_CLAIMS_MAX = 1 << 20
 
 
-def read_token(path: Path) -> bytes:
+def read_token(path: Path, payload_max: int = trust.PAYLOAD_MAX) -> bytes:
     """A token's bytes from a file or, for ``-``, stdin; never more than one byte past the longest legal token."""
-    limit = trust.token_max() + 1
+    return _read(path, trust.token_max(payload_max) + 1)
+
+
+def _read(path: Path, limit: int) -> bytes:
     if str(path) == "-":
         return sys.stdin.buffer.read(limit)
     with path.open("rb") as file:
@@ -33,7 +38,7 @@ def read_token(path: Path) -> bytes:
 
 
 @click.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=_FILE_OR_STDIN)
 @click.option("--keys", required=True, type=_FILE, help="JWK Set of the keys to trust, as in trust.d (each with its issuers).")
 @click.option(
     "--host", "host_id", required=True, metavar="ID", help="The host id the grant must be for, as `tidegate status` shows it."
@@ -76,11 +81,13 @@ def verify(file: Path, keys: Path, host_id: str, policy_file: Path | None, at: s
 def keygen(file: Path, kid: str | None, issuers: tuple[str, ...], approver: str | None, public: Path | None, as_json: bool) -> None:
     """Make a signing key (Ed25519).
 
-    The private JWK goes into FILE (mode 0600, never over another file), the public JWK Set to stdout or into --public.
+    The private JWK goes into FILE (mode 0600), the public JWK Set to stdout or into --public; neither goes over another file.
     The public set goes into /etc/tidegate/trust.d/NAME.jwks on each host that is to trust the key.
     """
     if public and public.resolve() == file.resolve():
         raise click.UsageError("FILE and --public must be two files")
+    if public and public.is_file():  # perhaps the only copy of another private key's public half
+        raise ConfigError("key_file_exists", "is there already; a key is never overwritten", path=public)
     try:
         private, public_jwk = trust.generate_key(kid or file.stem, issuers, approver)
         trust.write_private_jwk(file, private)
@@ -100,7 +107,7 @@ def keygen(file: Path, kid: str | None, issuers: tuple[str, ...], approver: str 
 
 
 @click.command()
-@click.argument("claims", type=_FILE)
+@click.argument("claims", type=_FILE_OR_STDIN)
 @click.option(
     "--key", "keys", multiple=True, required=True, type=_FILE, help="Private JWK. Given k times: General JSON, k signatures."
 )
@@ -119,7 +126,9 @@ def sign(claims: Path, keys: tuple[Path, ...], typ: str, lifetime: str | None, o
 
     CLAIMS may be - for stdin. It signs what it is given: whether a host would take it, `tidegate verify` says.
     """
-    data = claims.read_bytes() if str(claims) != "-" else sys.stdin.buffer.read()
+    data = _read(claims, _CLAIMS_MAX + 1)
+    if len(data) > _CLAIMS_MAX:
+        raise click.UsageError(f"{claims}: claims of more than {_CLAIMS_MAX >> 20} MiB are no token's")
     parsed = trust.parse_object(data)
     if lifetime is not None:
         parsed = _timed(parsed, _lifetime(lifetime))

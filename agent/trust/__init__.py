@@ -7,10 +7,11 @@ from agent.trust.keys import KeyRing, TrustedKey, keyring, load_keyring, read_jw
 from agent.trust.sign import sign_compact, sign_general
 from agent.trust.store import KeyStore
 from agent.trust.strictjson import canonical, parse_object
-from agent.trust.token import TYP_BULLETIN, TYP_EVENT, TYP_GRANT, TYP_RECEIPT, claimed_typ, token_max
+from agent.trust.token import PAYLOAD_MAX, TYP_BULLETIN, TYP_EVENT, TYP_GRANT, TYP_RECEIPT, claimed_typ, token_max
 from agent.trust.verify import verify
 
 __all__ = [
+    "PAYLOAD_MAX",
     "REFUSALS",
     "TYP_BULLETIN",
     "TYP_EVENT",

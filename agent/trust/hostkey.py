@@ -8,6 +8,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.errors import ConfigError, RefusedError
+from agent.model import fields
 from agent.trust import files, jwk, sign, strictjson
 from agent.trust.token import KID
 
@@ -16,12 +17,17 @@ def generate_key(kid: str, issuers: Sequence[str], approver: str | None = None) 
     """A new Ed25519 key: (private JWK, public JWK for a trust.d file).
 
     Raises:
-        ValueError: the kid is none, or no issuer is given.
+        ValueError: the kid is none, no issuer is given, or an issuer or the approver is no printable text: no host would load it.
     """
     if not KID.fullmatch(kid):
         raise ValueError(f"the kid must match {KID.pattern}")
     if not issuers:
         raise ValueError("a key needs an issuer that it may speak for")
+    try:
+        for name in (*issuers, *([] if approver is None else [approver])):
+            fields.text(name, repr(name))
+    except RefusedError as caught:
+        raise ValueError(f"{caught.field}: {caught.reason}") from caught
     key = Ed25519PrivateKey.generate()
     return jwk.to_private_jwk(key, kid), jwk.to_public_jwk(key.public_key(), kid, issuers, approver)
 
