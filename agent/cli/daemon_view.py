@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from agent.cli.output import printable
 from agent.config import Config, config_path, load_config
 from agent.control import client
 from agent.errors import ConfigError
+from agent.model.text import printable
 
 
 def ask(config_file: Path | None, op: str, **arguments: object) -> object:
