@@ -97,7 +97,7 @@ class Daemon:
         self._reloading.tell(EventKind.AGENT_STARTED, reason=f"tidegated {VERSION}")
         log.info("tidegated %s is ready: host id %s", VERSION, self.pipeline.host_id)
         await self._stopping.wait()
-        start.tell_systemd("STOPPING=1")
+        start.tell_systemd("RELOADING=1" if self._anew else "STOPPING=1")
         self._reloading.tell(EventKind.AGENT_STOPPED, reason="to start anew" if self._anew else "told to stop")
         control.close()
         self._watching.stop()

@@ -2,10 +2,25 @@
 
 from pathlib import Path
 
-from agent.config import config_path, load_config
+import click
+
+from agent.config import Config, config_path, load_config
 from agent.control import client
+from agent.errors import ConfigError
+from agent.model.text import printable
 
 
 def ask(config_file: Path | None, op: str, **arguments: object) -> object:
-    """One question over the control socket of this configuration. Raises HostError, ConfigError, RefusedError."""
-    return client.call(load_config(config_path(config_file)).paths.control_socket, op, **arguments)
+    """One question over the control socket of this configuration; with a bad one, over the default socket.
+
+    A daemon outlives a bad configuration, and a mistake in a file must not keep anyone from seeing or ending access.
+
+    Raises:
+        HostError, RefusedError: what the daemon says, or that it does not answer.
+    """
+    try:
+        config = load_config(config_path(config_file))
+    except ConfigError as error:
+        click.echo(f"tidegate: {printable(str(error))}; asking at the default socket", err=True)
+        config = Config()
+    return client.call(config.paths.control_socket, op, **arguments)
