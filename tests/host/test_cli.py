@@ -20,7 +20,7 @@ GRANT = {
 STEP = {"enforcer", "action", "target", "what", "undone_at", "state", "error"}
 REFUSAL = {"at", "source", "code", "reason", "field", "jti", "subject"}
 STATUS = {"host_id", "version", "policy", "problems", "grants", "refusals"}
-PLAN = {"jti", "issuer", "subject", "rule", "access", "begins", "ends", "uids", "steps", "planned_by"}
+PLAN = {"jti", "issuer", "subject", "rule", "access", "begins", "ends", "uids", "steps", "planned_by", "not_containable"}
 SUBJECT = "Ω(unusual)\u05d0 $(id) `id` %s <b> 'x' \"y\""
 
 

@@ -142,7 +142,7 @@ def test_planning_changes_nothing_and_says_what_would_change(scene: Scene, plann
         status, printed = asked(scene, scene.sign(claims, *good.kids), "--json")
         assert status == 0, (name, printed)
         found = json.loads(printed)
-        keys = {"jti", "issuer", "subject", "rule", "access", "begins", "ends", "uids", "steps", "planned_by"}
+        keys = {"jti", "issuer", "subject", "rule", "access", "begins", "ends", "uids", "steps", "planned_by", "not_containable"}
         assert found.keys() == keys, name
         assert {f"{step['enforcer']}.{step['action']}" for step in found["steps"]} == good.steps, name
         assert (found["planned_by"], found["jti"], found["subject"]) == (planner, claims["jti"], claims["sub"])

@@ -26,6 +26,7 @@ def as_before(scene: Scene) -> Iterator[None]:
     pid = scene.pid()
     yield
     scene.host.run(f"mkdir -p {POLICY_DIR} {TRUST_DIR}; find {POLICY_DIR} -name '*.yaml' -not -name 50-test.yaml -delete")
+    scene.host.run(f"rm -f {TRUST_DIR}/zz-* {TRUST_DIR}/fresh.jwks")
     scene.host.write(f"{TRUST_DIR}/cp-1.jwks", kept)
     scene.host.write(POLICY_FILE, POLICY)
     scene.host.wait_for(lambda: verdict(scene) == "accepted" and not scene.status()["problems"], what="all is as before")
@@ -51,7 +52,7 @@ def told(scene: Scene, where: str, code: str) -> None:
     (problem,) = scene.host.wait_for(lambda: scene.status()["problems"], what="a problem is told")
     assert where in problem
     assert code in problem
-    assert "stays in force" in problem
+    assert "in force" in problem
     assert f"! {problem}" in scene.tidegate("status").stdout
     doctor = scene.tidegate("doctor", "--json")
     findings: list[dict[str, Any]] = json.loads(doctor.stdout)["checks"]
@@ -137,7 +138,8 @@ def test_a_deleted_folder_of_keys_trusts_nobody(scene: Scene) -> None:
     scene.host.run(["rm", "-r", TRUST_DIR])
     becomes(scene, "unknown_key")
     (problem,) = scene.status()["problems"]
-    assert f"{TRUST_DIR} is gone: no key is trusted" in problem
+    assert TRUST_DIR in problem
+    assert "trust_folder" in problem
 
 
 def test_an_inbox_that_was_deleted_is_made_and_watched_again(scene: Scene) -> None:
