@@ -196,8 +196,10 @@ def test_another_configuration_is_named_by_option_or_environment(scene: Scene) -
         assert "/run/other.sock" in done.stderr
     scene.host.write("/tmp/bad.yaml", "paths:\n  control_sokcet: /run/other.sock\n")
     done = scene.tidegate("--config", "/tmp/bad.yaml", "status", "--json")
-    found = json.loads(done.stdout)
-    assert (done.returncode, found["code"], found["file"], found["line"]) == (1, "unknown_key", "/tmp/bad.yaml", 2)
+    assert done.returncode == 0  # a mistake in a file keeps nobody from seeing who can get in, and is said
+    assert json.loads(done.stdout)["host_id"] == scene.host_id
+    assert "/tmp/bad.yaml:2: paths.control_sokcet" in done.stderr
+    assert "[unknown_key]" in done.stderr
 
 
 def test_keys_are_made_and_grants_signed_on_the_installed_host_too(scene: Scene) -> None:
