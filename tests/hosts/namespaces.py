@@ -1,6 +1,7 @@
 """How a host is made of this machine's own files in namespaces of its own, where systemd-nspawn cannot boot one."""
 
 import secrets
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,10 @@ ln -s /proc/self/fd/1 dev/stdout
 ln -s /proc/self/fd/2 dev/stderr
 mount -t tmpfs -o mode=755,nosuid,nodev tmpfs run
 mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs tmp
+# The Python that runs this, wherever it is installed: a host of this machine's own files runs Tidegate with it.
+for path in "$4" "$5"; do
+  [ -e "./$path/bin" ] || { mkdir -p "./$path"; mount --bind "$path" "./$path"; mount -o remount,bind,ro "./$path"; }
+done
 mkdir -p run/lock run/sshd run/user run/sudo
 chmod 1777 run/lock
 chmod 711 run/sudo
@@ -100,7 +105,7 @@ class Namespaces:
 
     def argv(self, tree: Path, namespace: int) -> Sequence[str]:
         """What to start with the descriptor `namespace`, its network; it prints READY=1 when sshd listens."""
-        init = ["sh", "-euc", enter(self.cgroup) + _INIT, "sh", str(tree), self.hostname, _NEVER]
+        init = ["sh", "-euc", enter(self.cgroup) + _INIT, "sh", str(tree), self.hostname, _NEVER, sys.prefix, sys.base_prefix]
         return [*tools.DIE_WITH_PARENT, "nsenter", f"--net=/proc/self/fd/{namespace}", *_WRAPPER, *init]
 
     def leader(self, started: int) -> int:

@@ -219,7 +219,7 @@ time.sleep(60)
         begun = time.monotonic()
         with pytest.raises(HostError, match="accounts_busy"):
             backend(etc).create(ALICE)
-        assert 0.25 < time.monotonic() - begun < 2
+        assert 0.25 < time.monotonic() - begun < 10
         holder.kill()
     backend(etc).create(ALICE)
 
@@ -251,7 +251,7 @@ def test_ten_thousand_rows_are_quick(tmp_path: Path) -> None:
     host.create(ALICE)
     host.set_locked("jit-alice", 70001, False)
     host.delete("jit-alice", 70001)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10
     assert snapshot(etc) == before
 
 

@@ -34,7 +34,7 @@ def test_a_late_tool_dies_with_all_its_group() -> None:
     begun = time.monotonic()
     with pytest.raises(HostError, match="tool_late"):
         command.run(["sh", "-c", "trap '' TERM HUP; sleep 61.25 & sleep 61.25"], timeout_s=0.2)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10
     assert _nobody_runs("61.25")
 
 
@@ -47,7 +47,7 @@ def test_a_late_tool_that_closed_its_output_is_late_too() -> None:
 def test_a_daemon_it_leaves_behind_neither_blocks_nor_stays() -> None:
     begun = time.monotonic()
     assert command.run(["sh", "-c", "sleep 63.25 & echo done"]).stdout == "done\n"
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10
     assert _nobody_runs("63.25")
 
 
@@ -79,7 +79,7 @@ def _nobody_runs(word: str) -> bool:
                 continue
         return False
 
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 10
     while runs() and time.monotonic() < deadline:
         time.sleep(0.01)
     return not runs()
