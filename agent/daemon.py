@@ -121,7 +121,7 @@ class Daemon:
                 self._problems.pop(f"enforcer {name}", None)
                 self.pipeline.unready.pop(name, None)
             except TidegateError as error:
-                self._problems[f"enforcer {name}"] = str(error)
+                self._problems[f"enforcer {name}"] = f"{error}; {name} grants are refused until it is mended, open ones stay"
                 self.pipeline.unready[name] = error
                 log.error("%s grants are refused until this is mended: %s", name, error)
         self._prepared = start.digest_of_tools(self._config)
