@@ -222,7 +222,3 @@ def _refuse_what_is_not_built(grant: Grant) -> None:
         raise UnenforceableError("recording_unavailable", reason, field="recording.required")
     if grant.supersedes is not None:
         raise UnenforceableError("supersedes_unavailable", "this host can't replace a live grant yet", field="supersedes")
-
-
-def _receipt_id(live: LiveGrant) -> str:
-    return f"receipt-{live.record.digest[:32]}"
