@@ -1,8 +1,8 @@
 """tidegated: puts the parts together and runs them in one event loop. Nothing here decides anything.
 
-Threads: one takes grants in, in order; some shut them, so that a slow teardown delays no other's; two come back to what would
-not end, sweep and warn; four answer the control socket. The loop itself only waits: on the deadline timer, the watched
-folders and the socket.
+Threads: one takes grants in, in order; some cut off, which is bounded in time; four clear away what was cut off, which is not;
+four come back to what would not end, sweep and warn; four answer the control socket. The loop itself only waits: on the deadline
+timer, the watched folders and the socket.
 """
 
 import asyncio
@@ -12,26 +12,25 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
 
 from agent import VERSION, trust
+from agent.acting import Acting, submit
 from agent.assembly import assemble
 from agent.audit import EventKind
 from agent.config import config_path
 from agent.control.handlers import Handlers
 from agent.control.server import ControlServer
 from agent.errors import TidegateError
-from agent.expiry import notice
-from agent.expiry.schedule import Act, Alarm
 from agent.host import start
 from agent.host.clock import DeadlineTimer
 from agent.host.config_store import ConfigStore
 from agent.intake import Intake
-from agent.journal import EndCause, Journal
+from agent.journal import Journal
 from agent.recovery import stand_again, take_down
 from agent.reloading import Reloading
 from agent.spool import shown
@@ -54,8 +53,6 @@ class Daemon:
         self._config = config = configured.config
         self._loop = loop
         self._taking = ThreadPoolExecutor(1, thread_name_prefix="take")
-        self._shutting = ThreadPoolExecutor(16, thread_name_prefix="shut")  # made as they are needed
-        self._again = ThreadPoolExecutor(2, thread_name_prefix="again")
         self._answering = ThreadPoolExecutor(4, thread_name_prefix="answer")
         self._timer = DeadlineTimer()
         self._problems: dict[str, str] = {}
@@ -68,6 +65,7 @@ class Daemon:
         start.make_folders(config)
         host_key = trust.HostKey.load_or_create(config.paths.host_key)
         self.pipeline = assemble(config, keys, Journal(config.paths.state_db), host_key)
+        self._acting = Acting(self.pipeline, self._taking)
         self._intake = Intake(self.pipeline)
         self._reloading = Reloading(configured, keys, self.pipeline, self._problems, self._start_anew)
         self._anew = False  # start again, with another configuration
@@ -81,12 +79,13 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_all)
-        await loop.run_in_executor(self._taking, take_down, self.pipeline)
+        left = await loop.run_in_executor(self._taking, take_down, self.pipeline)
         self._reloading.all()  # before the timer: a pending grant's time may have come, and it is judged again
         for descriptor in self._timer.descriptors:
             loop.add_reader(descriptor, self._on_timer)
         self.pipeline.ledger.rearm = lambda: self._soon(self._arm)
         self._arm()
+        self._acting.clear(left)
         await loop.run_in_executor(self._taking, self._prepare)
         await loop.run_in_executor(self._taking, stand_again, self.pipeline)
         await loop.run_in_executor(self._taking, self._intake.begin)
@@ -103,8 +102,8 @@ class Daemon:
         self._watching.stop()
         for descriptor in self._timer.descriptors:
             loop.remove_reader(descriptor)
-        for pool in (self._taking, self._shutting, self._again, self._answering):
-            await loop.run_in_executor(None, pool.shutdown)
+        for stop in (self._taking.shutdown, self._acting.stop, self._answering.shutdown):
+            await loop.run_in_executor(None, stop)
         self._timer.close()
         with contextlib.suppress(TidegateError):
             self.pipeline.ledger.mark(self.pipeline.journal)
@@ -121,7 +120,7 @@ class Daemon:
                 self._problems.pop(f"enforcer {name}", None)
                 self.pipeline.unready.pop(name, None)
             except TidegateError as error:
-                self._problems[f"enforcer {name}"] = str(error)
+                self._problems[f"enforcer {name}"] = f"{error}; {name} grants are refused until it is mended, open ones stay"
                 self.pipeline.unready[name] = error
                 log.error("%s grants are refused until this is mended: %s", name, error)
         self._prepared = start.digest_of_tools(self._config)
@@ -182,30 +181,11 @@ class Daemon:
     def _on_timer(self) -> None:
         if self._timer.acknowledge():
             log.warning("the clock of this host was set; deadlines are held on the boot clock too")
-        self._act(self.pipeline.ledger.take_due())
+        self._acting.act(self.pipeline.ledger.take_due())
         self._arm()
 
     def _arm(self) -> None:
         self._timer.arm(*self.pipeline.ledger.next_wake())
-
-    def _act(self, alarms: Sequence[Alarm]) -> None:
-        ledger = self.pipeline.ledger
-        for first, pool in ((True, self._shutting), (False, self._again)):
-            due = [alarm for alarm in alarms if alarm.act is Act.SHUT and (alarm.note == 0) is first]
-            grants = [live for alarm in due if (live := ledger.get(alarm.grant_id))]
-            if grants:
-                self._job(pool, self.pipeline.shut, grants, EndCause.EXPIRED)
-        swept = {uid: login for alarm in alarms if alarm.act is Act.SWEEP for uid, login in ledger.to_sweep(alarm).items()}
-        if swept:
-            self._job(self._again, self.pipeline.sweep, swept)
-        if any(alarm.act is Act.MARK for alarm in alarms):
-            self._job(self._again, ledger.mark, self.pipeline.journal)
-        for alarm in alarms:
-            live = ledger.get(alarm.grant_id)
-            if live and alarm.act is Act.OPEN:
-                self._job(self._taking, self.pipeline.open_pending, live)
-            elif live and alarm.act is Act.WARN:
-                self._job(self._again, notice.warn, live, alarm.note)
 
     def _on_change(self, folder: Path) -> None:
         if folder == self._config.paths.inbox:
@@ -274,18 +254,12 @@ class Daemon:
         self._reloads[what] = self._loop.call_later(delay_s, act)
 
     def _job(self, pool: ThreadPoolExecutor, work: Callable[..., object], *arguments: object) -> None:
-        pool.submit(work, *arguments).add_done_callback(_log_failure)
+        submit(pool, work, *arguments)
 
     def _soon(self, call: Callable[..., object], *arguments: object) -> None:
         """From any thread, in the loop; a loop that is closing already needs it no more."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *arguments)
-
-
-def _log_failure(job: Future[object]) -> None:
-    error = job.exception()
-    if error is not None:
-        log.error("a job failed", exc_info=error)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

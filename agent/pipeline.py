@@ -167,11 +167,22 @@ class Pipeline:
 
     def shut(self, grants: Sequence[LiveGrant], cause: EndCause, text: str = "") -> list[Shut]:
         """End these grants now, together. Never raises: what is left of one keeps it live, and it is tried again."""
+        shuts = self.cut(grants, cause, text)
+        self.clear(shuts)
+        return shuts
+
+    def cut(self, grants: Sequence[LiveGrant], cause: EndCause, text: str = "") -> list[Shut]:
+        """The first half: claim → note an order → close → sever. Bounded in time; :meth:`clear` is owed to what it returns."""
         claimed = self.ledger.begin_shutting(list(grants), cause, text)
         self.ending.begin(claimed, cause, text)
-        shuts = self.teardown.shut(claimed, notice.tell_the_end, self.ending.closed)
-        self.ending.finish(shuts)
+        shuts = self.teardown.cut(claimed, notice.tell_the_end)
+        self.ending.closed(shuts)
         return shuts
+
+    def clear(self, shuts: Sequence[Shut]) -> None:
+        """The second half: remove → sweep → receipt. As long as it takes; nobody else's end waits for it."""
+        self.teardown.clear(shuts)
+        self.ending.finish(shuts)
 
     def sweep(self, tenants: Mapping[int, str]) -> None:
         """Look again after the end (uid → login, empty when another grant has the login by now), and end what has turned up."""
@@ -222,7 +233,3 @@ def _refuse_what_is_not_built(grant: Grant) -> None:
         raise UnenforceableError("recording_unavailable", reason, field="recording.required")
     if grant.supersedes is not None:
         raise UnenforceableError("supersedes_unavailable", "this host can't replace a live grant yet", field="supersedes")
-
-
-def _receipt_id(live: LiveGrant) -> str:
-    return f"receipt-{live.record.digest[:32]}"

@@ -8,24 +8,28 @@ import contextlib
 from agent import enforcement
 from agent.errors import JournalError, UnenforceableError
 from agent.expiry.live import LiveGrant
+from agent.expiry.teardown import Shut
 from agent.host.clock import NS
 from agent.journal import EndCause, GrantState
 from agent.model import Step
 from agent.pipeline import Pipeline
 
 
-def take_down(pipeline: Pipeline) -> None:
-    """Before anything else: end what has ended, or was only half open, while nobody was looking."""
-    ledger = pipeline.ledger
-    grants = ledger.load(pipeline.journal)
+def take_down(pipeline: Pipeline) -> list[Shut]:
+    """Before anything else: cut what has ended, or was only half open, while nobody was looking.
+
+    Returns what is to be cleared away, which may take long: nobody's deadline, and no login, waits for that.
+    """
+    grants = pipeline.ledger.load(pipeline.journal)
     half_open = [live for live in grants if live.state is GrantState.OPENING]
-    pipeline.shut(half_open, EndCause.FAILED, "the agent stopped while it was opening this grant")
-    pipeline.shut([live for live in grants if live.state is GrantState.SHUTTING], EndCause.EXPIRED)
-    pipeline.shut([live for live in ledger.all() if live.deadline.passed(pipeline.clock)], EndCause.EXPIRED)
+    over = [live for live in grants if live.state is GrantState.SHUTTING or live.deadline.passed(pipeline.clock)]
+    shuts = pipeline.cut(half_open, EndCause.FAILED, "the agent stopped while it was opening this grant")
+    shuts += pipeline.cut(over, EndCause.EXPIRED)
     pipeline.ending.ship_receipts()
     pipeline.outbox.clean()
     with contextlib.suppress(JournalError):  # house-keeping: another start will do
         pipeline.journal.forget_before(pipeline.clock.wall_ns() // NS)
+    return shuts
 
 
 def stand_again(pipeline: Pipeline) -> None:

@@ -88,7 +88,13 @@ class AccountEnforcer:
         kept = "archived, then deleted" if archive else "deleted at the end"
         tenants = str(paths.tenants / f"{name}.json")
         note: JsonObject = {"name": name, "uid": uid, "path": tenants, "text": tenant_file(want, context.grant)}
-        place: JsonObject = {"name": name, "uid": uid, "path": home, "archive": archive, "label": context.grant.jti}
+        place: JsonObject = {
+            "name": name,
+            "uid": uid,
+            "path": home,
+            "archive": archive,
+            "label": f"{context.grant.jti}-{context.grant.digest[:8]}",  # a jti alone may be another issuer's too
+        }
         create, remove = Stage.CREATE, Phase.REMOVE
         return (
             Step(self.type, "create", create, remove, name, f"account {name} (uid {uid}), locked until all is in place", row),

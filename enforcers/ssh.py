@@ -126,7 +126,7 @@ class SshEnforcer:
             sshd_match.prepare(writer)
 
     def _step(self, name: str, action: str, path: Path, lines: str, summary: str, *, check: bool = True) -> Step:
-        data: JsonObject = {"name": name, "path": str(path), "text": lines, "check": check}
+        data: JsonObject = {"name": name, "path": str(path), "text": lines, "check": check, "backstops": [BACKSTOP]}
         return Step(self.type, action, Stage.GRANT, Phase.CLOSE, str(path), summary, data)
 
 

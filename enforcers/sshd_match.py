@@ -15,7 +15,7 @@ _RUN_SSHD, _PID_FILE = Path("/run/sshd"), Path("/run/sshd.pid")
 HEADER = "# Written by tidegated; changes are overwritten. Only members of the group below are affected.\n"
 # What the dynamic linker or libc would take from a tenant's environment before tidegate-shell runs its first line. SetEnv
 # is applied last, over AcceptEnv, ~/.ssh/environment and pam_env's ~/.pam_environment (measured: Debian 12 reads that one).
-EMPTIED = ("LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH", "GLIBC_TUNABLES", "GCONV_PATH", "LOCPATH")
+EMPTIED = ("BASH_ENV", "ENV", "LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH", "GLIBC_TUNABLES", "GCONV_PATH", "LOCPATH")
 
 
 def settings(config: Config, *, tenant_shell: bool) -> list[tuple[str, tuple[str, ...]]]:

@@ -77,9 +77,12 @@ def _status_text(found: Object) -> str:
     problems = cast(list[str], found["problems"])
     lines += [f"  ! {printable(problem)}" for problem in problems]
     live = cast(list[Object], found["grants"])
-    now = [entry for entry in live if entry["state"] != "pending"]
     later = [entry for entry in live if entry["state"] == "pending"]
+    ending = [entry for entry in live if entry["state"] == "shutting" and entry["doors_closed"] and entry["last_process_dead"]]
+    now = [entry for entry in live if entry not in later and entry not in ending]
     lines += ["", "Who can get in now:", _grants_table(now)] if now else ["", "Nobody can get in through Tidegate now."]
+    if ending:
+        lines += ["", "Out, but not cleaned up whole (tried again by itself):", _ending_table(ending)]
     if later:
         lines += ["", "Begins later:", _pending_table(later)]
     refusals = cast(list[Object], found["refusals"])
@@ -111,6 +114,14 @@ def _pending_table(found: list[Object]) -> str:
         times = [duration(max(0.0, wait.total_seconds())), _second(entry["begins"]), _second(entry["ends"])]
         rows.append([str(entry["subject"]), *times, str(entry["jti"]), str(entry["access"]), _why(entry)])
     return table(headings, rows)
+
+
+def _ending_table(found: list[Object]) -> str:
+    rows = [
+        [str(entry["subject"]), _second(entry["doors_closed"]), str(entry["jti"]), str(entry["access"]), str(entry["error"]) or "-"]
+        for entry in found
+    ]
+    return table(["WHO", "DOORS SHUT (UTC)", "GRANT", "ACCESS", "WHAT IS LEFT"], rows)
 
 
 def _second(moment: object) -> str:
@@ -148,9 +159,14 @@ def _revoked_text(found: Object) -> str:
     ended = cast(list[Object], found["revoked"])
     if not ended:
         return "Nothing to revoke: no grant is live."
-    return "\n".join(
-        f"{printable(str(entry['jti']))} ({printable(str(entry['subject']))}): {'ended' if entry['ended'] else 'NOT OVER'}"
-        + (f", doors shut in {entry['doors_ms']} ms, last process dead in {entry['last_process_ms']} ms" if entry["ended"] else "")
-        + (f": {printable(str(entry['error']))}" if entry["error"] else "")
-        for entry in ended
-    )
+    return "\n".join(_revoked_line(entry) for entry in ended)
+
+
+def _revoked_line(entry: Object) -> str:
+    said = [f"{printable(str(entry['jti']))} ({printable(str(entry['subject']))}): {'ended' if entry['ended'] else 'NOT OVER'}"]
+    if entry["doors_ms"] is not None:
+        said.append(f"doors shut in {entry['doors_ms']} ms")
+    if entry["last_process_ms"] is not None:
+        said.append(f"last process dead in {entry['last_process_ms']} ms")
+    again = "" if entry["ended"] else "; it is tried again by itself, `tidegate status` shows how it stands"
+    return ", ".join(said) + (f": {printable(str(entry['error']))}" if entry["error"] else "") + again

@@ -11,16 +11,20 @@ from agent.model.text import printable
 
 
 def ask(config_file: Path | None, op: str, **arguments: object) -> object:
-    """One question over the control socket of this configuration; with a bad one, over the default socket.
+    """One question over the control socket of this configuration; with a bad default one, over the default socket.
 
     A daemon outlives a bad configuration, and a mistake in a file must not keep anyone from seeing or ending access.
+    Whoever names another file means another daemon, though: that one is asked or none.
 
     Raises:
+        ConfigError: the file that was named is bad.
         HostError, RefusedError: what the daemon says, or that it does not answer.
     """
     try:
         config = load_config(config_path(config_file))
     except ConfigError as error:
+        if config_file is not None:
+            raise
         click.echo(f"tidegate: {printable(str(error))}; asking at the default socket", err=True)
         config = Config()
     return client.call(config.paths.control_socket, op, **arguments)

@@ -51,7 +51,9 @@ def _configuration(path: Path | None) -> tuple[Config, Finding]:
     try:
         found = load_config(path)
     except ConfigError as error:
-        mend = "mend it before tidegated starts again: it would not; the checks below are of the default configuration"
+        mend = (
+            "mend the file; it is taken up at once, and the last good one counts until then; the checks below are of the defaults"
+        )
         return Config(), Finding("config", "fail", str(error), mend)
     read = path or DEFAULT_PATH
     return found, Finding("config", "ok", str(read) if read.exists() else f"{read} is not there: every setting has its default")
@@ -71,7 +73,7 @@ def _agent(config: Config) -> Iterator[Finding]:
             "daemon",
             "fail",
             problem,
-            "mend what it names; it is tried again within 15 s, or at once by: systemctl kill -s HUP tidegated",
+            "mend what it names: a file is taken up at once, all else within 15 s, or by: systemctl kill -s HUP tidegated",
         )
 
 

@@ -127,5 +127,10 @@ def _disk(config: Config) -> Finding:
     except OSError as error:
         return Finding("disk", "fail", f"{folder}: {error.strerror}", "tidegated makes it when it starts")
     if free < _DISK_LOW:
-        return Finding("disk", "warn", f"{free >> 20} MiB free at {folder}", "without room no new grant is taken; teardown goes on")
+        return Finding(
+            "disk",
+            "warn",
+            f"{free >> 20} MiB free at {folder}",
+            "make room: without it new grants wait and no end can be written down; doors still shut on time",
+        )
     return Finding("disk", "ok", f"{free >> 20} MiB free at {folder}")

@@ -34,8 +34,9 @@ def cli(context: click.Context, config_file: Path | None) -> None:
     At 3 a.m.:
       tidegate status              who can get in now, as what, until when, why; and what is wrong
       tidegate revoke JTI          end one grant now (--subject S: all of a person's, --all: everything)
-      tidegate receipts list       proof of what has ended
+      tidegate receipts list       proof of what has ended (`receipts verify FILE`: is it genuine)
       tidegate doctor              what is wrong with this host and how to mend it
+      systemctl start tidegated    when it does not answer; `journalctl -u tidegated` says why
 
     Every command takes --json. Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused.
     """

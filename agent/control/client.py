@@ -24,9 +24,9 @@ def call(path: Path, op: str, **arguments: object) -> object:
     except PermissionError as error:
         raise HostError("agent_forbidden", f"{path}: only root and members of the group tidegate may ask") from error
     except OSError as error:
-        raise HostError(
-            "agent_unreachable", f"tidegated does not answer at {path} ({error}); is tidegated.service running?"
-        ) from error
+        why = error.strerror or str(error)
+        mend = "start it with `systemctl start tidegated.service`; `journalctl -u tidegated` says why it stopped"
+        raise HostError("agent_unreachable", f"tidegated does not answer at {path} ({why}): {mend}") from error
     answer = json.loads(line)
     if not answer.get("ok"):
         raise_failure(answer)

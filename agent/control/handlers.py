@@ -70,7 +70,8 @@ class Handlers:
     def _revoke(self, peer: Peer, request: Mapping[str, object]) -> object:
         chosen = list(self._pipeline.ledger.where(_revocation(request)))
         if not chosen and not request.get("all"):
-            raise HostError("grant_unknown", f"no live grant {_named(request)}: nothing to revoke")
+            reason = f"no live grant {_named(request)}: nothing to revoke; `tidegate status` shows the ids and subjects there are"
+            raise HostError("grant_unknown", reason)
         text = f"by uid {peer.uid} on this host" + (f": {_reason(request)}" if request.get("reason") else "")
         shuts = self._pipeline.shut(chosen, EndCause.REVOKED, text)
         claimed = {shut.live.id for shut in shuts}
@@ -80,10 +81,10 @@ class Handlers:
                 {
                     "jti": shut.live.record.jti,
                     "subject": shut.live.record.sub,
-                    "ended": shut.ended_ns is not None,
+                    "ended": shut.ended_ns is not None and not shut.live.error,  # an end that is not on disk is tried again
                     "doors_ms": _ms(shut.live.doors_ns, shut.began_ns),
                     "last_process_ms": _ms(shut.live.last_process_ns, shut.began_ns),
-                    "error": "; ".join(shut.errors),
+                    "error": shut.live.error,
                 }
                 for shut in shuts
             ]
@@ -116,7 +117,9 @@ class Handlers:
         jti = str(request.get("jti"))
         found = self._pipeline.journal.by_jti(jti)
         if not found:
-            raise HostError("grant_unknown", f"this host has no grant {jti[:_NAMED_MAX]!r}")
+            raise HostError(
+                "grant_unknown", f"this host has no grant {jti[:_NAMED_MAX]!r}; `tidegate grants list --ended` shows those it has"
+            )
         return found
 
 

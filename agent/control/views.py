@@ -28,6 +28,8 @@ def grant(record: GrantRecord, live: LiveGrant | None, clock: Clock) -> dict[str
         "seconds_left": max(0, left_ns // NS) if state is not GrantState.ENDED else 0,
         "received": rfc3339(record.received_ns),
         "opened": _time(live.opened_ns if live else record.opened_ns),
+        "doors_closed": _time(live.doors_ns) if live else None,
+        "last_process_dead": _time(live.last_process_ns) if live and not live.alive else None,
         "ended": _time(record.ended_ns),
         "cause": (live.cause if live else record.cause) or "",
         "cause_text": live.cause_text if live else record.cause_text,

@@ -83,7 +83,7 @@ class Ending:
         try:
             for cause in {live.cause for live in grants if live.cause}:
                 self._journal.shutting([(live.id, live.cause_text) for live in grants if live.cause is cause], cause)
-        except JournalError as error:
+        except Exception as error:  # nothing that is to be written down keeps a door open
             log.error("the journal can't be written, teardown goes on: %s", error)
 
     def _finish(self, shut: Shut) -> list[AuditEvent]:

@@ -37,6 +37,11 @@ class LiveGrant:
         return self.record.id
 
     @property
+    def archives(self) -> bool:
+        """Whether a home of it is to be packed away, which takes as long as there is something in it."""
+        return any(step.data.get("archive") is True for _, step in self.steps)
+
+    @property
     def tenants(self) -> dict[int, str]:
         """UID → login of the accounts this grant made."""
         return {uid: login for login, uid in self.uids.items()}

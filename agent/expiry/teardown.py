@@ -78,20 +78,24 @@ class Teardown:
         self._clock = clock
         self._patience_s = patience_s
 
-    def shut(
-        self, grants: Sequence[LiveGrant], tell: Callable[[LiveGrant], int], closed: Callable[[list[Shut]], None]
-    ) -> list[Shut]:
-        """End the grants, never raising: what fails stands in each result's ``errors``.
+    def cut(self, grants: Sequence[LiveGrant], tell: Callable[[LiveGrant], int]) -> list[Shut]:
+        """Close and sever: nobody gets in or goes on. Never raises, and takes no longer than the patience for processes.
 
         ``tell`` is called for each once its doors are shut and before its processes die, and returns how many terminals it
-        reached; ``closed`` is called once, with all of them.
+        reached.
         """
         shuts = [self._close(live) for live in grants]
         told = [_go_on_past(tell, shut.live) for shut in shuts]
         if any(told):
             time.sleep(_LAST_WORDS_S)
         self._sever(shuts)
-        _go_on_past(closed, shuts)
+        return shuts
+
+    def clear(self, shuts: Sequence[Shut]) -> None:
+        """Remove and sweep what sessions stood on, and look back. Never raises: what fails stands in each one's ``errors``.
+
+        This may take as long as a tenant's files make it take, so no other's end may wait for it.
+        """
         units = self._stop_units_beside([uid for shut in shuts if not shut.survivors for uid in shut.live.tenants])
         for shut in shuts:
             self._remove(shut)
@@ -101,7 +105,6 @@ class Teardown:
         for shut in shuts:
             self._look_back(shut)
         self._conclude(shuts)
-        return shuts
 
     def sweep(self, tenants: dict[int, str]) -> dict[int, Severed]:
         """Once more after the end: end whatever of these former tenants (uid → login; empty: another's by now) has come."""
@@ -183,7 +186,7 @@ class Teardown:
             return  # a live process on a removed account would be an orphan on a reusable UID
         shut.undone += self._revert(shut.live, Phase.REMOVE)
 
-    def _sweep_files(self, shuts: list[Shut]) -> None:
+    def _sweep_files(self, shuts: Sequence[Shut]) -> None:
         """What the tenants left in shared folders: one walk for all of them, or one for each where that fails for some."""
         gone = [shut for shut in shuts if not shut.survivors]
         try:
@@ -213,7 +216,7 @@ class Teardown:
             shut.undone.append((-1, f"residue: {_shown(error)}"))
         shut.residue = [_printable(found) for found in shut.residue]
 
-    def _conclude(self, shuts: list[Shut]) -> None:
+    def _conclude(self, shuts: Sequence[Shut]) -> None:
         """Over is what has no error and, looked at once more, no process: atd may start one until the account is gone."""
         clean = [shut for shut in shuts if not shut.errors]
         tenants = {uid: login for shut in clean for uid, login in shut.live.tenants.items()}

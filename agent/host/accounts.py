@@ -12,7 +12,6 @@ from agent.host.contract import Account
 from agent.host.passwd import PasswdAccounts
 from agent.host.userdb import UserdbAccounts
 
-NSSWITCH = Path("/etc/nsswitch.conf")
 PROBE = "tidegate-probe"  # no grant can ask for this login: the default policy's prefix is jit-, and enforcers refuse it
 
 

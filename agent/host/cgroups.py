@@ -3,11 +3,14 @@
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # Freezing one of these would stop the host itself, or the agent that is to thaw it.
 _NEVER_FREEZE = ("/init.scope", "/system.slice/dbus", "/system.slice/systemd-", "/system.slice/ssh", "/system.slice/tidegate")
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 class Cgroups:
@@ -79,9 +82,11 @@ class Cgroups:
         return any(own.startswith(group.rstrip("/") + "/") for own in self._untouched)
 
     def _file(self, group: str, name: str) -> Path | None:
-        if self._mount is None or ".." in group.split("/"):
+        if self._mount is None:
             return None
-        return self._mount / group.lstrip("/") / name
+        # proc(5) shows blanks and backslashes of a name as octal; a group whose name has them is to be found all the same.
+        plain = _OCTAL.sub(lambda found: chr(int(found[1], 8)), group)
+        return None if ".." in plain.split("/") else self._mount / plain.lstrip("/") / name
 
     def _open(self, group: str, name: str) -> int | None:
         path = self._file(group, name)

@@ -10,6 +10,7 @@ import os
 import secrets
 import stat
 import tarfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,8 @@ SKEL = Path("/etc/skel")
 SKEL_ENTRIES, SKEL_BYTES = 2_000, 16 << 20
 ARCHIVE_BYTES = 4 << 30  # bytes of file content one archive takes; what does not fit is listed in it by name
 ARCHIVE_DEPTH = 64
+ARCHIVE_S = 60.0  # after so many seconds no further file is begun
+SKIPPED_MAX = 1000  # lines of the list of what was not taken
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -167,6 +170,7 @@ class _Packer:
     mount: int
     budget: int = ARCHIVE_BYTES
     skipped: list[str] = field(default_factory=list)
+    deadline: float = field(default_factory=lambda: time.monotonic() + ARCHIVE_S)
 
     def pack(self, top: int, name: str) -> None:
         """The whole tree, then a list of what was not taken and why, where there is something to list."""
@@ -187,7 +191,7 @@ class _Packer:
                 if error.errno is not None and not isinstance(error, (FileNotFoundError, PermissionError)):
                     raise
                 why = error.strerror
-            if why:
+            if why and len(self.skipped) < SKIPPED_MAX:
                 self.skipped.append(f"{printable(inner)}: {why}")
 
     def _entry(self, parent: int, name: str, label: str, depth: int) -> str | None:
@@ -215,6 +219,8 @@ class _Packer:
             found = os.fstat(source.fileno())
             if not stat.S_ISREG(found.st_mode) or mount_id(source.fileno()) != self.mount:
                 return "no regular file of this file system"
+            if time.monotonic() > self.deadline:
+                return f"not begun within {ARCHIVE_S:.0f} s"
             if found.st_size > self.budget:
                 return f"{found.st_size} bytes: the archive is full"
             self.budget -= found.st_size

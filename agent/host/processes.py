@@ -139,7 +139,7 @@ class ProcProcesses:
         return None, -1
 
     def _cgroup(self, pid: int) -> str:
-        for line in self._read(pid, "cgroup").splitlines():
+        for line in self._read(pid, "cgroup").split(b"\n"):
             if line.startswith(b"0::"):
                 return line[3:].decode(errors="surrogateescape")  # as paths are: a tenant names its own cgroups
         return ""
@@ -169,18 +169,15 @@ def _kill_in_helper(uids: Collection[int]) -> dict[int, str]:
 
 
 def _parse_status(text: bytes) -> tuple[str, tuple[int, ...]] | None:
-    name = ""
-    uids: tuple[int, ...] = ()
-    for line in text.splitlines():
+    """Name and uids of one that lives. The kernel escapes only newlines in a name, so nothing else may end a line here."""
+    fields: dict[bytes, bytes] = {}
+    for line in text.split(b"\n"):
         key, _, value = line.partition(b":\t")
-        if key == b"Name":
-            name = value.decode(errors="backslashreplace")
-        elif key == b"State" and value[:1] in {b"Z", b"X"}:
-            return None
-        elif key == b"Uid":
-            uids = tuple(int(word) for word in value.split())
-            break
-    return (name, uids) if uids else None
+        fields.setdefault(key, value)
+    uids = tuple(int(word) for word in fields.get(b"Uid", b"").split())
+    # A process whose first thread has ended while others go on shows as a zombie too.
+    dead = fields.get(b"State", b"")[:1] in {b"Z", b"X"} and _number(fields.get(b"Threads", b"1")) <= 1
+    return None if dead or not uids else (fields.get(b"Name", b"").decode(errors="backslashreplace"), uids)
 
 
 def _number(text: bytes) -> int:

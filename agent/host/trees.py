@@ -20,7 +20,8 @@ _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # FS_IOC_GETFLAGS, FS_IOC_SETFL
 _APPEND, _IMMUTABLE = 0x20, 0x10
 LEFT_MAX = 64  # how many leftovers a report names
 _SHARED = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108  (to clean, not to write)
-SWEEP_ROOTS = (*_SHARED, Path("/var/spool/cron/atjobs"), Path("/var/spool/at"))  # at jobs: Debian's place, and Fedora's
+# at jobs first (Debian's place, and Fedora's): what would start something is not to wait behind what merely lies about.
+SWEEP_ROOTS = (Path("/var/spool/cron/atjobs"), Path("/var/spool/at"), *_SHARED, Path("/run/lock"), Path("/var/mail"))
 
 
 def mount_id(fd: int) -> int:
@@ -186,12 +187,19 @@ class _Sweep:
     def __init__(self, uids: Collection[int], entries: int, deadline_s: float) -> None:
         self.found = {uid: Swept() for uid in uids}
         self.budget = entries
+        self.deep = False
         self.deadline = time.monotonic() + deadline_s
 
     def left_of_all(self, what: str) -> None:
         """Something that keeps the walk from knowing, whoever it concerns."""
         for swept in self.found.values():
             swept.left.append(what)
+
+    def _too_deep(self, label: str) -> None:
+        """Told once a root: deep trees of anybody's are no reason for a long receipt."""
+        if not self.deep:
+            self.deep = True
+            self.left_of_all(f"{label}: deeper than a sweep looks")
 
     def walk(self, fd: int, label: str, depth: int) -> None:
         """Go through one folder; ``depth`` more levels below it."""
@@ -213,7 +221,9 @@ class _Sweep:
                 swept.left += left
                 if not left:
                     swept.removed.append(label)
-            elif folder and depth > 0:
+            elif folder and depth <= 0:
+                self._too_deep(label)
+            elif folder:
                 with opened(name, parent) as fd:
                     if mount_id(fd) == mount:
                         self.walk(fd, label, depth - 1)
@@ -235,6 +245,8 @@ def sweep_files(
     """
     sweep = _Sweep(uids, entries, deadline_s)
     for root in roots if uids else ():
+        sweep.deep = False
+        sweep.budget = entries  # one for each root: what somebody piles up in one hides nothing in another
         try:
             with opened(str(root)) as fd:
                 sweep.walk(fd, str(root), 8)

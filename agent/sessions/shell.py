@@ -16,7 +16,16 @@ import sys
 TENANTS = "/run/tidegate/tenants"
 SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server")
 FILE_MAX = 65536
-EMPTIED = ("LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH", "GLIBC_TUNABLES", "GCONV_PATH", "LOCPATH")  # as enforcers/sshd_match.py
+EMPTIED = (
+    "BASH_ENV",
+    "ENV",
+    "LD_PRELOAD",
+    "LD_AUDIT",
+    "LD_LIBRARY_PATH",
+    "GLIBC_TUNABLES",
+    "GCONV_PATH",
+    "LOCPATH",
+)  # as enforcers/sshd_match.py
 
 
 class Refusal(Exception):  # noqa: N818  (no error of the program's: an answer)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.host
 
 GRANT = {
     "jti", "issuer", "subject", "state", "logins", "access", "reason", "ticket", "rule", "begins", "ends", "seconds_left",
-    "received", "opened", "ended", "cause", "cause_text", "uids", "error", "not_containable",
+    "received", "opened", "ended", "cause", "cause_text", "uids", "error", "not_containable", "doors_closed", "last_process_dead",
 }  # fmt: skip
 STEP = {"enforcer", "action", "target", "what", "undone_at", "state", "error"}
 REFUSAL = {"at", "source", "code", "reason", "field", "jti", "subject"}

@@ -238,11 +238,29 @@ def test_a_home_to_be_archived_is_packed_away_for_the_admin(clean: Scene, ssh_ke
     clean.host.ssh(ALICE, ssh_key, "echo work > notes; ln -s /etc/shadow trap")
     clean.tidegate("revoke", jti)
     listed = clean.host.run(
-        f"tar -tvf /var/lib/tidegate/archive/{ALICE}-{jti}.tar.gz; stat -c %a /var/lib/tidegate/archive/*"
+        f"tar -tvf /var/lib/tidegate/archive/{ALICE}-{jti}-*.tar.gz; stat -c %a /var/lib/tidegate/archive/*"
     ).stdout
     assert "notes" in listed
     assert "trap -> /etc/shadow" in listed
     assert listed.split()[-1] == "600"
+
+
+def test_homes_that_take_long_to_pack_keep_nobody_in(ssh_key: Path) -> None:
+    """A sparse file costs its tenant nothing and the packing much; meanwhile others end on their second, a restart too."""
+    with Host.boot(prepare=prepare) as host:
+        scene, exp = set_up(host, POLICY), int(time.time()) + 12
+        for number in range(5):
+            login = f"jit-pack{number}"
+            scene.open(account(login, home="archive"), ssh(login, public(ssh_key)), sub=f"p{number}@example.com", exp=exp)
+            assert host.ssh(login, ssh_key, "truncate -s 1360M big").returncode == 0
+        for login, after in ((ALICE, 2), ("jit-bob", 5)):
+            scene.open(account(login), ssh(login, public(ssh_key)), sub=f"{login}@example.com", exp=exp + after)
+            host.ssh(login, ssh_key, "nohup sleep 600 >/dev/null 2>&1 & exit 0")
+        sleep_until(exp + 3)
+        assert host.run("pgrep -u jit-alice; ls /run/tidegate/keys", check=False).stdout.split() == ["jit-bob"]
+        host.run("systemctl kill --signal=KILL tidegated")
+        sleep_until(exp + 7)
+        assert host.run("pgrep -u jit-bob; ls /run/tidegate/keys", check=False).stdout == ""
 
 
 def test_a_daemon_killed_comes_back_and_ends_the_grant_on_its_second(clean: Scene, ssh_key: Path) -> None:

@@ -128,3 +128,11 @@ def test_a_host_without_cgroups_kills_and_freezes_nothing() -> None:
 
 def test_the_host_this_runs_on_is_looked_at_without_an_error() -> None:
     assert Cgroups.find().available in {True, False}
+
+
+def test_a_group_with_a_blank_in_its_name_is_found_as_proc_shows_it(tree: Path) -> None:
+    (tree / "user.slice/a b").mkdir()
+    (tree / "user.slice/a b/cgroup.kill").write_text("")
+    assert Cgroups(tree, [OWN]).kill("/user.slice/a\\040b")
+    assert state(tree, "user.slice/a b", "cgroup.kill") == "1"
+    assert not Cgroups(tree, [OWN]).kill("/user.slice/\\056\\056/\\056\\056/x")

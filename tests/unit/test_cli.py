@@ -51,6 +51,7 @@ def entry(jti: str, state: str = "open", begins_in_s: float = -60) -> Answer:
     return {
         **{"jti": jti, "subject": f"{jti}@example.com", "state": state, "access": "jit-alice (ssh login)", "reason": "a test"},
         **{"ticket": "", "error": "", "begins": f"{begins:%FT%T.%f}Z", "ends": "2099-01-01T00:00:00.000000Z", "seconds_left": 90},
+        **{"doors_closed": None, "last_process_dead": None},
     }
 
 
@@ -78,6 +79,17 @@ def test_status_keeps_who_can_get_in_apart_from_who_will(run: Run, monkeypatch: 
     assert "late@" in later and "here@" not in later
     answers(monkeypatch, status_of(entry("here")))
     assert "Begins later" not in run("status")[1]
+
+
+def test_status_tells_who_is_out_from_who_can_still_get_in(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = "2026-11-22T00:00:26.000000Z"
+    shut, inside = entry("gone", "shutting"), entry("inside", "shutting")
+    answers(monkeypatch, status_of({**shut, "doors_closed": at, "last_process_dead": at, "error": "disk full"}))
+    now, out = run("status")[1].split("Out, but not cleaned up whole")
+    assert "Nobody can get in" in now and "gone@" in out and "disk full" in out
+    answers(monkeypatch, status_of({**inside, "doors_closed": at}))
+    out = run("status")[1]
+    assert "inside@" in out.split("Who can get in now:")[1] and "Out, but" not in out
 
 
 def test_a_subject_cant_play_with_the_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

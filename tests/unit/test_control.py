@@ -386,6 +386,13 @@ def test_one_is_revoked_by_its_token_id_and_all_only_when_asked_for() -> None:
     assert found[1]["error"] == "its end is under way"
 
 
+def test_an_end_that_could_not_be_written_down_is_not_over() -> None:
+    pipeline = FakePipeline()
+    pipeline.grants[0].error = "database or disk is full"
+    found = revoke(pipeline, jti="g-1")["revoked"]
+    assert [(each["ended"], each["error"]) for each in found] == [(False, "database or disk is full")]
+
+
 @pytest.mark.parametrize("reason", [5, {"a": 1}, ["x"], True])
 def test_a_reason_that_is_no_text_is_refused_before_anything_is_shut(reason: object) -> None:
     pipeline = FakePipeline()

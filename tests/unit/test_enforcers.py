@@ -447,6 +447,12 @@ def test_sudo_is_refused_where_the_host_can_not_keep_to_it() -> None:
 
 
 @needs_cvtsudoers
+def test_each_key_file_names_the_backstop_that_a_receipt_tells() -> None:
+    host = fake_host()
+    (step,) = [step for step in steps_of(host, ACCOUNT, SSH) if step.action == "keys"]
+    assert "expiry-time=" in str(step.data["text"]) and "expiry-time" in str(step.data["backstops"])
+
+
 def test_a_sudo_without_backstops_is_used_without_and_the_step_says_so() -> None:
     host = fake_host()
     host.commands = {**host.commands, "sudo": answer("sudo-rs 0.2.5\n")}

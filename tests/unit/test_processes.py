@@ -366,3 +366,21 @@ def test_a_helper_that_is_late_or_fails_has_signalled_nobody_for_certain(monkeyp
 
     monkeypatch.setattr(command, "run", helper)
     assert list(ProcProcesses(70000, 99999).kill_all_of(range(70000, 70010))) == list(range(70000, 70010))
+
+
+def status(proc: Path, pid: int, text: bytes) -> None:
+    put(proc, pid)
+    (proc / str(pid) / "status").write_bytes(text)
+
+
+def test_a_name_that_says_it_is_dead_hides_nobody(tmp_path: Path) -> None:
+    """The kernel escapes newlines in a name, and no other end of a line: prctl(PR_SET_NAME) takes a carriage return."""
+    for pid, end in enumerate((b"\r", b"\x0b", b"\x0c", b"\x1c", b"\x85"), 30):
+        status(tmp_path, pid, b"Name:\ta" + end + b"State:\tZ\nState:\tS (sleeping)\nUid:\t70001\t0\t0\t0\nThreads:\t1\n")
+    assert set(found(tmp_path)) == set(range(30, 35))
+
+
+def test_a_first_thread_that_has_ended_does_not_hide_the_others(tmp_path: Path) -> None:
+    status(tmp_path, 40, b"Name:\tx\nState:\tZ (zombie)\nUid:\t70001\t0\t0\t0\nThreads:\t2\n")
+    status(tmp_path, 41, b"Name:\tx\nState:\tZ (zombie)\nUid:\t70001\t0\t0\t0\nThreads:\t1\n")
+    assert set(found(tmp_path)) == {40}

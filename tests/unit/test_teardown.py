@@ -47,7 +47,10 @@ class Scene:
         return 1
 
     def shut(self, *grants: LiveGrant) -> list[Shut]:
-        return self.hands.shut(grants, self.tell, self.closed)
+        shuts = self.hands.cut(grants, self.tell)
+        self.closed(shuts)
+        self.hands.clear(shuts)
+        return shuts
 
 
 def doors(grant: LiveGrant) -> int | None:
@@ -77,7 +80,7 @@ def test_doors_first_for_all_then_the_word_then_the_processes_then_the_accounts(
 
 
 @pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("where", ["close", "remove", "tell", "closed", "sweep", "residue", "side door", "kill"])
+@pytest.mark.parametrize("where", ["close", "remove", "tell", "sweep", "residue", "side door", "kill"])
 def test_whatever_fails_for_one_the_other_ends_and_nothing_is_raised(where: str, error: Exception, caplog: object) -> None:
     del caplog
     scene = Scene(process(10), process(11, BOB))
@@ -90,8 +93,6 @@ def test_whatever_fails_for_one_the_other_ends_and_nothing_is_raised(where: str,
         scene.fake.fail = {"t1" if where == "close" else "t0": error}
     elif where == "tell":
         scene.tell = fail
-    elif where == "closed":
-        scene.closed = fail
     elif where == "sweep":
         scene.host.swept = {ALICE: error}
     elif where == "residue":

@@ -1,0 +1,75 @@
+"""What an alarm sets off, and in which thread: nobody's end waits for another's.
+
+Cutting off is bounded in time and has threads enough; clearing away lasts as long as a tenant's files make it last, and has
+its own few; so has coming back to what would not end.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+
+from agent.expiry import notice
+from agent.expiry.live import LiveGrant
+from agent.expiry.schedule import Act, Alarm
+from agent.expiry.teardown import Shut
+from agent.journal import EndCause
+from agent.pipeline import Pipeline
+
+log = logging.getLogger("tidegate")
+
+
+class Acting:
+    """The threads of teardown. ``taking`` is the one that opens: a pending grant's time comes there."""
+
+    def __init__(self, pipeline: Pipeline, taking: Executor) -> None:
+        self._pipeline = pipeline
+        self._taking = taking
+        self._cutting = ThreadPoolExecutor(16, thread_name_prefix="cut")  # made as they are needed
+        self._again = ThreadPoolExecutor(4, thread_name_prefix="again")
+        self._clearing = ThreadPoolExecutor(4, thread_name_prefix="clear")
+
+    def act(self, alarms: Sequence[Alarm]) -> None:
+        """Set off what these alarms ask for; returns at once."""
+        ledger = self._pipeline.ledger
+        for first, pool in ((True, self._cutting), (False, self._again)):
+            due = [alarm for alarm in alarms if alarm.act is Act.SHUT and (alarm.note == 0) is first]
+            grants = [live for alarm in due if (live := ledger.get(alarm.grant_id))]
+            if grants:
+                submit(pool, self._cut, grants)
+        swept = {uid: login for alarm in alarms if alarm.act is Act.SWEEP for uid, login in ledger.to_sweep(alarm).items()}
+        if swept:
+            submit(self._again, self._pipeline.sweep, swept)
+        if any(alarm.act is Act.MARK for alarm in alarms):
+            submit(self._again, ledger.mark, self._pipeline.journal)
+        for alarm in alarms:
+            live = ledger.get(alarm.grant_id)
+            if live and alarm.act is Act.OPEN:
+                submit(self._taking, self._pipeline.open_pending, live)
+            elif live and alarm.act is Act.WARN:
+                submit(self._again, notice.warn, live, alarm.note)
+
+    def clear(self, shuts: Sequence[Shut]) -> None:
+        """Away with what they stood on. A home to be packed takes its own time: in a job of its own, not its batch's."""
+        slow = [shut for shut in shuts if shut.live.archives]
+        quick = [shut for shut in shuts if not shut.live.archives]
+        for batch in (quick, *([shut] for shut in slow)):
+            if batch:
+                submit(self._clearing, self._pipeline.clear, batch)
+
+    def stop(self) -> None:
+        """Wait for what is under way; the journal has the rest for the next start."""
+        for pool in (self._cutting, self._again, self._clearing):
+            pool.shutdown(cancel_futures=True)
+
+    def _cut(self, grants: Sequence[LiveGrant]) -> None:
+        self.clear(self._pipeline.cut(grants, EndCause.EXPIRED))
+
+
+def submit(pool: Executor, work: Callable[..., object], *arguments: object) -> None:
+    """A job whose failure is a bug, and is told as one."""
+    pool.submit(work, *arguments).add_done_callback(_log_failure)
+
+
+def _log_failure(job: Future[object]) -> None:
+    if not job.cancelled() and (error := job.exception()) is not None:
+        log.error("a job failed", exc_info=error)
