@@ -194,12 +194,18 @@ def test_another_configuration_is_named_by_option_or_environment(scene: Scene) -
         done = scene.tidegate(*arguments, env=options.get("env"))
         assert done.returncode == 1
         assert "/run/other.sock" in done.stderr
-    scene.host.write("/tmp/bad.yaml", "paths:\n  control_sokcet: /run/other.sock\n")
+    bad = "paths:\n  control_sokcet: /run/other.sock\n"
+    scene.host.write("/tmp/bad.yaml", bad)
     done = scene.tidegate("--config", "/tmp/bad.yaml", "status", "--json")
-    assert done.returncode == 0  # a mistake in a file keeps nobody from seeing who can get in, and is said
+    assert done.returncode == 1  # who names a file means another daemon: none is asked in its place
+    assert json.loads(done.stdout)["code"] == "unknown_key"
+    assert (json.loads(done.stdout)["file"], json.loads(done.stdout)["line"]) == ("/tmp/bad.yaml", 2)
+    scene.host.write("/etc/tidegate/conf.d/99-bad.yaml", bad)
+    done = scene.tidegate("status", "--json")
+    scene.host.run("rm /etc/tidegate/conf.d/99-bad.yaml")
+    assert done.returncode == 0  # a mistake in the host's own file keeps nobody from seeing who can get in, and is said
     assert json.loads(done.stdout)["host_id"] == scene.host_id
-    assert "/tmp/bad.yaml:2: paths.control_sokcet" in done.stderr
-    assert "[unknown_key]" in done.stderr
+    assert "99-bad.yaml:2: paths.control_sokcet" in done.stderr
 
 
 def test_keys_are_made_and_grants_signed_on_the_installed_host_too(scene: Scene) -> None:
