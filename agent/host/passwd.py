@@ -178,15 +178,7 @@ class PasswdAccounts:
             return
         fields = data[span[0] : span[1]].split(b":")
         at = span[0] + len(b":".join(fields[:7])) + 1
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                os.pwrite(fd, expiry, at)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise HostError("write_failed", f"{path} could not be changed: {error.strerror}") from error
+        files.overwrite(path, at, expiry)
 
     def _leftovers(self) -> list[Path]:
         """Half-written databases of a killed edit: copies of shadow may be among them, so they must not stay."""

@@ -7,7 +7,6 @@ file would be ignored, hence ``{}``).
 
 import contextlib
 import json
-import os
 from pathlib import Path
 
 from agent.errors import HostError
@@ -75,7 +74,7 @@ class UserdbAccounts:
         text = files.read_bounded(path, _RECORD_MAX) or b""
         old, new = (_UNLOCKED, _LOCKED) if locked else (_LOCKED, _UNLOCKED)
         if (at := text.rfind(old)) >= 0:
-            self._overwrite(path, at, new)
+            files.overwrite(path, at, new)
         elif new not in text:  # somebody rewrote the record: say it in full
             record["locked"] = locked
             self._write(path.name, json.dumps(record).encode() + b"\n")
@@ -136,15 +135,3 @@ class UserdbAccounts:
                 raise HostError("account_taken", f"{link} is there already") from None
         except OSError as error:
             raise HostError("write_failed", f"{link} could not be made: {error.strerror}") from error
-
-    @staticmethod
-    def _overwrite(path: Path, at: int, new: bytes) -> None:
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                os.pwrite(fd, new, at)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise HostError("write_failed", f"{path} could not be changed: {error.strerror}") from error
