@@ -56,7 +56,7 @@ class Ledger:
             if deadline.boot_id != record.boot_id and record.state is not GrantState.OPEN:  # that one when it stands again
                 carried.append((record.id, deadline.boot_id, deadline.boot_ns))
             live = LiveGrant(record, deadline, record.state, steps)
-            live.uids = dict(record.uids)
+            live.uids, live.notes = dict(record.uids), journal.notes(record.id)
             live.opened_ns = record.opened_ns
             live.cause, live.cause_text, live.attempts = record.cause, record.cause_text, record.attempts
             self.add(live)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from agent.expiry.deadline import Deadline
 from agent.journal import EndCause, GrantRecord, GrantState
-from agent.model import Step
+from agent.model import Json, Step
 
 
 @dataclass(slots=True)
@@ -16,6 +16,7 @@ class LiveGrant:
     state: GrantState
     steps: list[tuple[int, Step]] = field(default_factory=list)
     uids: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, Json] = field(default_factory=dict)  # observations by name, as the journal keeps them
     opened_ns: int | None = None
     opener: bool = False  # a thread is applying its steps right now
     cancel: bool = False

@@ -3,6 +3,7 @@
 What is journaled here is enough to undo everything with nothing else at hand: recovery replays steps and never plans anew.
 """
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from agent.errors import JournalError, UntrustedError
 from agent.journal.database import Database
 from agent.journal.records import EndCause, GrantRecord, GrantState, JournaledStep, Refusal, StepState
-from agent.model import Grant, Phase, Plan, Stage, Step
+from agent.model import Grant, Json, Phase, Plan, Stage, Step
 from agent.model.text import one_line
 
 _REFUSALS_KEPT = 100
@@ -90,6 +91,19 @@ class Journal:
             self._move(db, grant_id, GrantState.OPENING, "state=?, opened_ns=?", GrantState.OPEN, now_ns)
             db.execute("UPDATE steps SET state=? WHERE grant_id=?", (StepState.DONE, grant_id))
             self.note_wall(now_ns)
+
+    def note(self, grant_id: int, name: str, value: Json) -> None:
+        """Keep an observation about a grant (JSON) under a name; a later one of the same name replaces it."""
+        with self._db.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO notes (grant_id,name,value) VALUES (?,?,?)", (grant_id, name, json.dumps(value)))
+
+    def notes(self, grant_id: int) -> dict[str, Json]:
+        """Every observation kept about a grant, by name. One that can't be read is left out: no end waits for it."""
+        found: dict[str, Json] = {}
+        for row in self._db.rows("SELECT name, value FROM notes WHERE grant_id=?", (grant_id,)):
+            with contextlib.suppress(ValueError, RecursionError):
+                found[row["name"]] = json.loads(row["value"])
+        return found
 
     # Ending
 
@@ -217,6 +231,7 @@ class Journal:
                 self._set_meta(db, "forgotten_through", str(forgotten))
             for row in rows:
                 db.execute("DELETE FROM steps WHERE grant_id=?", (row["id"],))
+                db.execute("DELETE FROM notes WHERE grant_id=?", (row["id"],))
                 db.execute("DELETE FROM receipts WHERE grant_id=?", (row["id"],))
                 db.execute("DELETE FROM uids WHERE grant_id=? AND residue=0 AND state='tombstone'", (row["id"],))
                 db.execute("DELETE FROM grants WHERE id=?", (row["id"],))

@@ -40,6 +40,14 @@ CREATE TABLE IF NOT EXISTS steps (
   PRIMARY KEY (grant_id, seq)
 ) STRICT, WITHOUT ROWID;
 
+-- What was observed about a grant while it stood, by name: the baseline before it opened, what sshd answered, its backstops.
+CREATE TABLE IF NOT EXISTS notes (
+  grant_id INTEGER NOT NULL REFERENCES grants (id),
+  name TEXT NOT NULL,
+  value TEXT NOT NULL,
+  PRIMARY KEY (grant_id, name)
+) STRICT, WITHOUT ROWID;
+
 -- A UID is never used twice while anything of it is left: rows stay when the account is gone.
 CREATE TABLE IF NOT EXISTS uids (
   uid INTEGER PRIMARY KEY,

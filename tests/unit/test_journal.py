@@ -371,3 +371,14 @@ def test_a_database_that_may_not_grow_says_so_and_works_again_when_it_may(databa
     database.rows("PRAGMA max_page_count=100000")
     note(database, "kept")
     assert keys(database) == {"kept"}
+
+
+def test_notes_about_a_grant_are_kept_replaced_and_forgotten_with_it(journal: Journal) -> None:
+    record = accept(journal)
+    journal.note(record.id, "baseline", {"units": ["a.service"]})
+    journal.note(record.id, "baseline", {"units": []})
+    journal._db.rows("INSERT INTO notes VALUES (?, 'bad', '{')", (record.id,))
+    assert journal.notes(record.id) == {"baseline": {"units": []}}
+    journal.ended(record.id, 1, residue=0, receipt=("r", "j"))
+    assert journal.forget_before(record.exp + 100 * 86400) == 1
+    assert journal.notes(record.id) == {}
