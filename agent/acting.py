@@ -5,8 +5,9 @@ its own few; so has coming back to what would not end.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from agent.expiry import notice
 from agent.expiry.live import LiveGrant
@@ -24,9 +25,9 @@ class Acting:
     def __init__(self, pipeline: Pipeline, taking: Executor) -> None:
         self._pipeline = pipeline
         self._taking = taking
-        self._cutting = ThreadPoolExecutor(16, thread_name_prefix="cut")  # made as they are needed
-        self._again = ThreadPoolExecutor(4, thread_name_prefix="again")
-        self._clearing = ThreadPoolExecutor(4, thread_name_prefix="clear")
+        self._cutting = pool_of(16, "cut", ready=4)
+        self._again = pool_of(4, "again")
+        self._clearing = pool_of(4, "clear")
 
     def act(self, alarms: Sequence[Alarm]) -> None:
         """Set off what these alarms ask for; returns at once."""
@@ -65,11 +66,26 @@ class Acting:
         self.clear(self._pipeline.cut(grants, EndCause.EXPIRED))
 
 
+def pool_of(most: int, name: str, *, ready: int = 1) -> ThreadPoolExecutor:
+    """Threads made as they are needed, the first few now: on a host that can start no more (pids.max, memory) those do it all."""
+    pool = ThreadPoolExecutor(most, thread_name_prefix=name)
+    all_there = threading.Barrier(ready)
+    for _ in range(ready):
+        pool.submit(all_there.wait)
+    return pool
+
+
 def submit(pool: Executor, work: Callable[..., object], *arguments: object) -> None:
-    """A job whose failure is a bug, and is told as one."""
-    pool.submit(work, *arguments).add_done_callback(_log_failure)
+    """A job whose failure is a bug, and is told as one. Never raises, or the alarms after this one would be lost."""
+    try:
+        pool.submit(_told, work, *arguments)
+    except RuntimeError as error:
+        # No thread can be started. The executor has queued the job before it tried, and the threads it has will come to it.
+        log.error("%s; jobs wait for the threads that are there", error)
 
 
-def _log_failure(job: Future[object]) -> None:
-    if not job.cancelled() and (error := job.exception()) is not None:
+def _told(work: Callable[..., object], *arguments: object) -> None:
+    try:
+        work(*arguments)
+    except Exception as error:
         log.error("a job failed", exc_info=error)

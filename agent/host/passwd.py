@@ -23,6 +23,7 @@ NO_PASSWORD = b"!*"
 # shadow(5) account expiry, days since 1970. Of one width: locking can write over it where there is no space for a new file.
 LOCKED, UNLOCKED = b"00001", b"99999"
 LOCK_WAIT_S = 10.0
+SHUT_WAIT_S = 0.1  # for what shuts: it is tried again, and everybody else's end waits behind it
 _threads = threading.Lock()  # a POSIX lock is the whole process's, so threads need one of their own
 
 
@@ -39,6 +40,7 @@ class PasswdAccounts:
         self.etc = etc
         self.state = state
         self.lock_wait_s = lock_wait_s
+        self._busy_at = float("-inf")  # monotonic: when the lock was last not to be had
 
     def owns(self, name: str, uid: int) -> bool:
         """Whether passwd has the name with that uid and our mark."""
@@ -84,18 +86,20 @@ class PasswdAccounts:
                 return
             raise HostError("account_missing", f"no account {name} of uid {uid}")
         expiry = LOCKED if locked else UNLOCKED
-        with self._locked():
-            row = rows.get(self._read("shadow"), name)
-            if row is None or len(row) != 9:
-                raise HostError("account_missing", f"{self.etc / 'shadow'} has no row {name}")
-            if row[7] == expiry:
-                return
-            try:
+        row = rows.get(self._read("shadow"), name)
+        if row is None or len(row) != 9:
+            raise HostError("account_missing", f"{self.etc / 'shadow'} has no row {name}")
+        if row[7] == expiry:
+            return
+        try:
+            with self._locked(self._shut_wait_s() if locked else self.lock_wait_s):
                 self._edit("shadow", lambda data: rows.put(data, (*row[:7], expiry, row[8])))
-            except HostError:
-                if not locked or len(row[7]) != len(expiry):
-                    raise
-                self._overwrite_expiry(name, expiry)
+        except HostError as error:
+            if not locked or len(row[7]) != len(expiry):
+                raise
+            self._overwrite_expiry(name, expiry)
+            if error.code == "accounts_busy":  # who holds the lock may put an older copy in place: it is looked at again
+                raise
 
     def delete(self, name: str, uid: int) -> None:
         """Remove the rows; the name also leaves every group's list (``usermod -aG`` writes it there whoever made the account)."""
@@ -141,7 +145,7 @@ class PasswdAccounts:
         files.clear_leftovers(marker)
         if not marker.exists():
             return
-        with self._locked():
+        with self._locked(self._shut_wait_s()):
             self._edit("group", lambda data: rows.drop_member(data, group, user))
         files.remove(marker)
 
@@ -170,7 +174,7 @@ class PasswdAccounts:
             os.close(fd)
 
     def _overwrite_expiry(self, name: str, expiry: bytes) -> None:
-        """Write over the expiry in place: only when the disk has no room for a new file, and only to lock."""
+        """Write over the expiry in place, only to lock: when a new file finds no room, or another tool holds the lock."""
         path = Path(os.path.realpath(self.etc / "shadow"))
         data = self._read("shadow")
         span = rows.find(data, name)
@@ -190,20 +194,39 @@ class PasswdAccounts:
                 for marker in self.state.glob(pattern):
                     files.remove(marker)
 
+    def _wait_for(self, fd: int, deadline: float) -> None:
+        """Take the lock, trying every 10 ms: a blocking F_SETLKW could not be given up without a signal."""
+        while True:
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                self._busy_at = time.monotonic()
+                if self._busy_at >= deadline:
+                    raise HostError("accounts_busy", "another tool holds the lock on the account files") from None
+                time.sleep(0.01)
+            else:
+                self._busy_at = float("-inf")
+                return
+
+    def _shut_wait_s(self) -> float:
+        """A moment; none while somebody waits in vain: the rest of a batch need not find that out one by one."""
+        return SHUT_WAIT_S if time.monotonic() > self._busy_at + 1 else 0.0
+
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, wait_s: float | None = None) -> Iterator[None]:
         """Hold lckpwdf(3)'s lock: a POSIX write lock on .pwd.lock. Leftovers of a killed edit go, since nobody else edits now.
 
         Raises:
-            HostError: ``accounts_busy`` when another tool held it for ``lock_wait_s`` seconds.
+            HostError: ``accounts_busy`` when another tool held it for ``wait_s`` seconds (default: ``lock_wait_s``).
         """
-        deadline = time.monotonic() + self.lock_wait_s
-        if not _threads.acquire(timeout=self.lock_wait_s):
+        wait_s = self.lock_wait_s if wait_s is None else min(wait_s, self.lock_wait_s)
+        deadline = time.monotonic() + wait_s
+        if not _threads.acquire(timeout=wait_s):
             raise HostError("accounts_busy", "another thread holds the account files")
         try:
             fd = os.open(self.etc / ".pwd.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                _wait_for(fd, deadline)
+                self._wait_for(fd, deadline)
                 for left in self._leftovers():
                     files.remove(left)
                 yield
@@ -213,19 +236,6 @@ class PasswdAccounts:
             raise HostError("accounts_busy", f"{self.etc / '.pwd.lock'}: {error.strerror}") from error
         finally:
             _threads.release()
-
-
-def _wait_for(fd: int, deadline: float) -> None:
-    """Take the lock, trying every 10 ms: a blocking F_SETLKW could not be given up without a signal."""
-    while True:
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            if time.monotonic() >= deadline:
-                raise HostError("accounts_busy", "another tool holds the lock on the account files") from None
-            time.sleep(0.01)
-        else:
-            return
 
 
 def _same(base: str, found: rows.Row, row: rows.Row) -> bool:

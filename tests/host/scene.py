@@ -147,7 +147,7 @@ class Scene:
     @property
     def inbox(self) -> Path:
         """The inbox, as this machine sees it."""
-        return self.host.root / INBOX[1:]
+        return self._inside(INBOX)
 
     def drop(self, data: bytes, name: str | bytes | None = None) -> str:
         """Put a file into the inbox like any good writer (a hidden name, then a rename); returns its name."""
@@ -159,7 +159,7 @@ class Scene:
 
     def answers(self) -> list[dict[str, Any]]:
         """Every answer that the outbox holds, oldest first."""
-        folder = self.host.root / OUTBOX[1:]
+        folder = self._inside(OUTBOX)
         names = sorted(path.name for path in folder.iterdir() if "-answer-" in path.name and not path.name.startswith("."))
         for name in names:
             if name not in self._answers:
@@ -181,7 +181,7 @@ class Scene:
 
     def ask(self, op: str, **arguments: object) -> Any:
         """One question over the control socket, from outside. Raises what the command line would report."""
-        return client.call(Path(f"/proc/{self.host.leader}/root{SOCKET}"), op, **arguments)
+        return client.call(self._inside(SOCKET), op, **arguments)
 
     def status(self) -> dict[str, Any]:
         """What ``tidegate status --json`` prints."""
@@ -220,6 +220,10 @@ class Scene:
     def state(self, paths: Sequence[str] = DEFAULT_PATHS) -> State:
         """What must be as before, now."""
         return State(self.host.snapshot(paths), tuple(f"{found['jti']} {found['state']}" for found in self.status()["grants"]))
+
+    def _inside(self, path: str) -> Path:
+        """A path of the host, with what is mounted there."""
+        return Path(f"/proc/{self.host.leader}/root{path}")
 
     def _answers_status(self) -> dict[str, Any]:
         """The status; empty (so false) while nobody answers."""

@@ -1,10 +1,11 @@
 """Accounts in a tmp /etc and a tmp userdb: byte-identical afterwards, and no usable login after a kill at any point."""
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -204,8 +205,8 @@ def test_locking_needs_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         host.set_locked("jit-alice", 70001, False)
 
 
-def test_another_holder_of_the_lock_is_waited_for_and_then_reported(tmp_path: Path) -> None:
-    etc = make_etc(tmp_path)
+@contextlib.contextmanager
+def another_holds_the_lock(etc: Path) -> Iterator[None]:
     hold = f"""
 import fcntl, time
 file = open({str(etc / ".pwd.lock")!r}, "w")
@@ -216,12 +217,53 @@ time.sleep(60)
     with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
+        yield
+        holder.kill()
+
+
+def test_another_holder_of_the_lock_is_waited_for_and_then_reported(tmp_path: Path) -> None:
+    etc = make_etc(tmp_path)
+    with another_holds_the_lock(etc):
         begun = time.monotonic()
         with pytest.raises(HostError, match="accounts_busy"):
             backend(etc).create(ALICE)
         assert 0.25 < time.monotonic() - begun < 10
-        holder.kill()
     backend(etc).create(ALICE)
+
+
+def test_an_account_is_locked_though_another_tool_holds_the_lock_and_then_looked_at_again(tmp_path: Path) -> None:
+    etc = make_etc(tmp_path)
+    one = backend(etc)
+    one.create(ALICE)
+    one.set_locked(ALICE.name, ALICE.uid, False)
+    before = snapshot(etc)
+    with another_holds_the_lock(etc):
+        with pytest.raises(HostError, match="accounts_busy"):
+            one.set_locked(ALICE.name, ALICE.uid, True)
+        assert field(etc, "shadow", 7) == LOCKED
+        with pytest.raises(HostError, match="accounts_busy"):
+            one.set_locked(ALICE.name, ALICE.uid, False)
+        assert field(etc, "shadow", 7) == LOCKED, "what opens never goes past the lock"
+    one.set_locked(ALICE.name, ALICE.uid, True)
+    one.set_locked(ALICE.name, ALICE.uid, False)
+    assert snapshot(etc) == before
+
+
+def test_a_batch_that_shuts_waits_once_for_a_lock_that_is_held(tmp_path: Path) -> None:
+    etc = make_etc(tmp_path)
+    one = backend(etc)
+    for group in ("adm", "audio"):
+        one.add_membership("root", group)
+    waits = []
+    with another_holds_the_lock(etc):
+        for group in ("adm", "audio"):
+            waits.append(one._shut_wait_s())
+            with pytest.raises(HostError, match="accounts_busy"):
+                one.drop_membership("root", group)
+    assert waits[0] > waits[1] == 0
+    for group in ("adm", "audio"):
+        one.drop_membership("root", group)
+    assert b"root" not in (etc / "group").read_bytes().partition(b"\n")[2]
 
 
 def test_a_stale_lock_file_of_shadows_is_nothing_to_us(tmp_path: Path) -> None:
