@@ -25,9 +25,10 @@ class Acting:
     def __init__(self, pipeline: Pipeline, taking: Executor) -> None:
         self._pipeline = pipeline
         self._taking = taking
-        self._cutting = pool_of(16, "cut", ready=4)
+        self._cutting = pool_of(16, "cut")
         self._again = pool_of(4, "again")
         self._clearing = pool_of(4, "clear")
+        self._beside = pipeline.teardown.beside = pool_of(4, "units")
 
     def act(self, alarms: Sequence[Alarm]) -> None:
         """Set off what these alarms ask for; returns at once."""
@@ -59,29 +60,25 @@ class Acting:
 
     def stop(self) -> None:
         """Wait for what is under way; the journal has the rest for the next start."""
-        for pool in (self._cutting, self._again, self._clearing):
+        for pool in (self._cutting, self._again, self._clearing, self._beside):
             pool.shutdown(cancel_futures=True)
 
     def _cut(self, grants: Sequence[LiveGrant]) -> None:
         self.clear(self._pipeline.cut(grants, EndCause.EXPIRED))
 
 
-def pool_of(most: int, name: str, *, ready: int = 1) -> ThreadPoolExecutor:
-    """Threads made as they are needed, the first few now: on a host that can start no more (pids.max, memory) those do it all."""
-    pool = ThreadPoolExecutor(most, thread_name_prefix=name)
-    all_there = threading.Barrier(ready)
-    for _ in range(ready):
+def pool_of(size: int, name: str) -> ThreadPoolExecutor:
+    """So many threads, all of them started now: with no memory left a thread that dies at birth holds up its maker for ever."""
+    pool = ThreadPoolExecutor(size, thread_name_prefix=name)
+    all_there = threading.Barrier(size)
+    for _ in range(size):
         pool.submit(all_there.wait)
     return pool
 
 
 def submit(pool: Executor, work: Callable[..., object], *arguments: object) -> None:
-    """A job whose failure is a bug, and is told as one. Never raises, or the alarms after this one would be lost."""
-    try:
-        pool.submit(_told, work, *arguments)
-    except RuntimeError as error:
-        # No thread can be started. The executor has queued the job before it tried, and the threads it has will come to it.
-        log.error("%s; jobs wait for the threads that are there", error)
+    """A job whose failure is a bug, and is told as one."""
+    pool.submit(_told, work, *arguments)
 
 
 def _told(work: Callable[..., object], *arguments: object) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 
 from agent import VERSION, trust
-from agent.acting import Acting, submit
+from agent.acting import Acting, pool_of, submit
 from agent.assembly import assemble
 from agent.audit import EventKind
 from agent.config import config_path
@@ -52,8 +52,8 @@ class Daemon:
         self._configured = configured
         self._config = config = configured.config
         self._loop = loop
-        self._taking = ThreadPoolExecutor(1, thread_name_prefix="take")
-        self._answering = ThreadPoolExecutor(4, thread_name_prefix="answer")
+        self._taking = pool_of(1, "take")
+        self._answering = pool_of(4, "answer")
         self._timer = DeadlineTimer()
         self._problems: dict[str, str] = {}
         self._reloads: dict[str, asyncio.TimerHandle] = {}

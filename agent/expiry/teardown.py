@@ -6,9 +6,9 @@ be asked about it.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -59,7 +59,7 @@ class Shut:
 
 
 class Teardown:
-    """The hands of teardown on one host. Holds no state of its own; safe to call again on whatever is left."""
+    """The hands of teardown on one host. Holds nothing of any grant; safe to call again on whatever is left."""
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class Teardown:
         self._cgroups = cgroups
         self._clock = clock
         self._patience_s = patience_s
+        self.beside: Executor | None = None  # threads that are there already: with no memory left, starting one may never return
 
     def cut(self, grants: Sequence[LiveGrant], tell: Callable[[LiveGrant], int]) -> list[Shut]:
         """Close and sever: nobody gets in or goes on. Never raises, and takes no longer than the patience for processes.
@@ -101,7 +102,7 @@ class Teardown:
             self._remove(shut)
         self._sweep_files(shuts)
         if units:
-            units.join()
+            units.result()
         for shut in shuts:
             self._look_back(shut)
         self._conclude(shuts)
@@ -160,15 +161,12 @@ class Teardown:
     def _end_processes(self, tenants: dict[int, str]) -> dict[int, Severed]:
         return sever(tenants, self._table, self._cgroups, self._clock.wall_ns, patience_s=self._patience_s)
 
-    def _stop_units_beside(self, uids: list[int]) -> threading.Thread | None:
-        """Beside the removal: systemd takes its time, and needs nothing of what is removed. Before it, where no thread is left."""
-        units = threading.Thread(target=self._stop_units, args=(uids,))
-        try:
-            units.start()
-        except RuntimeError:
-            self._stop_units(uids)
-            return None
-        return units
+    def _stop_units_beside(self, uids: list[int]) -> Future[None] | None:
+        """Beside the removal where there is a thread for it: systemd takes its time, and needs nothing of what is removed."""
+        if self.beside is not None:
+            return self.beside.submit(self._stop_units, uids)
+        self._stop_units(uids)
+        return None
 
     def _stop_units(self, uids: list[int]) -> None:
         """Let systemd forget the tenants' managers and runtime folders; their processes are dead, so this waits for nothing."""

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -242,19 +243,21 @@ def test_a_sweep_leaves_the_side_doors_of_a_login_that_is_anothers_by_now() -> N
     assert len(scene.host.files) == 3
 
 
-def test_where_no_thread_is_left_systemd_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [0, 1])
+def test_systemd_is_told_beside_the_removal_where_there_is_a_thread_for_it(threads: int) -> None:
     scene = Scene()
     told: list[str] = []
     scene.host.files = {Path("/run/systemd/system/x"): (b"", 0o644)}
 
     def systemctl(argv: Sequence[str], _: bytes | None) -> CommandResult:
-        told.append(argv[1])
+        told.append(f"{argv[1]} {threading.current_thread().name.split('_')[0]}")
         return CommandResult(tuple(argv), 0, "", "")
 
-    def none_left(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     scene.host.commands = {"systemctl": systemctl}
-    monkeypatch.setattr(threading.Thread, "start", none_left)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="units") if threads else None
+    scene.hands.beside = pool
     assert scene.shut(live(scene.clock))[0].ended_ns
-    assert told == ["stop", "reset-failed"]
+    if pool:
+        pool.shutdown()
+    where = "units" if threads else "MainThread"
+    assert told == [f"stop {where}", f"reset-failed {where}"]
