@@ -102,7 +102,7 @@ class Daemon:
         self._watching.stop()
         for descriptor in self._timer.descriptors:
             loop.remove_reader(descriptor)
-        for stop in (self._taking.shutdown, self._acting.stop, self._answering.shutdown):
+        for stop in (self._taking.shutdown, self.pipeline.prover.stop, self._acting.stop, self._answering.shutdown):
             await loop.run_in_executor(None, stop)
         self._timer.close()
         with contextlib.suppress(TidegateError):
@@ -243,7 +243,7 @@ class Daemon:
 
     def problems(self) -> list[str]:
         """What is wrong with this host now, for ``status``."""
-        return [f"{what}: {text}" for what, text in sorted(dict(self._problems).items())]
+        return [*(f"{what}: {text}" for what, text in sorted(dict(self._problems).items())), *self.pipeline.prover.troubles()]
 
     # Helpers
 

@@ -1,7 +1,7 @@
 """The whole of Tidegate in two functions: :meth:`Pipeline.open` and :meth:`Pipeline.shut`.
 
 Opening: take (agent.intake) → verify → decode → judge → plan → intend → apply. Nothing changes before ``intend`` is on disk.
-Shutting: close → sever → remove → sweep → receipt. It needs nothing but the host and the steps in memory, so an unreadable
+Shutting: close → sever → prove → remove → sweep → receipt. It needs nothing but the host and the steps in memory, so an unreadable
 policy, key or journal stops what opens while what shuts goes on.
 """
 
@@ -18,6 +18,7 @@ from agent.expiry.deadline import Deadline
 from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
+from agent.expiry.proving import Prover
 from agent.expiry.teardown import Shut, Teardown
 from agent.host.clock import NS, Clock
 from agent.host.contract import Writer
@@ -57,6 +58,7 @@ class Pipeline:
     ledger: Ledger
     table: ProcessTable
     teardown: Teardown
+    prover: Prover
     ending: Ending
     inbox: Inbox
     outbox: Outbox
@@ -150,6 +152,7 @@ class Pipeline:
 
         try:
             go_on()
+            self.prover.before(live, plan.steps)
             enforcement.apply(plan.steps, self.enforcers, self.writer, lambda _step: go_on())
             opened_ns = self.clock.wall_ns()
             self.journal.opened(live.id, opened_ns)
@@ -162,6 +165,7 @@ class Pipeline:
                 raise HostError(error.code, error.reason) from error
             raise
         self.trail.emit(story.opened(live, opened_ns))
+        self.prover.opened(live)
 
     # Shutting
 
@@ -180,7 +184,8 @@ class Pipeline:
         return shuts
 
     def clear(self, shuts: Sequence[Shut]) -> None:
-        """The second half: remove → sweep → receipt. As long as it takes; nobody else's end waits for it."""
+        """The second half: prove → remove → sweep → receipt. As long as it takes; nobody else's end waits for it."""
+        self.prover.closed(shuts)
         self.teardown.clear(shuts)
         self.ending.finish(shuts)
 

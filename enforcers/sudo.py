@@ -88,7 +88,7 @@ class SudoEnforcer:
         if seen.backstops:
             rule = Rule(want.identifier, want.run_as, want.commands, grant.exp - 1, grant.exp - grant.nbf)
         path = seen.config.paths.sudoers / file_name(grant.jti, grant.wants.index(want))
-        data: JsonObject = {"path": str(path), "text": sudoers_rule.render(rule), "rule": rule.to_json()}
+        data: JsonObject = {"path": str(path), "text": sudoers_rule.render(rule), "rule": rule.to_json(), "asks": [rule.asks()]}
         if seen.backstops:
             data = {**data, "backstops": list(BACKSTOPS)}
         commands = "; ".join(" ".join(words) for words in want.commands)

@@ -89,6 +89,17 @@ class Rule:
             timeout_s=timeout_s if isinstance(timeout_s, int) else None,
         )
 
+    def asks(self) -> dict[str, Json]:
+        """What ``sudo -l`` is asked once this stands, and once it is gone (agent.expiry.proof)."""
+        return {
+            "kind": "sudo",
+            "login": self.login,
+            "run_as": list(self.run_as),
+            "commands": [" ".join([words[0], *(words[1:] or ('""',))]) for words in self.commands],
+            "not_after": self.stamp,
+            "timeout_s": self.timeout_s,
+        }
+
     @property
     def stamp(self) -> str | None:
         """``until`` as sudoers writes it, always in UTC: without the Z it would be local time."""
