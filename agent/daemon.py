@@ -102,7 +102,7 @@ class Daemon:
         self._watching.stop()
         for descriptor in self._timer.descriptors:
             loop.remove_reader(descriptor)
-        for stop in (self._taking.shutdown, self.pipeline.prover.stop, self._acting.stop, self._answering.shutdown):
+        for stop in (self._taking.shutdown, self._acting.stop, self.pipeline.prover.stop, self._answering.shutdown):
             await loop.run_in_executor(None, stop)
         self._timer.close()
         with contextlib.suppress(TidegateError):

@@ -24,7 +24,7 @@ from agent.host.clock import NS, Clock
 from agent.host.contract import Writer
 from agent.host.processes import ProcessTable
 from agent.journal import EndCause, Journal
-from agent.model import AccountWant, Enforcer, Grant, Plan
+from agent.model import AccountWant, Enforcer, Grant, Plan, SudoWant
 from agent.model.summary import summarise
 from agent.planning import uids
 from agent.spool import Inbox, Outbox
@@ -89,7 +89,9 @@ class Pipeline:
         if own is None:
             self.journal.refuse_replay(grant)
         live = self._live_for_policy(own)
-        verdict = policy.judge(grant, self.policies.policy, now_s=now_s, live=live, is_ours=self._is_ours)
+        verdict = policy.judge(
+            grant, self.policies.policy, now_s=now_s, live=live, is_ours=self._is_ours, changeable=self._changeable
+        )
         if isinstance(verdict, policy.Denied):
             raise DeniedError(verdict.code, verdict.reason, field=verdict.field)
         _refuse_what_is_not_built(verdict.grant)
@@ -185,8 +187,9 @@ class Pipeline:
 
     def clear(self, shuts: Sequence[Shut]) -> None:
         """The second half: prove → remove → sweep → receipt. As long as it takes; nobody else's end waits for it."""
-        self.prover.closed(shuts)
+        closing = self.prover.closing(shuts)
         self.teardown.clear(shuts)
+        self.prover.closed(closing)
         self.ending.finish(shuts)
 
     def sweep(self, tenants: Mapping[int, str]) -> None:
@@ -209,6 +212,9 @@ class Pipeline:
     def _is_ours(self, login: str) -> bool:
         user = self.writer.user(login)
         return user is not None and user.ours
+
+    def _changeable(self, want: SudoWant, words: tuple[str, ...], groups: frozenset[str]) -> str | None:
+        return planning.changeable(want, words, groups, self.writer)
 
     def _live_for_policy(self, own: LiveGrant | None) -> list[policy.LiveGrant]:
         return [

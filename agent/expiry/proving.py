@@ -1,14 +1,16 @@
 """Asking sshd and sudo about grants that have opened and closed, and being loud where the answer is not what it must be.
 
-An opened grant is asked about in a thread of its own, so that no opening waits; a closed one before what it stood on is
-removed, since sshd refuses whom it does not know. What can't be asked keeps nothing open and nobody in; the proof says so.
+An opened grant is asked about in a thread of its own, so that no opening waits. A closed one is asked about before what it
+stood on is removed, since sshd refuses whom it does not know; but no removal waits longer than a second for the answer. What
+can't be asked keeps nothing open and nobody in; the proof says so.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 
 from agent.audit import EventKind, Trail
 from agent.config import Config
@@ -25,7 +27,17 @@ from agent.model.text import one_line
 log = logging.getLogger("tidegate")
 NOTE, BEFORE = "proof", "sudo_before"
 _ALARMS = 16
+_PATIENCE_S = 1.0  # how long a removal waits to be proved first
 _SUDO_MOST_S = 20.0  # for all logins of one batch
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """A question that is under way about ``shuts``. ``late``: their accounts are being removed while it is answered."""
+
+    shuts: Sequence[Shut]
+    asked: Future[list[dict[str, Json]]] | None
+    late: bool = False
 
 
 class Prover:
@@ -41,6 +53,7 @@ class Prover:
         self._lock = threading.Lock()
         self._waiting: list[LiveGrant] = []
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prove")
+        self._closing = ThreadPoolExecutor(4, thread_name_prefix="prove-end")
 
     def before(self, live: LiveGrant, steps: Sequence[Step]) -> None:
         """What sudo lets the accounts that were there run already: what is more afterwards has come with the grant."""
@@ -58,19 +71,34 @@ class Prover:
         except RuntimeError:  # told to stop: the next start does not ask again, and the receipt has no answer then
             log.warning("grant %s is not proved: the agent stops", live.record.jti)
 
-    def closed(self, shuts: Sequence[Shut]) -> None:
-        """Ask about grants whose doors are shut; whoever is still let in keeps its grant from being over (``Shut.undone``)."""
+    def closing(self, shuts: Sequence[Shut]) -> Closing:
+        """Ask about grants whose doors are shut; waits a second, so that on most hosts all is said while the accounts stand."""
         stood = [shut for shut in shuts if shut.live.steps]
+        if not stood:
+            return Closing([], None)
         try:
-            found = self._ask([shut.live for shut in stood], opened=False)
-        except Exception:
-            log.exception("the closing of %d grants is not proved", len(stood))
+            asked = self._closing.submit(self._ask, [shut.live for shut in stood], opened=False)
+        except RuntimeError as error:  # no thread to be had
+            log.error("the closing of %d grants is not proved: %s", len(stood), error)
+            return Closing([], None)
+        wait([asked], _PATIENCE_S)
+        return Closing(stood, asked, late=not asked.done())
+
+    def closed(self, closing: Closing) -> None:
+        """What was said: whoever is still let in keeps its grant from being over (``Shut.undone``, ``Shut.ended_ns``)."""
+        if closing.asked is None:
             return
-        for shut, said in zip(stood, found, strict=True):
-            live = shut.live
+        try:
+            found = closing.asked.result()
+        except Exception:
+            log.exception("the closing of %d grants is not proved", len(closing.shuts))
+            return
+        for shut, said in zip(closing.shuts, found, strict=True):
             troubles = proof.troubles_closed(_list(said, "ssh"), _list(said, "sudo"))
-            shut.undone += [(-1, trouble) for trouble in troubles]
-            self._keep(live, "closed", said, troubles)
+            if troubles:
+                shut.undone += [(-1, trouble) for trouble in troubles]
+                shut.ended_ns = None
+            self._keep(shut.live, "closed", {**said, "while_removing": closing.late}, troubles)
 
     def troubles(self) -> list[str]:
         """What is wrong with live grants, for ``status``."""
@@ -87,7 +115,8 @@ class Prover:
 
     def stop(self) -> None:
         """Wait for what is under way, at most some seconds."""
-        self._pool.shutdown(cancel_futures=True)
+        for pool in (self._pool, self._closing):
+            pool.shutdown(cancel_futures=True)
 
     def _prove_opened(self) -> None:
         with self._lock:

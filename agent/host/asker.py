@@ -264,6 +264,7 @@ def _string(data: bytes) -> bytes:
 def main() -> None:
     """One batch, from stdin to stdout."""
     os.umask(0o077)
+    os.nice(10)  # the daemon, whose priority it has, may be ending others meanwhile
     if not _RUN_SSHD.exists():  # sshd wants it before ssh.service has started, and, with socket activation, between logins
         _RUN_SSHD.mkdir(mode=0o755, exist_ok=True)
         _RUN_SSHD.chmod(0o755)

@@ -58,7 +58,8 @@ def noted(scene: Scene, jti: str, name: str = "proof") -> dict[str, Any]:
     query = f"SELECT value FROM notes JOIN grants ON grants.id=grant_id WHERE jti='{jti}' AND name='{name}'"
 
     def found() -> dict[str, Any] | None:
-        script = f"import sqlite3;print(*[r[0] for r in sqlite3.connect('file:/var/lib/tidegate/state.db?mode=ro',uri=True).execute({query!r})])"
+        database = "sqlite3.connect('file:/var/lib/tidegate/state.db?mode=ro', uri=True)"
+        script = f"import sqlite3; print(*[row[0] for row in {database}.execute({query!r})])"
         said = scene.host.run(["python3", "-c", script]).stdout.strip()
         return json.loads(said) if said else None
 

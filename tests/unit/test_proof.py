@@ -1,5 +1,6 @@
 """What sshd and sudo say is taken at its word, and whoever is still let in keeps a grant from being over."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +10,7 @@ import pytest
 from agent.audit import AuditEvent, EventKind, Trail
 from agent.config import Config
 from agent.errors import HostError
-from agent.expiry import proof, receipt
+from agent.expiry import proof, proving, receipt
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
 from agent.expiry.proving import Prover
@@ -19,7 +20,7 @@ from agent.host.clock import FakeClock
 from agent.host.contract import CommandResult
 from agent.host.fake import FakeHost
 from agent.journal import GrantState, Journal
-from agent.model import Phase, Stage, Step
+from agent.model import Json, Phase, Stage, Step
 from enforcers.sudoers_rule import Rule
 from tests.unit.expiry_kit import live
 
@@ -95,6 +96,9 @@ class Kit:
         self.ledger.add(found)
         return found
 
+    def close(self, *shuts: Shut) -> None:
+        self.prover.closed(self.prover.closing(shuts))
+
     def opened(self, grant: LiveGrant) -> dict[str, Any]:
         self.prover.opened(grant)
         self.prover.settle()
@@ -110,7 +114,7 @@ def kit(tmp_path: Path) -> Iterator[Kit]:
 
 
 def steps(login: str = ALICE) -> list[Step]:
-    ask = {"kind": "key", "login": login, "credential": KEY}
+    ask: Json = {"kind": "key", "login": login, "credential": KEY}
     return [
         Step("ssh", "keys", Stage.GRANT, Phase.CLOSE, "/k", "1 key", {"asks": [ask]}),
         Step("sudo", "rule", Stage.GRANT, Phase.CLOSE, "/s", "a rule", {"asks": [RULE.asks()]}),
@@ -196,15 +200,16 @@ def test_a_grant_that_ended_before_its_turn_is_not_asked_about(kit: Kit) -> None
 
 
 def test_what_is_still_let_in_after_closing_keeps_the_grant_from_being_over(kit: Kit) -> None:
-    shut = Shut(kit.grant(), 0)
-    kit.prover.closed([shut])
+    shut = Shut(kit.grant(), 0, ended_ns=5)
+    kit.close(shut)
+    assert shut.ended_ns is None
     assert len(shut.errors) == 3  # the key and two rights
     assert "still accepts" in shut.errors[0]
     assert [event.kind for event in kit.events] == [EventKind.PROOF_FAILED]
-    again = Shut(shut.live, 0)
+    again = Shut(shut.live, 0, ended_ns=6)
     kit.asker.accepts, kit.asker.rights = False, ()
-    kit.prover.closed([again])
-    assert again.errors == []
+    kit.close(again)
+    assert again.errors == [] and again.ended_ns == 6
     noted = cast(dict[str, Any], shut.live.notes["proof"])
     assert noted["closed"]["ssh"][0]["answer"] == "refused" and len(noted["alarms"]) == 3
 
@@ -215,7 +220,7 @@ def test_a_right_that_another_live_grant_gives_too_is_no_alarm(kit: Kit) -> None
     mine.state = GrantState.SHUTTING
     kit.asker.accepts = False
     shut = Shut(mine, 0)
-    kit.prover.closed([shut])
+    kit.close(shut)
     assert shut.errors == []
 
 
@@ -223,7 +228,7 @@ def test_a_right_that_another_live_grant_gives_too_is_no_alarm(kit: Kit) -> None
 def test_what_cannot_be_asked_is_said_and_holds_nothing_up(kit: Kit, answer: Answer) -> None:
     kit.asker.rights, kit.asker.accepts = answer, False
     shut = Shut(kit.grant(), 0)
-    kit.prover.closed([shut])
+    kit.close(shut)
     assert shut.errors == []
     noted = cast(dict[str, Any], shut.live.notes["proof"])
     assert noted["closed"]["sudo"] == [{"login": ALICE, "answer": "not asked", "why": answer.why, "ms": answer.ms}]
@@ -232,7 +237,7 @@ def test_what_cannot_be_asked_is_said_and_holds_nothing_up(kit: Kit, answer: Ans
 def test_an_asker_that_breaks_keeps_no_grant_from_ending(kit: Kit) -> None:
     kit.asker.error = RuntimeError("no")
     shut = Shut(kit.grant(), 0)
-    kit.prover.closed([shut])
+    kit.close(shut)
     assert shut.errors == []
     assert kit.opened(kit.grant(grant_id=3)) == {}
 
@@ -241,14 +246,14 @@ def test_a_full_disk_keeps_no_grant_from_ending(kit: Kit) -> None:
     kit.journal.close()
     shut = Shut(kit.grant(), 0)
     kit.asker.accepts, kit.asker.rights = False, ()
-    kit.prover.closed([shut])
+    kit.close(shut)
     assert shut.errors == []
 
 
 def test_a_grant_that_never_stood_is_not_asked_about(kit: Kit) -> None:
     grant = kit.grant()
     grant.steps = []
-    kit.prover.closed([Shut(grant, 0)])
+    kit.close(Shut(grant, 0))
     assert kit.asker.asked == [] and grant.notes == {}
 
 
@@ -292,3 +297,17 @@ def test_a_late_sudo_is_said() -> None:
     assert isinstance(found, Answer) and found.why == "sudo took too long"
     assert HostAsker(host(LISTING)).sudo(ALICE) == (*OURS, SITES)
     assert HostAsker(host("", 1)).sudo(ALICE) == Answer(NOT_ASKED, "said", 0)
+
+
+def test_no_removal_waits_for_an_answer_longer_than_a_moment(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proving, "_PATIENCE_S", 0.01)
+    answer = threading.Event()
+    kit.asker.while_asking = lambda: answer.wait(10)
+    kit.asker.rights = ()
+    shut = Shut(kit.grant(), 0, ended_ns=5)
+    closing = kit.prover.closing([shut])
+    assert closing.late and "proof" not in shut.live.notes  # and the removal goes on
+    answer.set()
+    kit.prover.closed(closing)
+    assert "still accepts" in shut.errors[0] and shut.ended_ns is None
+    assert cast(dict[str, Any], shut.live.notes["proof"])["closed"]["while_removing"] is True
