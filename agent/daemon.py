@@ -131,6 +131,7 @@ class Daemon:
         """Not for what preparing itself wrote, and put back when the proof failed: that would go on for ever."""
         if start.digest_of_tools(self._config) != self._prepared:
             self._prepare()
+            self.pipeline.prover.again()
 
     def _watch(self) -> None:
         """Then look at everything once: what changed while nothing was watched, nobody tells."""

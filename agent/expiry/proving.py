@@ -28,7 +28,8 @@ log = logging.getLogger("tidegate")
 NOTE, BEFORE = "proof", "sudo_before"
 _ALARMS = 16
 _PATIENCE_S = 1.0  # how long a removal waits to be proved first
-_SUDO_MOST_S = 4.0  # for all logins of one batch
+_AT_ONCE = 16  # grants asked about together, where nobody waits for all of them
+_SUDO_MOST_S = 3.0  # for all logins of one batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Prover:
         self._waiting: list[LiveGrant] = []
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prove")
         self._closing = ThreadPoolExecutor(4, thread_name_prefix="prove-end")
+        self._beside = ThreadPoolExecutor(5, thread_name_prefix="prove-sshd")  # one for each of the others, so none waits
 
     def before(self, live: LiveGrant, steps: Sequence[Step]) -> None:
         """What sudo lets the accounts that were there run already: what is more afterwards has come with the grant."""
@@ -65,14 +67,24 @@ class Prover:
     def opened(self, live: LiveGrant) -> None:
         """Ask about a grant that has just opened; returns at once."""
         with self._lock:
-            self._waiting.append(live)
+            if live not in self._waiting:
+                self._waiting.append(live)
         try:
             self._pool.submit(self._prove_opened)
         except RuntimeError:  # told to stop: the next start does not ask again, and the receipt has no answer then
             log.warning("grant %s is not proved: the agent stops", live.record.jti)
 
+    def again(self) -> None:
+        """Ask once more about every grant that stands: somebody has changed what sshd or sudo goes by."""
+        for live in self._ledger.all():
+            if _stands(live):
+                self.opened(live)
+
     def closing(self, shuts: Sequence[Shut]) -> Closing:
-        """Ask about grants whose doors are shut; waits a second, so that on most hosts all is said while the accounts stand."""
+        """Ask about grants whose doors are shut; waits a second, so that mostly all is said while the accounts stand.
+
+        For a crowd that ends together it does not wait: their accounts go first.
+        """
         stood = [shut for shut in shuts if shut.live.steps]
         if not stood:
             return Closing([], None)
@@ -81,7 +93,8 @@ class Prover:
         except RuntimeError as error:  # no thread to be had
             log.error("the closing of %d grants is not proved: %s", len(stood), error)
             return Closing([], None)
-        wait([asked], _PATIENCE_S)
+        if len(stood) <= _AT_ONCE:
+            wait([asked], _PATIENCE_S)
         return Closing(stood, asked, late=not asked.done())
 
     def closed(self, closing: Closing) -> None:
@@ -115,12 +128,13 @@ class Prover:
 
     def stop(self) -> None:
         """Wait for what is under way, at most some seconds."""
-        for pool in (self._pool, self._closing):
+        for pool in (self._pool, self._closing, self._beside):
             pool.shutdown(cancel_futures=True)
 
     def _prove_opened(self) -> None:
         with self._lock:
-            grants, self._waiting = self._waiting, []
+            grants, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
+        # What is left has a job of its own: there is one for each grant that was put there.
         grants = [live for live in grants if _stands(live)]
         if not grants:
             return
@@ -139,9 +153,10 @@ class Prover:
         """One proof for each grant, sshd asked about all of them together."""
         at = rfc3339(self._clock.wall_ns())
         steps = [[step for _, step in live.steps] for live in grants]
-        sudo = self._ask_sudo(grants, steps, opened=opened)  # first: it is quick, and knows a login only while its account is there
         asked = [proof.questions(each) for each in steps]
-        answers = iter(self._asker.sshd([question for each in asked for question in each]))
+        sshd = self._beside.submit(self._asker.sshd, [question for each in asked for question in each])
+        sudo = self._ask_sudo(grants, steps, opened=opened)
+        answers = iter(sshd.result())
         ssh = [proof.of_sshd(each, [next(answers) for _ in each]) for each in asked]
         return [{"at": at, "ssh": of_ssh, "sudo": of_sudo} for of_ssh, of_sudo in zip(ssh, sudo, strict=True)]
 
@@ -178,12 +193,14 @@ class Prover:
         noted = dict(_dict(live.notes.get(NOTE)))
         earlier = _list(noted, "alarms")
         shown = [one_line(trouble) for trouble in troubles]
+        told = _list(_dict(noted.get(moment)), "troubles")
+        new = [text for text in shown if text not in told]
         noted[moment] = {**said, "troubles": [*shown]}
-        noted["alarms"] = [*earlier, *(f"{said['at']} {moment}: {text}" for text in shown)][:_ALARMS]
+        noted["alarms"] = [*earlier, *(f"{said['at']} {moment}: {text}" for text in new)][:_ALARMS]
         self._note(live, NOTE, noted)
-        if shown:
-            log.error("grant %s, %s: %s", live.record.jti, moment, "; ".join(shown))
-            event = story.event(live, EventKind.PROOF_FAILED, self._clock.wall_ns(), ok=False, moment=moment, troubles=shown)
+        if new:
+            log.error("grant %s, %s: %s", live.record.jti, moment, "; ".join(new))
+            event = story.event(live, EventKind.PROOF_FAILED, self._clock.wall_ns(), ok=False, moment=moment, troubles=new)
             self._tell(lambda: self._trail.emit([event]))
 
     def _note(self, live: LiveGrant, name: str, value: Json) -> None:

@@ -16,7 +16,7 @@ _ASKER = Path(__file__).with_name("asker.py")  # run, never imported: paramiko w
 _ANSWERS = frozenset({ACCEPTED, REFUSED, NOT_ASKED})
 _START_S = 2.0  # the asker's own start and one sshd, on a busy host
 _EACH_S = 0.1
-_MOST_S = 6.0
+_MOST_S = 3.0
 _SUDO_S = 2.0
 
 
@@ -69,7 +69,7 @@ class HostAsker:
         self._reader = reader
 
     def sshd(self, questions: Sequence[Question]) -> list[Answer]:
-        """See Asker. At most 2 s and 0.1 s for each question, 6 s in all; 25 ms each where the host is idle."""
+        """See Asker. At most 2 s and 0.1 s for each question, 3 s in all; 25 ms each where the host is idle."""
         if not questions:
             return []
         try:

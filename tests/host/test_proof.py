@@ -144,6 +144,7 @@ def test_a_grant_that_sshd_does_not_honour_and_sudo_exceeds_is_loud(scene: Scene
         assert [event["unmapped"]["jti"] for event in events(scene, "proof.failed")] == [jti]
     finally:
         scene.host.run("rm /etc/sudoers.d/loose")
+    scene.host.wait_for(lambda: not scene.status()["problems"], 20, "asked again, it is as it should be")
     end(scene, jti)
     assert len(proof_of(scene, jti)["alarms"]) == 1
 

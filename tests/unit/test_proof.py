@@ -164,6 +164,20 @@ def test_a_refused_key_a_missing_and_a_foreign_right_are_loud(kit: Kit) -> None:
     assert len(kit.prover.troubles()) == 3
 
 
+def test_a_trouble_that_was_mended_is_gone_when_asked_again_and_stays_among_the_alarms(kit: Kit) -> None:
+    kit.asker.accepts = False
+    grant = kit.grant()
+    assert kit.opened(grant)["opened"]["troubles"]
+    kit.prover.again()
+    kit.prover.settle()
+    assert len(kit.events) == 1  # the same trouble is told once
+    kit.asker.accepts = True
+    kit.prover.again()
+    kit.prover.settle()
+    noted = cast(dict[str, Any], grant.notes["proof"])
+    assert noted["opened"]["troubles"] == [] == kit.prover.troubles() and len(noted["alarms"]) == 1
+
+
 def test_rights_that_a_granted_group_brings_are_told_but_no_trouble(kit: Kit) -> None:
     kit.asker.rights = (*OURS, SITES)
     grant = kit.grant()
