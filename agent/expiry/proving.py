@@ -1,7 +1,7 @@
 """Asking sshd and sudo about grants that have opened and closed, and being loud where the answer is not what it must be.
 
 An opened grant is asked about in a thread of its own, so that no opening waits. A closed one is asked about before what it
-stood on is removed, since sshd refuses whom it does not know; but no removal waits longer than a second for the answer. What
+stood on is removed, since sshd refuses whom it does not know; but no removal waits longer than two seconds for the answer. What
 can't be asked keeps nothing open and nobody in; the proof says so.
 """
 
@@ -27,7 +27,7 @@ from agent.model.text import one_line
 log = logging.getLogger("tidegate")
 NOTE, BEFORE = "proof", "sudo_before"
 _ALARMS = 16
-_PATIENCE_S = 1.0  # how long a removal waits to be proved first
+_PATIENCE_S = 2.0  # how long a removal waits to be proved first
 _AT_ONCE = 16  # grants asked about together, where nobody waits for all of them
 _SUDO_MOST_S = 3.0  # for all logins of one batch
 
@@ -81,7 +81,7 @@ class Prover:
                 self.opened(live)
 
     def closing(self, shuts: Sequence[Shut]) -> Closing:
-        """Ask about grants whose doors are shut; waits a second, so that mostly all is said while the accounts stand.
+        """Ask about grants whose doors are shut; waits two seconds at most, so that mostly all is said while the accounts stand.
 
         For a crowd that ends together it does not wait: their accounts go first.
         """

@@ -85,8 +85,8 @@ def events(scene: Scene, kind: str) -> list[dict[str, Any]]:
     return [event for line in lines if (event := json.loads(line))["unmapped"]["kind"] == kind]
 
 
-def end(scene: Scene, jti: str, *, code: int = 0) -> None:
-    assert scene.tidegate("revoke", jti).returncode == code
+def end(scene: Scene, jti: str) -> None:
+    assert scene.tidegate("revoke", jti).returncode == 0
     scene.host.wait_for(lambda: not scene.status()["grants"], 30, "it is over")
 
 
@@ -153,15 +153,21 @@ def test_a_key_that_sshd_takes_after_closing_is_an_alarm_and_the_grant_is_not_ov
     scene: Scene, tmp_path: Path
 ) -> None:
     mine = key(tmp_path, "one")
-    jti = scene.open(account(ALICE), ssh(ALICE, mine))
-    noted(scene, jti)
-    scene.host.write("/etc/stray_keys", f"{mine}\n")
-    scene.host.write(SABOTAGE, f"Match User {ALICE}\n    AuthorizedKeysFile /etc/stray_keys\n")
-    try:
-        end(scene, jti, code=1)
-        found = proof_of(scene, jti)
-    finally:
-        scene.host.run(["rm", SABOTAGE, "/etc/stray_keys"])
+    for _ in range(5):  # a host too busy to answer in time removes the account first, which shuts it as well
+        jti = scene.open(account(ALICE), ssh(ALICE, mine))
+        noted(scene, jti)
+        scene.host.write("/etc/stray_keys", f"{mine}\n")
+        scene.host.write(SABOTAGE, f"Match User {ALICE}\n    AuthorizedKeysFile /etc/stray_keys\n")
+        try:
+            code = scene.tidegate("revoke", jti).returncode
+            scene.host.wait_for(lambda: not scene.status()["grants"], 30, "it is over")
+            found = proof_of(scene, jti)
+        finally:
+            scene.host.run(["rm", SABOTAGE, "/etc/stray_keys"])
+        if found["alarms"]:
+            break
+        assert found["closed"]["while_removing"]
+    assert code == 1
     assert [row["answer"] for row in found["closed"]["ssh"]] == ["refused"]  # the account is gone by then
     assert any("closed: sshd still accepts the key" in alarm for alarm in found["alarms"])
     told = [event for event in events(scene, "proof.failed") if event["unmapped"]["jti"] == jti]
