@@ -5,7 +5,9 @@ from agent.audit import AuditEvent, EventKind, HostIdentity, Trail
 from agent.config import Config
 from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
+from agent.expiry.proving import Prover
 from agent.expiry.teardown import Teardown
+from agent.host.asking import HostAsker
 from agent.host.cgroups import Cgroups
 from agent.host.clock import Clock, RealClock
 from agent.host.processes import ProcProcesses
@@ -49,6 +51,7 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
         ledger=ledger,
         table=table,
         teardown=Teardown(writer, enforcers, table, Cgroups.find(), clock),
+        prover=Prover(HostAsker(writer), config, clock, journal, ledger, trail),
         inbox=Inbox(paths.inbox),
         ending=Ending(host_id, clock, host_key, journal, ledger, outbox, trail),
         outbox=outbox,

@@ -102,7 +102,7 @@ class Daemon:
         self._watching.stop()
         for descriptor in self._timer.descriptors:
             loop.remove_reader(descriptor)
-        for stop in (self._taking.shutdown, self._acting.stop, self._answering.shutdown):
+        for stop in (self._taking.shutdown, self._acting.stop, self.pipeline.prover.stop, self._answering.shutdown):
             await loop.run_in_executor(None, stop)
         self._timer.close()
         with contextlib.suppress(TidegateError):
@@ -131,6 +131,7 @@ class Daemon:
         """Not for what preparing itself wrote, and put back when the proof failed: that would go on for ever."""
         if start.digest_of_tools(self._config) != self._prepared:
             self._prepare()
+            self.pipeline.prover.again()
 
     def _watch(self) -> None:
         """Then look at everything once: what changed while nothing was watched, nobody tells."""
@@ -245,7 +246,7 @@ class Daemon:
 
     def problems(self) -> list[str]:
         """What is wrong with this host now, for ``status``."""
-        return [f"{what}: {text}" for what, text in sorted(dict(self._problems).items())]
+        return [*(f"{what}: {text}" for what, text in sorted(dict(self._problems).items())), *self.pipeline.prover.troubles()]
 
     # Helpers
 

@@ -1,7 +1,7 @@
 """The whole of Tidegate in two functions: :meth:`Pipeline.open` and :meth:`Pipeline.shut`.
 
 Opening: take (agent.intake) → verify → decode → judge → plan → intend → apply. Nothing changes before ``intend`` is on disk.
-Shutting: close → sever → remove → sweep → receipt. It needs nothing but the host and the steps in memory, so an unreadable
+Shutting: close → sever → prove → remove → sweep → receipt. It needs nothing but the host and the steps in memory, so an unreadable
 policy, key or journal stops what opens while what shuts goes on.
 """
 
@@ -18,12 +18,13 @@ from agent.expiry.deadline import Deadline
 from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
+from agent.expiry.proving import Prover
 from agent.expiry.teardown import Shut, Teardown
 from agent.host.clock import NS, Clock
 from agent.host.contract import Writer
 from agent.host.processes import ProcessTable
 from agent.journal import EndCause, Journal
-from agent.model import AccountWant, Enforcer, Grant, Plan
+from agent.model import AccountWant, Enforcer, Grant, Plan, SudoWant
 from agent.model.summary import summarise
 from agent.planning import uids
 from agent.spool import Inbox, Outbox
@@ -57,6 +58,7 @@ class Pipeline:
     ledger: Ledger
     table: ProcessTable
     teardown: Teardown
+    prover: Prover
     ending: Ending
     inbox: Inbox
     outbox: Outbox
@@ -87,7 +89,9 @@ class Pipeline:
         if own is None:
             self.journal.refuse_replay(grant)
         live = self._live_for_policy(own)
-        verdict = policy.judge(grant, self.policies.policy, now_s=now_s, live=live, is_ours=self._is_ours)
+        verdict = policy.judge(
+            grant, self.policies.policy, now_s=now_s, live=live, is_ours=self._is_ours, changeable=self._changeable
+        )
         if isinstance(verdict, policy.Denied):
             raise DeniedError(verdict.code, verdict.reason, field=verdict.field)
         _refuse_what_is_not_built(verdict.grant)
@@ -150,6 +154,7 @@ class Pipeline:
 
         try:
             go_on()
+            self.prover.before(live, plan.steps)
             enforcement.apply(plan.steps, self.enforcers, self.writer, lambda _step: go_on())
             opened_ns = self.clock.wall_ns()
             self.journal.opened(live.id, opened_ns)
@@ -162,6 +167,7 @@ class Pipeline:
                 raise HostError(error.code, error.reason) from error
             raise
         self.trail.emit(story.opened(live, opened_ns))
+        self.prover.opened(live)
 
     # Shutting
 
@@ -180,8 +186,10 @@ class Pipeline:
         return shuts
 
     def clear(self, shuts: Sequence[Shut]) -> None:
-        """The second half: remove → sweep → receipt. As long as it takes; nobody else's end waits for it."""
+        """The second half: prove → remove → sweep → receipt. As long as it takes; nobody else's end waits for it."""
+        closing = self.prover.closing(shuts)
         self.teardown.clear(shuts)
+        self.prover.closed(closing)
         self.ending.finish(shuts)
 
     def sweep(self, tenants: Mapping[int, str]) -> None:
@@ -204,6 +212,9 @@ class Pipeline:
     def _is_ours(self, login: str) -> bool:
         user = self.writer.user(login)
         return user is not None and user.ours
+
+    def _changeable(self, want: SudoWant, words: tuple[str, ...], groups: frozenset[str]) -> str | None:
+        return planning.changeable(want, words, groups, self.writer)
 
     def _live_for_policy(self, own: LiveGrant | None) -> list[policy.LiveGrant]:
         return [

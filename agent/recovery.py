@@ -66,3 +66,5 @@ def _stand_again(pipeline: Pipeline, live: LiveGrant) -> None:
         pipeline.ledger.opened(live, opened_ns)
         if live.cancel or live.deadline.passed(pipeline.clock):
             pipeline.shut([live], EndCause.EXPIRED)
+        else:
+            pipeline.prover.opened(live)

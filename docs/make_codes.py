@@ -103,6 +103,7 @@ HOST = {
     "not_a_file": "Something else has a file's name: a symlink, a folder. Remove it.",
     "outbox_too_large": "One file is longer than the whole outbox may be.",
     "outbox_unwritable": "Mend /var/lib/tidegate/spool/outbox. Receipts wait in the journal until then.",
+    "path_unreadable": "A path of a sudo command leads through too many links, or a folder on it can't be looked at; so nobody can say who may change it.",
     "proc_unreadable": "/proc can't be read, so nobody knows what lives. The end kills unseen, and is tried again.",
     "read_failed": "A file can't be read: see the text.",
     "remove_failed": "A file can't be removed (immutable, read-only). Mend it; the end is tried again.",

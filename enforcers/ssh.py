@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from agent.errors import InvalidGrantError, UnenforceableError
 from agent.host.contract import Config, Reader, Writer
-from agent.model import JsonObject, PlanContext, Residue, SshWant, Step
+from agent.model import Json, JsonObject, PlanContext, Residue, SshWant, Step
 from agent.model.fields import FieldReader, choice, login, principal, source_address
 from agent.model.plan import Phase, Stage
 from enforcers import sshd_match
@@ -93,11 +93,14 @@ class SshEnforcer:
         steps = []
         if want.keys:
             lines = "".join(f"{options} {key}\n" for key in want.keys)
-            steps.append(self._step(name, "keys", paths.keys / name, lines, f"{len(want.keys)} key(s) for {name}: {allowed}"))
+            summary = f"{len(want.keys)} key(s) for {name}: {allowed}"
+            asks = _asks("key", name, want.keys)
+            steps.append(self._step(name, "keys", paths.keys / name, lines, summary, asks))
         if want.principals:
             lines = "".join(f"{options} {p}\n" for p in want.principals)
+            asks = _asks("principal", name, want.principals)
             summary = f"certificates of {', '.join(want.principals)} for {name}: {allowed}"
-            steps.append(self._step(name, "principals", paths.principals / name, lines, summary, check=not want.keys))
+            steps.append(self._step(name, "principals", paths.principals / name, lines, summary, asks, check=not want.keys))
         return steps
 
     def apply(self, step: Step, writer: Writer) -> None:
@@ -125,9 +128,14 @@ class SshEnforcer:
         if writer.tool("sshd") is not None:
             sshd_match.prepare(writer)
 
-    def _step(self, name: str, action: str, path: Path, lines: str, summary: str, *, check: bool = True) -> Step:
-        data: JsonObject = {"name": name, "path": str(path), "text": lines, "check": check, "backstops": [BACKSTOP]}
+    def _step(self, name: str, action: str, path: Path, lines: str, summary: str, asks: list[Json], *, check: bool = True) -> Step:
+        data: JsonObject = {"name": name, "path": str(path), "text": lines, "check": check, "backstops": [BACKSTOP], "asks": asks}
         return Step(self.type, action, Stage.GRANT, Phase.CLOSE, str(path), summary, data)
+
+
+def _asks(kind: str, login: str, credentials: Sequence[str]) -> list[Json]:
+    """What sshd is asked once this stands, and once it is gone (agent.expiry.proof)."""
+    return [{"kind": kind, "login": login, "credential": credential} for credential in credentials]
 
 
 def key_options(want: SshWant, exp: int) -> str:

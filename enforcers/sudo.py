@@ -52,7 +52,9 @@ class SudoEnforcer:
         """See Enforcer."""
         sudo = reader.tool("sudo") is not None
         backstops = sudo and reader.check(["sudo", "-V"]).stdout.startswith("Sudo version")
-        sample = Rule(want.identifier, want.run_as, want.commands, SAMPLE_EXP - 1 if backstops else None, 60 if backstops else None)
+        sample = Rule(
+            want.identifier, want.run_as, want.commands, SAMPLE_EXP - 1 if backstops else None, 60 if backstops else None, own=True
+        )
         unproved = None
         try:
             sudoers_rule.prove(sample, sudoers_rule.render(sample), reader)
@@ -84,11 +86,11 @@ class SudoEnforcer:
             if wrong:
                 raise UnenforceableError(code, reason)
         grant = context.grant
-        rule = Rule(want.identifier, want.run_as, want.commands)
-        if seen.backstops:
-            rule = Rule(want.identifier, want.run_as, want.commands, grant.exp - 1, grant.exp - grant.nbf)
+        own = context.creates(want.identifier)
+        until, timeout_s = (grant.exp - 1, grant.exp - grant.nbf) if seen.backstops else (None, None)
+        rule = Rule(want.identifier, want.run_as, want.commands, until, timeout_s, own)
         path = seen.config.paths.sudoers / file_name(grant.jti, grant.wants.index(want))
-        data: JsonObject = {"path": str(path), "text": sudoers_rule.render(rule), "rule": rule.to_json()}
+        data: JsonObject = {"path": str(path), "text": sudoers_rule.render(rule), "rule": rule.to_json(), "asks": [rule.asks()]}
         if seen.backstops:
             data = {**data, "backstops": list(BACKSTOPS)}
         commands = "; ".join(" ".join(words) for words in want.commands)

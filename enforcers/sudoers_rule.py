@@ -7,6 +7,7 @@ must be, member for member, the rule that was asked for.
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -20,6 +21,23 @@ COMMAND_MAX, WORDS_MAX = 1000, 64
 _ARGUMENT = re.compile(r"[!#-&(-)+->@-Z^-~]+")
 _SPECIAL = re.compile(r"([,:=#])")
 PROBE = "tidegate-probe"
+# Programs that have no business to start another, when they are called as a grant may call them: sudo then keeps them from it
+# (NOEXEC: for dynamically linked programs, which these are).
+_LEAVES = frozenset({
+    "cat", "cut", "date", "df", "dmesg", "du", "egrep", "fgrep", "free", "grep", "head", "id", "journalctl", "last", "ls", "lsblk",
+    "lsof", "netstat", "ps", "readlink", "ss", "stat", "systemctl", "tail", "uname", "uptime", "wc", "who", "whoami",
+})  # fmt: skip
+_BIN = frozenset({"/bin", "/sbin", "/usr/bin", "/usr/sbin"})
+# For a login of ours alone: nothing of the tenant's environment gets to the command, whatever the site lets others keep, and
+# the command has a terminal of its own. PATH is for what a script of the host's starts by name.
+_DEFAULTS: tuple[tuple[str, bool | str | tuple[str, ...]], ...] = (
+    ("env_reset", True),
+    ("setenv", False),
+    ("use_pty", True),
+    ("env_editor", False),
+    ("env_keep", ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "LC_TIME")),
+    ("secure_path", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+)
 
 
 def command(value: object, field: str) -> tuple[str, ...]:
@@ -56,13 +74,23 @@ def command(value: object, field: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one file must say. ``until``: the last second it holds, since the epoch; ``timeout_s``: how long a command may run."""
+    """What one file must say. ``until``: the last second it holds, since the epoch; ``timeout_s``: how long a command may run.
+
+    ``own``: the login is of this grant, so that its whole way of using sudo may be set.
+    """
 
     login: str
     run_as: tuple[str, ...]
     commands: tuple[tuple[str, ...], ...]
     until: int | None = None
     timeout_s: int | None = None
+    own: bool = False
+
+    @property
+    def lists(self) -> tuple[tuple[tuple[tuple[str, ...], ...], bool], ...]:
+        """The commands as sudoers lists them, each with whether it is NOEXEC; those that may start others come first."""
+        parted = {leaf: tuple(words for words in self.commands if is_leaf(words) is leaf) for leaf in (False, True)}
+        return tuple((commands, leaf) for leaf, commands in parted.items() if commands)
 
     def to_json(self) -> dict[str, Json]:
         """For the journal."""
@@ -72,6 +100,7 @@ class Rule:
             "commands": [list(words) for words in self.commands],
             "until": self.until,
             "timeout_s": self.timeout_s,
+            "own": self.own,
         }
 
     @classmethod
@@ -87,7 +116,19 @@ class Rule:
             commands=tuple(tuple(str(word) for word in words) for words in commands if isinstance(words, list)),
             until=until if isinstance(until, int) else None,
             timeout_s=timeout_s if isinstance(timeout_s, int) else None,
+            own=value.get("own") is True,
         )
+
+    def asks(self) -> dict[str, Json]:
+        """What ``sudo -l`` is asked once this stands, and once it is gone (agent.expiry.proof)."""
+        return {
+            "kind": "sudo",
+            "login": self.login,
+            "run_as": list(self.run_as),
+            "commands": [" ".join([words[0], *(words[1:] or ('""',))]) for words in self.commands],
+            "not_after": self.stamp,
+            "timeout_s": self.timeout_s,
+        }
 
     @property
     def stamp(self) -> str | None:
@@ -95,12 +136,33 @@ class Rule:
         return None if self.until is None else datetime.fromtimestamp(self.until, UTC).strftime("%Y%m%d%H%M%SZ")
 
 
+def is_leaf(words: Sequence[str]) -> bool:
+    """Whether the command is one that needs no other program, and is kept from starting any."""
+    folder, _, name = words[0].rpartition("/")
+    return folder in _BIN and name in _LEAVES
+
+
 def render(rule: Rule) -> str:
-    """The sudoers text: one line. Options stand before the tag; a command without arguments gets ``""``, which allows none."""
+    """The sudoers text: for a login of ours its Defaults, then one line with the rule.
+
+    Options stand before the tags, and hold for every command after them, as the tags do. A command without arguments gets
+    ``""``, which allows none.
+    """
     options = [f"NOTAFTER={rule.stamp}"] if rule.stamp else []
     options += [f"TIMEOUT={rule.timeout_s}"] if rule.timeout_s else []
-    commands = (" ".join([words[0], *(_SPECIAL.sub(r"\\\1", word) for word in words[1:] or ['""'])]) for words in rule.commands)
-    return f"{rule.login} ALL=({','.join(rule.run_as)}) {' '.join([*options, 'NOPASSWD:'])} {', '.join(commands)}\n"
+    commands = []
+    for listed, leaf in rule.lists:
+        texts = [" ".join([words[0], *(_SPECIAL.sub(r"\\\1", word) for word in words[1:] or ['""'])]) for words in listed]
+        commands.append(("NOEXEC: " if leaf else "") + ", ".join(texts))
+    defaults = f"Defaults:{rule.login} {', '.join(_setting(name, value) for name, value in _DEFAULTS)}\n" if rule.own else ""
+    tags = " ".join([*options, "NOPASSWD:NOSETENV:"])
+    return f"{defaults}{rule.login} ALL=({','.join(rule.run_as)}) {tags} {', '.join(commands)}\n"
+
+
+def _setting(name: str, value: bool | str | tuple[str, ...]) -> str:
+    if isinstance(value, bool):
+        return name if value else f"!{name}"
+    return f'{name} = "{value if isinstance(value, str) else " ".join(value)}"'
 
 
 def prove(rule: Rule, text: str, reader: Reader) -> None:
@@ -121,20 +183,31 @@ def prove(rule: Rule, text: str, reader: Reader) -> None:
 
 def _expected(rule: Rule) -> dict[str, Json]:
     """The JSON of cvtsudoers for exactly this rule."""
-    options: list[dict[str, Json]] = [{"authenticate": False}]
-    options += [{"notafter": rule.stamp}] if rule.stamp else []
-    options += [{"command_timeout": rule.timeout_s}] if rule.timeout_s else []
-    specification: dict[str, Json] = {
-        "runasusers": [{"username": name} for name in rule.run_as],
-        "Options": [*sorted(options, key=str)],
-        "Commands": [{"command": " ".join([words[0], *(words[1:] or ('""',))])} for words in rule.commands],
-    }
+    specifications: list[Json] = []
+    for listed, leaf in rule.lists:
+        options: list[dict[str, Json]] = [{"authenticate": False}, {"setenv": False}]
+        options += [{"noexec": True}] if leaf else []
+        options += [{"notafter": rule.stamp}] if rule.stamp else []
+        options += [{"command_timeout": rule.timeout_s}] if rule.timeout_s else []
+        specifications.append(
+            {
+                "runasusers": [{"username": name} for name in rule.run_as],
+                "Options": [*sorted(options, key=str)],
+                "Commands": [{"command": " ".join([words[0], *(words[1:] or ('""',))])} for words in listed],
+            }
+        )
     user: dict[str, Json] = {
         "User_List": [{"username": rule.login}],
         "Host_List": [{"hostname": "ALL"}],
-        "Cmnd_Specs": [specification],
+        "Cmnd_Specs": specifications,
     }
-    return {"User_Specs": [user]}
+    if not rule.own:
+        return {"User_Specs": [user]}
+    settings: list[Json] = []
+    for name, value in _DEFAULTS:
+        listed_as: dict[str, Json] = {name: [*value] if isinstance(value, tuple) else value}
+        settings.append({"operation": "list_assign", **listed_as} if isinstance(value, tuple) else listed_as)
+    return {"Defaults": [{"Binding": [{"username": rule.login}], "Options": settings}], "User_Specs": [user]}
 
 
 def prepare(writer: Writer) -> None:

@@ -35,6 +35,7 @@ class EventKind(StrEnum):
     RESIDUE_FOUND = "residue.found"
     TEARDOWN_LATE = "teardown.late"
     TEARDOWN_RETRY = "teardown.retry"
+    PROOF_FAILED = "proof.failed"  # sshd or sudo says otherwise than it must; detail: moment, troubles
     AUDIT_LOST = "audit.lost"  # events never reached the disk; detail: count, first_sequence, last_sequence
     AUDIT_DROPPED = "audit.dropped"  # the oldest events were deleted to keep the bound; detail: count, bytes, file
     OUTBOX_DROPPED = "outbox.dropped"  # an answer or a receipt was deleted to keep the bound; detail: kind, file

@@ -79,6 +79,7 @@ MAPPING: Mapping[EventKind, Mapped] = {
     EventKind.RESIDUE_FOUND: Mapped(3004, 99, "Residue Found", severity=3, failed_severity=4),
     EventKind.TEARDOWN_LATE: Mapped(3004, 99, "Teardown Late", failed_severity=4, success=False),
     EventKind.TEARDOWN_RETRY: Mapped(3004, 99, "Teardown Retry", failed_severity=4, success=False),
+    EventKind.PROOF_FAILED: Mapped(3004, 99, "Proof Failed", failed_severity=4, success=False),
     EventKind.AUDIT_LOST: Mapped(1008, 99, "Events Lost", failed_severity=4, success=False),
     EventKind.AUDIT_DROPPED: Mapped(1008, 2, "Delete", severity=3),
     EventKind.OUTBOX_DROPPED: Mapped(1008, 2, "Delete", severity=3),

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import click
 
+from agent import planning
 from agent import policy as policies
 from agent.assembly import registry
 from agent.cli.output import EXIT_DONE, EXIT_FAILED, json_option, reporting, show
-from agent.config import config_path, load_config
+from agent.config import Config, config_path, load_config
+from agent.host.system import SystemHost
+from agent.model import SudoWant
 from agent.model.text import printable
 
 
@@ -29,7 +32,12 @@ def check(config_file: Path | None, where: Path | None, as_json: bool) -> None:
     """
     folder = where or load_config(config_path(config_file)).paths.policy_dir
     decoders = policies.decoders(registry())
-    findings = policies.check(folder, decoders)
+    host = SystemHost(Config())
+
+    def changeable(run_as: tuple[str, ...], words: tuple[str, ...]) -> str | None:
+        return planning.changeable(SudoWant("", run_as, (words,)), words, (), host)
+
+    findings = policies.check(folder, decoders, changeable=changeable)
     errors = [finding for finding in findings if finding.level == "error"]
     result = {"ok": not errors, "path": str(folder), "findings": [finding.to_json() for finding in findings]}
     lines = [f"{finding.level}: {finding}" for finding in findings] + [f"{folder}: {'not usable' if errors else 'ok'}"]

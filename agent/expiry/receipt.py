@@ -52,6 +52,7 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str) -> dict[str, object]:
         "residue_count": len(shut.residue),
         "backstops": sorted({str(name) for _, step in live.steps for name in _names(step.data.get("backstops"))}),
         "not_containable": list(live.record.not_containable),
+        "proof": _proof(live),
         "recordings": [],
         "attempts": live.attempts,
     }
@@ -66,6 +67,13 @@ def lateness_ms(live: LiveGrant) -> dict[str, int | None]:
         {"doors": live.doors_ns, "last_process": live.last_process_ns} if live.steps else {"doors": None, "last_process": None}
     )
     return {name: _late(at_ns, due_ns) for name, at_ns in moments.items()}
+
+
+def _proof(live: LiveGrant) -> Json:
+    """What sshd and sudo said after opening and after closing (agent.expiry.proving); null for what was not asked."""
+    noted = live.notes.get("proof")
+    found = noted if isinstance(noted, dict) else {}
+    return {"opened": found.get("opened"), "closed": found.get("closed"), "alarms": found.get("alarms", [])}
 
 
 def _names(value: Json) -> list[Json]:

@@ -64,6 +64,18 @@ class HomeDisposal:
     left: tuple[str, ...] = field(default_factory=tuple)
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One folder or file on the way to a path. ``mode``: permission bits; ``interpreter``: of a ``#!`` script, else empty."""
+
+    path: Path
+    uid: int
+    gid: int
+    mode: int
+    folder: bool
+    interpreter: str = ""
+
+
 class Reader(Protocol):
     """Looking at the host. Nothing here changes it; every read is bounded."""
 
@@ -94,6 +106,12 @@ class Reader(Protocol):
 
     def read(self, path: Path, limit: int = 1 << 20) -> bytes | None:
         """The file's bytes, None when absent. Raises HostError when it is no regular file or longer than ``limit`` bytes."""
+
+    def chain(self, path: Path) -> tuple[Node, ...]:
+        """Every folder and file that ``path`` stands on, from ``/``, symlinks followed; it ends early where one is absent.
+
+        Raises HostError ``path_unreadable``.
+        """
 
     def tool(self, name: str) -> Path | None:
         """Absolute path of a tool in root's fixed search path, or None."""

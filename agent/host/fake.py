@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.errors import HostError
-from agent.host.contract import Account, CommandResult, Group, HomeDisposal, User
+from agent.host.contract import Account, CommandResult, Group, HomeDisposal, Node, User
 
 Answer = Callable[[Sequence[str], bytes | None], CommandResult]
 
@@ -31,6 +31,7 @@ class FakeHost:
     archives: list[str] = field(default_factory=list)
     locked: dict[str, bool] = field(default_factory=dict)
     made: set[tuple[str, str]] = field(default_factory=set)
+    nodes: dict[Path, Node] = field(default_factory=dict)
     commands: Mapping[str, Answer] = field(default_factory=dict)
     fail_at: int | None = None
     kill: bool = False
@@ -100,6 +101,11 @@ class FakeHost:
         if len(self.files[path][0]) > limit:
             raise HostError("file_too_long", f"{path} is longer than {limit} bytes")
         return self.files[path][0]
+
+    def chain(self, path: Path) -> tuple[Node, ...]:
+        """See contract.Reader. Root's alone, but for what ``nodes`` says."""
+        found = [*reversed(path.parents), path]
+        return tuple(self.nodes.get(part, Node(part, 0, 0, 0o755 if part != path else 0o644, part != path)) for part in found)
 
     def tool(self, name: str) -> Path | None:
         """See contract.Reader."""

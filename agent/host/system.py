@@ -10,9 +10,9 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.errors import HostError
-from agent.host import command, files, homes, trees
+from agent.host import chain, command, files, homes, trees
 from agent.host.accounts import AccountBackend, backends, choose_backend
-from agent.host.contract import Account, CommandResult, Group, HomeDisposal, User
+from agent.host.contract import Account, CommandResult, Group, HomeDisposal, Node, User
 
 NSCD_SOCKETS = (Path("/run/nscd/socket"), Path("/var/run/nscd/socket"))
 _NO_GID = 2**31 - 2  # getgrouplist(3) wants a primary group; one that nobody has is easily taken out again
@@ -89,6 +89,10 @@ class SystemHost:
     def read(self, path: Path, limit: int = files.READ_MAX) -> bytes | None:
         """See contract.Reader."""
         return files.read_bounded(path, limit)
+
+    def chain(self, path: Path) -> tuple[Node, ...]:
+        """See contract.Reader."""
+        return chain.chain(path)
 
     def tool(self, name: str) -> Path | None:
         """See contract.Reader."""

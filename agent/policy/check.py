@@ -1,14 +1,15 @@
 """``tidegate policy check``: every bad file, and what a good policy makes easy to regret. Reads files, changes nothing."""
 
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from agent.errors import ConfigError
 from agent.model import AccountWant, GroupWant, SudoWant
 from agent.policy.load import Decoders, load_policy, load_policy_file
-from agent.policy.model import Origin, Policy, Role, Rule
+from agent.policy.model import DEFAULT_RUN_AS, Origin, Policy, Role, Rule
 from agent.policy.privileged import privileged_group, root_equivalent
 from agent.settings import yaml_files
 
@@ -44,19 +45,29 @@ class Finding:
         }
 
 
-def check(where: Path, decoders: Decoders, *, known_issuers: Collection[str] | None = None) -> list[Finding]:
+Changeable: TypeAlias = Callable[[tuple[str, ...], tuple[str, ...]], str | None]
+
+
+def check(
+    where: Path,
+    decoders: Decoders,
+    *,
+    known_issuers: Collection[str] | None = None,
+    changeable: Changeable = lambda _run_as, _words: None,
+) -> list[Finding]:
     """Errors first, one for each bad file; warnings when there are none.
 
     Args:
         where: a policy.d folder or one file.
         decoders: as in :func:`agent.policy.load.load_policy`.
         known_issuers: whom this host's trusted keys may speak for, where the caller knows; rules of others can never match.
+        changeable: ``(run_as, words)`` → why others than root can change what that command runs on this host, or None.
     """
     policy, errors = _load(where, decoders)
     ignored = list(_ignored(where))
     if policy is None:
         return [*errors, *ignored]
-    found = [finding for rule in policy.rules for finding in _rule(rule, policy, known_issuers)]
+    found = [finding for rule in policy.rules for finding in _rule(rule, policy, known_issuers, changeable)]
     return [*ignored, *_whole(where, policy), *found]
 
 
@@ -120,9 +131,9 @@ def _warning(origin: Origin, key: str, code: str, message: str) -> Finding:
     return Finding("warning", code, message, origin.path, origin.line, key)
 
 
-def _rule(rule: Rule, policy: Policy, known_issuers: Collection[str] | None) -> Iterator[Finding]:
+def _rule(rule: Rule, policy: Policy, known_issuers: Collection[str] | None, changeable: Changeable) -> Iterator[Finding]:
     key = f"rule {rule.name}"
-    for code, message in (*_reach(rule, known_issuers), *_root(rule, policy)):
+    for code, message in (*_reach(rule, known_issuers), *_root(rule, policy, changeable)):
         yield _warning(rule.origin, key, code, message)
 
 
@@ -140,23 +151,31 @@ def _reach(rule: Rule, known_issuers: Collection[str] | None) -> Iterator[tuple[
         yield "ssh_unusable", "has an ssh section but allows neither keys nor principals"
 
 
-def _root(rule: Rule, policy: Policy) -> Iterator[tuple[str, str]]:
+def _root(rule: Rule, policy: Policy, changeable: Changeable) -> Iterator[tuple[str, str]]:
     """Lines that give root, and those that look as if they did but are always denied."""
     given = [policy.roles[name] for name in rule.roles]
     for group in rule.privileged_groups:
         held = privileged_group(group, policy.extra_privileged_groups) or "is listed as privileged"
         yield "gives_privileged_group", f"group {group!a} {held}"
     for words in rule.root_equivalent:
-        why = root_equivalent(words, policy.extra_root_equivalent) or "is listed as root-equivalent"
+        why = (
+            root_equivalent(words, policy.extra_root_equivalent)
+            or changeable(_run_as(rule), words)
+            or "is listed as root-equivalent"
+        )
         yield "gives_root", f"{' '.join(words)!a} {why}: what its user leaves behind as root can't be contained"
     for group in dict.fromkeys((*_listed_groups(rule), *_role_groups(given))):
         why_group = privileged_group(group, policy.extra_privileged_groups)
         if why_group is not None and group not in rule.privileged_groups:
             yield "always_denied", f"group {group!a} {why_group}; without a line in privileged_groups it is denied"
     for words in dict.fromkeys((*(rule.sudo.commands if rule.sudo else ()), *_role_commands(given))):
-        why = root_equivalent(words, policy.extra_root_equivalent) or ""
+        why = root_equivalent(words, policy.extra_root_equivalent) or changeable(_run_as(rule), words) or ""
         if why and words not in rule.root_equivalent:
             yield "always_denied", f"{' '.join(words)!a} {why}; without a line in root_equivalent it is denied"
+
+
+def _run_as(rule: Rule) -> tuple[str, ...]:
+    return rule.sudo.run_as if rule.sudo else DEFAULT_RUN_AS
 
 
 def _listed_groups(rule: Rule) -> tuple[str, ...]:

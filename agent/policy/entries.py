@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from agent.model import AccountWant, GroupWant, SshWant, SudoWant
 from agent.policy.case import Case
 from agent.policy.model import Denied, Entry, Network, SshCeiling
-from agent.policy.privileged import privileged_group, root_equivalent
+from agent.policy.privileged import privileged_group
 
 _RESERVED = frozenset({"root", "tidegate"})
 
@@ -142,7 +142,7 @@ def _sudo(case: Case, entry: Entry, want: SudoWant) -> Denied | None:
         shown = " ".join(words)[:100]
         if not given and (ceiling is None or words not in ceiling.commands):
             return Denied("command_not_allowed", f"{shown!a} is not in the rule, word for word", field)
-        why = root_equivalent(words, case.policy.extra_root_equivalent)
+        why = case.why_root(want, words)
         if why is not None and words not in case.rule.root_equivalent:
             return Denied("command_root_equivalent", f"{shown!a} {why}; the rule's root_equivalent does not name it", field)
     return None

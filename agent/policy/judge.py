@@ -6,9 +6,9 @@ from dataclasses import replace
 from agent.model import Grant, GroupWant, SudoWant
 from agent.model.grant import AccountWant
 from agent.policy import ceilings, entries, roles
-from agent.policy.case import Case
+from agent.policy.case import Case, Changeable
 from agent.policy.model import Allowed, Denied, Entry, LiveGrant, Policy, Rule
-from agent.policy.privileged import privileged_group, root_equivalent
+from agent.policy.privileged import privileged_group
 
 # In this order: what is asked for a whole grant, then each of its entries.
 _CHECKS: tuple[Callable[[Case], Denied | None], ...] = (
@@ -30,6 +30,7 @@ def judge(
     now_s: int,
     live: Sequence[LiveGrant],
     is_ours: Callable[[str], bool],
+    changeable: Changeable = lambda _want, _words, _groups: None,
 ) -> Allowed | Denied:
     """Whether one rule of the policy allows all of this grant.
 
@@ -38,6 +39,7 @@ def judge(
         now_s: seconds since the epoch, the one reference time of the whole decision.
         live: grants that are open or waiting; the one this grant ``supersedes`` need not be left out.
         is_ours: whether a login belongs to an account that Tidegate made (another tenant's is never ``existing``).
+        changeable: why others than root can change what a command runs on this host; by default nothing is known of its files.
 
     Returns:
         Allowed by the first rule that allows all, else Denied for the first reason of the closest rule, which is the first
@@ -51,7 +53,7 @@ def judge(
         return expanded
     closest: Denied | None = None
     for rule in candidates:
-        case = Case(grant, rule, policy, expanded, now_s, tuple(live), is_ours)
+        case = Case(grant, rule, policy, expanded, now_s, tuple(live), is_ours, changeable)
         denied = next((found for check in _CHECKS if (found := check(case)) is not None), None)
         if denied is None:
             return _allowed(case)
@@ -81,17 +83,17 @@ def _allowed(case: Case) -> Allowed:
         wants=tuple(entry.want for entry in case.entries),
         recording_required=case.grant.recording_required or case.rule.recording_required,
     )
-    told = dict.fromkeys(reason for entry in case.entries for reason in _not_containable(entry, case.policy))
+    told = dict.fromkeys(reason for entry in case.entries for reason in _not_containable(entry, case))
     return Allowed(grant, case.rule.name, tuple(told))
 
 
-def _not_containable(entry: Entry, policy: Policy) -> list[str]:
+def _not_containable(entry: Entry, case: Case) -> list[str]:
     """Why what the (allowed) entry gives amounts to root, for the receipt."""
     want = entry.want
     if isinstance(want, SudoWant):
-        found = [(" ".join(words), root_equivalent(words, policy.extra_root_equivalent)) for words in want.commands]
+        found = [(" ".join(words), case.why_root(want, words)) for words in want.commands]
         return [f"sudo {what} {why}" for what, why in found if why]
     if isinstance(want, AccountWant | GroupWant):
-        held = [(group, privileged_group(group, policy.extra_privileged_groups)) for group in want.groups]
+        held = [(group, privileged_group(group, case.policy.extra_privileged_groups)) for group in want.groups]
         return [f"group {group} {why}" for group, why in held if why]
     return []

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 
-from agent.policy.programs import ANYTHING, PROGRAMS, RESTRICTED, SAFE_SYSTEMCTL_OPTIONS, SAFE_UNIT_VERBS
+from agent.policy.programs import ANYTHING, PLAIN_OPTIONS, PROGRAMS, RESTRICTED, SAFE_SYSTEMCTL_OPTIONS, SAFE_UNIT_VERBS
 
 PRIVILEGED_GROUPS = {
     "root": "owns much of the system",
@@ -131,6 +131,8 @@ def _by_name(words: Sequence[str]) -> str | None:
     for name in _names(base):
         if name in {"systemctl", "service", "rc-service", "invoke-rc.d"}:
             return _unit_command(name, words[1:])
+        if name in PLAIN_OPTIONS:
+            return _plain_options(name, words[1:])
         if name in RESTRICTED:
             safe, reason = RESTRICTED[name]
             return None if _is_safe(words[1:], safe) else reason
@@ -158,6 +160,21 @@ def _is_safe(arguments: Sequence[str], safe: Collection[tuple[str, ...]]) -> boo
         if fixed != start or not any(word.startswith(("-", "+")) for word in rest):
             return True
     return False
+
+
+def _plain_options(name: str, arguments: Sequence[str]) -> str | None:
+    """Programs that are harmless with their plain options: see ``programs.PLAIN_OPTIONS``."""
+    letters, long, needed, start, reason = PLAIN_OPTIONS[name]
+    for word in arguments:
+        if word.startswith("--"):
+            plain = word.partition("=")[0] in long
+        elif word.startswith("-"):
+            plain = set(word[1:]) <= set(letters)
+        else:
+            plain = word.startswith(start)
+        if not plain:
+            return reason
+    return None if needed <= set(arguments) else reason
 
 
 def _unit_command(name: str, arguments: Sequence[str]) -> str | None:

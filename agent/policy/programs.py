@@ -6,72 +6,83 @@ _GROUPED = {
         tidegate-shell toybox xonsh yash zsh
     """,
     "is an interpreter, which runs any code": """
-        awk bc bpython bun clojure csi dc deno dotnet elixir eqn erl exiftool expect gawk gforth ghc ghci gnuplot groff
-        groovy guile iex ipython irb java jcmd jdb jjs jrunscript jshell julia kotlin lua luajit m4 mawk mono nawk node
-        nodejs nroff ocaml octave original-awk perl php php-cgi pry pypy python qjs r racket rscript ruby sbcl scala
-        swipl tclsh troff wish
+        awk bc bpython bun cabal clojure cobc csi dc deno dotnet elixir eqn erl exiftool expect gawk gforth ghc ghci
+        ginsh gnuplot groff groovy guile guile3 iex ipython irb java jcmd jdb jjs jrunscript jshell julia
+        kotlin ksshell lua luajit luatex m4 mawk mono msfconsole mypy nawk node nodejs nroff ocaml octave
+        original-awk pdb pdb3 perl php php-cgi pry pypy python qjs r racket rc rscript ruby sbcl scala
+        slsh sqlmap swipl tasksh tclsh troff wish
     """,
     "is an editor, which writes any file and runs shells": """
         ed editor ee emacs emacsclient ex helix hx jed jmacs joe jstar kak mc mcedit mg micro nano ne nvim pico red rjoe
         rnano rview rvim sed sensible-editor sudoedit vi view vigr vim vimdiff vipw visudo zile
     """,
     "is a pager or viewer, which can run a shell": """
-        aspell atop btop bzless bzmore dpkg-query elinks glances htop iftop info ispell less lesspipe lf links lynx man
-        more most ncdu nethogs nnn pager perldoc pg pinfo ranger sensible-browser sensible-pager tig top vd visidata w3m
-        watch www-browser xzless zless zmore zstdless
+        aspell atop bat batcat btop bzless bzmore dpkg-query elinks glances htop iftop info ispell less
+        lesspipe lf links lynx man more most ncdu nethogs nnn pager perldoc pg pinfo ranger sensible-browser
+        sensible-pager tig top vd visidata w3m watch www-browser xzless yelp zathura zless zmore
+        zstdless
     """,
     "runs another program": """
-        aa-exec abduco agetty busctl bwrap byobu capsh catchsegv cgexec choom chpst chroot chrt daemonize dbus-launch
-        dbus-run-session dbus-send dhclient doas dtach eatmydata entr env envuidgid facter fail2ban-client fakechroot
-        fakeroot fd find firejail flock gdbus getty gosu hyperfine i386 ionice linux32 linux64 login logsave machinectl
-        monit nc ncat netcat netcat.openbsd netcat.traditional newgrp nice nohup nsenter numactl openvpn openvt parallel
-        perf pg_ctl pg_ctlcluster pkexec pppd prlimit proxychains rabbitmqctl rlwrap run-mailcap run-parts run0 runcon
-        runsv runuser s6-setuidgid screen script scriptreplay setarch setlock setpriv setsid setuidgid sg socat
-        ssh-agent start-stop-daemon stdbuf su su-exec sudo supervisorctl sv systemd-ask-password systemd-cat
-        systemd-inhibit systemd-nspawn systemd-run systemd-socket-activate taskset time timeout tini tmate tmux torsocks
-        uname26 unbuffer unshare wg-quick x-terminal-emulator x86_64 xargs xinetd xterm xvfb-run
+        aa-exec abduco agetty busctl bwrap byobu capsh catchsegv cgexec choom chpst chroot chrt cowsay cowthink
+        cpulimit daemonize dbus-launch dbus-run-session dbus-send dhclient doas dtach dvips eatmydata
+        enscript entr env envuidgid facter fail2ban-client fakechroot fakeroot fd find firejail flock gdbus genie
+        getty gosu grc gtester hyperfine i386 ifdown ifup ionice ksu linux32 linux64 login logsave machinectl monit
+        msgfilter multitime nc ncat netcat netcat.openbsd netcat.traditional newgrp ngrok nice nohup nsenter numactl
+        openvpn openvt parallel perf pexec pg_ctl pg_ctlcluster pidstat pkexec pppd prlimit proxychains rabbitmqctl
+        rlwrap run-mailcap run-parts run0 runcon runsv runuser s6-setuidgid screen script scriptreplay scrot
+        setarch setlock setpriv setsid setuidgid sg socat softlimit ssh-agent sshuttle start-stop-daemon
+        startx stdbuf su su-exec sudo supervisorctl sv systemd-ask-password systemd-cat systemd-inhibit
+        systemd-nspawn systemd-run systemd-socket-activate taskset time timeout tini tmate tmux torify torsocks
+        uname26 unbuffer unionfs unshare varnishncsa wg-quick x-terminal-emulator x86_64 xargs xdotool xinetd xinit
+        xterm xvfb-run zrun
     """,
     "builds or runs what its files say": """
-        anacron ansible ansible-playbook ant as bundle bundler c++ cargo cc cfagent chef-client chef-solo clang cmake
-        cron crond debuild dpkg-buildpackage g++ gcc gdbserver genisoimage gmake go gradle just latex latexmk ld
-        logrotate lualatex make meson mvn ninja npx packer pdflatex pdftex pulumi puppet rake rpmbuild rustc salt
-        salt-call terraform tex tofu tsc vagrant xetex
+        anacron ansible ansible-playbook ant as bundle bundler c++ cargo cc certbot cfagent chef-client chef-solo
+        clang cmake cron crond csvtool debuild dpkg-buildpackage easyrsa g++ gcc gdbserver gem2deb genisoimage gmake
+        go gradle gunicorn just knife latex latexmk ld logrotate lualatex make meson mkinitcpio mvn ninja npx packer
+        pdflatex pdftex pulumi puppet rake rpmbuild rspec rustc rustup salt salt-call scons terraform tex tofu tox
+        tsc uwsgi vagrant waf xetex
     """,
     "installs packages, whose scripts run as root": """
-        alien apk apt apt-get aptitude bootc brew composer conda cpan cpanm debconf dnf do-release-upgrade dpkg
-        dpkg-reconfigure dselect easy_install emerge flatpak gdebi gem guix luarocks mamba microdnf nix nix-env npm opkg
-        pacman pip pipx pnpm poetry rpm rpm-ostree rpmkeys rpmquery rpmverify snap unattended-upgrade
-        unattended-upgrades uv yarn yum zypper
+        alien apk apt apt-get aptdcon aptitude bootc brew composer conda cpan cpanm debconf dnf
+        do-release-upgrade dpkg dpkg-reconfigure dselect easy_install emerge eopkg flatpak gdebi gem guix luarocks
+        mamba microdnf nix nix-env npm opkg pacman pip pipx pkcon pkg pkgadd pnpm poetry rpm rpm-ostree rpmkeys
+        rpmquery rpmverify snap swupd tdnf unattended-upgrade unattended-upgrades uv yarn yum zypper
     """,
     "writes any file": """
-        7z 7za 7zr alternatives ar aria2c aws axel az base64 borg bsd-mailx bsdtar bspatch bunzip2 bzip2 chkconfig
-        compress convert cp cpio cqlsh createdb createuser csplit curl dd debugfs dos2unix dump dumpcap duplicity
-        elfedit ettercap ffmpeg ftp gcloud gimp gpg gpg2 gpgsm gs gsutil gunzip gzip hping3 http httpie iconv install
-        lftp ln lz4 lzop magick mariadb mkfifo mknod mktemp mmv mongo mongosh mv mysql ncftp nmap objcopy openssl pandoc
-        patch patchelf pax pigz prename psql rar rclone rdiff-backup redis-cli rename restic restore rsync s3cmd scanmem
-        scp sftp shred shuf smbclient sort split sponge sqlite3 sqlplus star strip sysctl systemd-confext systemd-sysext
-        systemd-sysusers systemd-tmpfiles tar tcpdump tee tftp touch truncate tshark uncompress uniq unrar unxz unzip
-        unzstd update-alternatives update-rc.d uudecode uuencode wget xdelta xmlstarlet xxd xz yq zip zpaq zstd
+        7z 7za 7zr alternatives ar aria2c arj aws axel az base64 basenc borg bsd-mailx bsdcpio bsdtar bspatch
+        bunzip2 bzip2 cabextract check_log chkconfig compress convert cp cpio cqlsh createdb createuser csplit curl
+        dd debugfs dmidecode dos2unix dump dumpcap duplicity elfedit ettercap ffmpeg ftp gcloud gimp gpg gpg2
+        gpgsm gs gsutil gunzip gzip hexedit hping3 http httpie iconv install lftp ln lwp-download lwp-request lz4
+        lzop magick mariadb mkfifo mkisofs mknod mktemp mmv mongo mongosh mv mysql ncftp nmap objcopy openssl
+        pandoc patch patchelf pax pigz prename psql rar rclone rdiff-backup redis-cli rename restic restore rsync
+        rtorrent s3cmd scanmem scp sftp shred shuf smbclient sort sos sosreport split sponge sqlite3 sqlplus
+        star strip sysctl systemd-confext systemd-sysext systemd-sysusers systemd-tmpfiles tar tcpdump tee tftp tic
+        touch trace-cmd truncate tshark unar uncompress uniq unrar unsquashfs unxz unzip unzstd update-alternatives
+        update-rc.d uudecode uuencode wget wodim x11vnc xdelta xmlstarlet xorriso xxd xz yq zip zpaq zstd
     """,
     "changes who may do what with files": """
         chattr chcon chgrp chmod chown restorecon semanage setcap setenforce setfacl setsebool
     """,
     "changes or reads disks and mounts": """
-        blockdev btrfs cfdisk cryptsetup dmsetup e2fsck fdisk fsck fusermount fusermount3 gdisk hdparm iscsiadm kpartx
-        losetup lvcreate lvextend lvm mdadm mke2fs mkfs mkfs.ext4 mount mount.cifs mount.nfs parted photorec pvcreate
-        qemu-nbd rbd sfdisk sgdisk swapon testdisk tune2fs udisksctl umount vgchange xfs_db zfs zpool
+        blockdev btrfs cfdisk cryptsetup ddrescue dislocker dmsetup e2fsck eject fdisk fsck fusermount fusermount3
+        gdisk growpart hdparm iscsiadm kpartx losetup lvcreate lvextend lvm mdadm mke2fs mkfs mkfs.ext4 mkswap mount
+        mount.cifs mount.fuse mount.nfs nvme partclone parted photorec pvcreate qemu-nbd rbd resize2fs sfdisk sgdisk
+        swapoff swapon testdisk tune2fs udisksctl umount vgchange wipefs xfs_db zfs zpool
     """,
     "reaches another host, or lets its options run programs": """
-        autossh dbclient dropbear mosh mosh-server rexec rlogin rsh slogin ssh ssh-add ssh-copy-id ssh-keygen sshd
-        sshpass telnet
+        autossh check_by_ssh dbclient dropbear mosh mosh-server psftp rexec rlogin rsh slogin ssh ssh-add
+        ssh-copy-id ssh-keygen sshd sshd-session sshfs sshpass telnet winexe
     """,
     "takes options and hooks that run programs": """
         bzr cvs darcs fossil git git-shell hg lazygit svn svnadmin tig
     """,
     "starts containers or virtual machines, which can mount the host": """
-        apptainer buildah containerd crictl crun ctr distrobox docker docker-compose dockerd helm incus incusd k3s k9s
-        kubeadm kubectl lxc lxc-attach lxc-start lxd microk8s minikube multipass nerdctl nomad oc podman podman-compose
-        qemu qemu-img qemu-system-x86_64 runc singularity skopeo toolbox virsh virt-install
+        apptainer buildah cloud-localds containerd crictl crun ctr distrobox docker docker-compose dockerd
+        firecracker helm ignite incus incusd k3s k9s kata-runtime kubeadm kubectl lima lxc lxc-attach lxc-start lxd
+        microk8s minikube multipass nerdctl nomad oc podman podman-compose podman-remote qemu qemu-img
+        qemu-system-x86_64 runc singularity skopeo toolbox vboxmanage virsh virt-customize virt-install
+        virt-sandbox
     """,
     "runs something later": """
         at atd batch crontab loginctl systemd-analyze
@@ -83,8 +94,8 @@ _GROUPED = {
         useradd userdbctl userdel usermod
     """,
     "changes the kernel": """
-        bpf bpftool bpftrace depmod dkms dracut efibootmgr flashrom grub-install grub-mkconfig insmod kexec kmod kpatch
-        modprobe mokutil rmmod setpci update-grub update-initramfs
+        bpf bpftool bpftrace depmod dkms dracut efibootmgr flashrom grub-install grub-mkconfig insmod kdump-config
+        kexec kmod kpatch ldattach modprobe mokutil rmmod setpci setserial tunctl update-grub update-initramfs
     """,
     "debugs other processes and runs code in them": """
         cgdb coredumpctl crash ddd gcore gdb lldb ltrace pstack rr stap strace systemtap uftrace valgrind
@@ -95,6 +106,9 @@ _GROUPED = {
     "resets or rewrites the system": """
         bootctl hostnamectl init kernel-install localectl pivot_root sulogin switch_root systemd systemd-firstboot
         telinit timedatectl
+    """,
+    "sets the clock that grants end by": """
+        adjtimex chronyc hwclock ntpdate rdate sntp
     """,
     "manages Tidegate itself": """
         tidegate tidegated
@@ -128,12 +142,41 @@ _INSTALLS = "installs packages, whose scripts run as root"
 _CONFIGURED = "can be given configuration that loads code"
 _APACHE = ((("configtest",), ("graceful",), ("restart",), ("start",), ("stop",), ("-t",)), _CONFIGURED)
 
+# Harmless with these options alone, in any order: letters that may stand together behind one dash, long ones (with a value or
+# without), what must be there, what every other word must begin with, and why it is root-equivalent otherwise.
+PLAIN_OPTIONS: dict[str, tuple[str, frozenset[str], frozenset[str], str, str]] = {
+    "journalctl": (
+        "abefgklnopqrStuUx0123456789",
+        frozenset({
+            "--all", "--boot", "--catalog", "--disk-usage", "--dmesg", "--follow", "--full", "--grep", "--identifier", "--lines",
+            "--list-boots", "--no-full", "--no-hostname", "--no-pager", "--no-tail", "--output", "--pager-end", "--priority",
+            "--quiet", "--reverse", "--since", "--system", "--unit", "--until", "--utc",
+        }),
+        frozenset({"--no-pager"}),
+        "",
+        "pages its output, or writes, moves or deletes journals (--no-pager with plain options is harmless)",
+    ),
+    "ss": (
+        "aeHilmnoprstuwx46",
+        frozenset({"--all", "--listening", "--numeric", "--processes", "--summary", "--tcp", "--udp", "--unix"}),
+        frozenset(),
+        "",
+        "kills connections, or writes a file",
+    ),
+    "date": (
+        "uRI",
+        frozenset({"--utc", "--rfc-email", "--rfc-3339", "--iso-8601"}),
+        frozenset(),
+        "+",
+        "sets the clock that grants end by",
+    ),
+}  # fmt: skip
+
 # Harmless when the arguments begin so and no option follows (after ANYTHING, options too); root-equivalent for the given reason
 # otherwise. ``()``: with no argument at all.
 RESTRICTED: dict[str, tuple[tuple[tuple[str, ...], ...], str]] = {
     "docker": (_CONTAINER_SAFE, _CONTAINERS),
     "podman": (_CONTAINER_SAFE, _CONTAINERS),
-    "journalctl": ((("--no-pager", ANYTHING),), _PAGES),
     "networkctl": ((("--no-pager", "list"), ("--no-pager", "status")), "edits network files, or shows them in a pager"),
     "resolvectl": ((("--no-pager", "query"), ("--no-pager", "status")), "sets who answers names, or shows it in a pager"),
     "loginctl": ((("--no-pager", "list-sessions"), ("--no-pager", "list-users")), "ends sessions, or shows them in a pager"),

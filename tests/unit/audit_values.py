@@ -13,6 +13,7 @@ DETAIL: Mapping[EventKind, Mapping[str, object]] = {
     EventKind.SESSION_OPENED: {"session": "c1", "source_address": "10.1.0.7"},
     EventKind.SESSION_SEVERED: {"killed": 3, "pids": [10, 11, 12]},
     EventKind.PROCESS_LAUNCHED: {"pid": 4711, "command": "/usr/bin/id -u", "path": "/usr/bin/id"},
+    EventKind.PROOF_FAILED: {"moment": "closed", "troubles": ["sshd still accepts the key SHA256:x of jit-alice"]},
     EventKind.AUDIT_LOST: {"count": 2, "first_sequence": 4, "last_sequence": 5},
 }
 

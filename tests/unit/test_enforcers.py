@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -19,7 +20,7 @@ from agent.host.fake import FakeHost
 from agent.model import Phase, PlanContext, Stage, Step
 from agent.planning import plan
 from enforcers import ssh_keys, sshd_match, sudoers_rule
-from enforcers.sudoers_rule import Rule, command, prove, render
+from enforcers.sudoers_rule import Rule, command, is_leaf, prove, render
 from tests.unit.enforcer_fixtures import (
     BODIES,
     ENFORCERS,
@@ -382,9 +383,31 @@ def test_run_as_is_a_list_of_plain_logins(run_as: Any) -> None:
 def test_a_rule_is_one_line_and_a_command_without_arguments_allows_none() -> None:
     rule = Rule("jit-a", ("root", "www-data"), (("/usr/bin/id",), ("/usr/bin/x", "a=b,c:d", "#e")), NBF, 3600)
     assert render(rule) == (
-        'jit-a ALL=(root,www-data) NOTAFTER=20270115080000Z TIMEOUT=3600 NOPASSWD: /usr/bin/id "", /usr/bin/x a\\=b\\,c\\:d \\#e\n'
+        "jit-a ALL=(root,www-data) NOTAFTER=20270115080000Z TIMEOUT=3600 NOPASSWD:NOSETENV: "
+        '/usr/bin/x a\\=b\\,c\\:d \\#e, NOEXEC: /usr/bin/id ""\n'
     )
     assert Rule.from_json(rule.to_json()) == rule
+
+
+@needs_cvtsudoers
+def test_a_login_of_ours_takes_nothing_of_its_environment_into_a_command_and_others_keep_their_settings() -> None:
+    host = FakeHost(commands={"cvtsudoers": real})
+    theirs = Rule("deploy", ("root",), (("/usr/bin/id",),), NBF, 60)
+    assert "Defaults" not in render(theirs)
+    ours = replace(theirs, login="jit-a", own=True)
+    defaults, rule = render(ours).splitlines()
+    assert defaults.startswith("Defaults:jit-a env_reset, !setenv, use_pty, !env_editor, env_keep = ")
+    assert not {"PAGER", "EDITOR", "HOME", "PATH", "LESSOPEN"} & set(re.findall(r"[A-Z]+", defaults))
+    prove(ours, render(ours), host)
+    for text in (rule + "\n", render(ours).replace("!setenv", "setenv"), render(ours).replace("LANG ", "LANG PAGER ")):
+        with pytest.raises(HostError, match="sudo_rule_unprovable"):
+            prove(ours, text, host)
+
+
+def test_only_programs_that_start_no_other_are_kept_from_it() -> None:
+    assert is_leaf(("/usr/bin/systemctl", "restart", "nginx")) and is_leaf(("/bin/cat", "/var/log/syslog"))
+    for path in ("/opt/bin/cat", "/usr/local/bin/id", "/usr/sbin/service", "/usr/bin/docker", "/usr/sbin/nginx"):
+        assert not is_leaf((path,))
 
 
 WORD = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=1, max_size=12)
@@ -410,19 +433,21 @@ def test_every_command_we_take_is_provable_by_the_real_cvtsudoers(lines: list[li
 @pytest.mark.parametrize(
     "text",
     [
-        "jit-a ALL=(root) NOPASSWD: /usr/bin/id\n",
-        'jit-a ALL=(root) NOPASSWD: /usr/bin/id "", ALL\n',
-        'jit-a ALL=(root) NOPASSWD: /usr/bin/id ""\njit-a ALL=(ALL) ALL\n',
-        'jit-a ALL=(ALL) NOPASSWD: /usr/bin/id ""\n',
-        'jit-a ALL=(root:root) NOPASSWD: /usr/bin/id ""\n',
-        'jit-a ALL=(root) NOPASSWD: SETENV: /usr/bin/id ""\n',
-        'jit-a ALL=(root) /usr/bin/id ""\n',
-        'ALL ALL=(root) NOPASSWD: /usr/bin/id ""\n',
-        'jit-a, jit-b ALL=(root) NOPASSWD: /usr/bin/id ""\n',
-        'Defaults !authenticate\njit-a ALL=(root) NOPASSWD: /usr/bin/id ""\n',
-        "jit-a ALL=(root) NOPASSWD: /usr/bin/id *\n",
-        'jit-a ALL=(root) NOPASSWD: !/usr/bin/id ""\n',
-        'jit-a ALL=(root) NOTAFTER=20270115080000Z NOPASSWD: /usr/bin/id ""\n',
+        "jit-a ALL=(root) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id\n",
+        'jit-a ALL=(root) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id "", ALL\n',
+        'jit-a ALL=(root) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\njit-a ALL=(ALL) ALL\n',
+        'jit-a ALL=(ALL) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
+        'jit-a ALL=(root:root) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
+        'jit-a ALL=(root) NOPASSWD:SETENV:NOEXEC: /usr/bin/id ""\n',
+        'jit-a ALL=(root) NOSETENV:NOEXEC: /usr/bin/id ""\n',
+        'ALL ALL=(root) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
+        'jit-a, jit-b ALL=(root) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
+        'Defaults !authenticate\njit-a ALL=(root) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
+        "jit-a ALL=(root) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id *\n",
+        'jit-a ALL=(root) NOPASSWD:NOSETENV:NOEXEC: !/usr/bin/id ""\n',
+        'jit-a ALL=(root) NOTAFTER=20270115080000Z NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
+        'jit-a ALL=(root) NOPASSWD:NOEXEC: /usr/bin/id ""\n',
+        'jit-a ALL=(root) NOPASSWD:NOSETENV: /usr/bin/id ""\n',
         "",
         "nonsense\n",
     ],

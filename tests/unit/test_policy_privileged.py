@@ -97,6 +97,86 @@ ROOT_EQUIVALENT = """
 /opt/wrapper --shell-is=/usr/bin/python3
 /usr/bin/thing tidegate
 /usr/sbin/nginx -c /opt/nginx.conf
+/usr/bin/journalctl
+/usr/bin/journalctl --no-pager --file=/srv/x.journal
+/usr/bin/journalctl --no-pager --vacuum-size=1
+/usr/bin/journalctl --no-pager -D /srv
+/usr/bin/journalctl --no-pager -fD
+/usr/bin/journalctl --no-pager --rotate
+/usr/bin/journalctl -u nginx --pager
+/usr/bin/ss -K
+/usr/bin/ss -tD /srv/x
+/usr/bin/date -s 12:00
+/usr/bin/date --set=12:00
+/usr/bin/date 010112002027
+/usr/sbin/hwclock --hctosys
+/usr/bin/chronyc makestep
+/usr/bin/timedatectl set-time 12:00
+/usr/bin/more /var/log/syslog
+/usr/bin/most
+/usr/bin/batcat /etc/motd
+/usr/bin/view /etc/motd
+/usr/bin/ed
+/usr/bin/sed -i s/a/b/ /srv/x
+/usr/bin/node
+/usr/bin/ruby3.1
+/usr/bin/nodejs /opt/x.js
+/usr/bin/expect
+/usr/bin/sqlite3 /srv/x.db
+/usr/bin/mysql
+/usr/bin/psql
+/usr/bin/mongosh
+/usr/bin/timeout 5 ls
+/usr/bin/nice ls
+/usr/bin/nohup ls
+/usr/bin/stdbuf -o0 ls
+/usr/bin/flock /srv/lock ls
+/usr/bin/watch df
+/usr/bin/top
+/usr/bin/htop
+/usr/bin/screen
+/usr/bin/tmux
+/usr/bin/script
+/usr/bin/at now
+/usr/bin/mv a b
+/usr/bin/ln -s a b
+/usr/bin/install a b
+/usr/bin/chown alice a
+/usr/bin/setfacl -m u:alice:rw a
+/usr/sbin/tcpdump -i eth0
+/usr/bin/nmap localhost
+/usr/bin/curl -o a http://x
+/usr/bin/wget http://x
+/usr/bin/scp a b:
+/usr/bin/gem install x
+/usr/bin/npm install
+/usr/bin/make
+/usr/bin/zip a b
+/usr/bin/unzip a
+/usr/bin/gpg a
+/usr/bin/openssl
+/usr/bin/pkexec ls
+/usr/bin/nsenter -t 1
+/usr/bin/unshare
+/usr/sbin/chroot /srv
+/usr/bin/systemd-run ls
+/usr/bin/ctr images
+/usr/bin/kubectl get pods
+/usr/bin/virsh list
+/usr/bin/lxc list
+/usr/bin/systemctl mask nginx
+/usr/bin/systemctl daemon-reexec
+/usr/bin/systemctl kill nginx
+/usr/bin/systemctl isolate rescue.target
+/usr/bin/systemctl start emergency.target
+/usr/bin/systemctl stop tidegated.service
+/usr/sbin/service tidegated stop
+/usr/sbin/iptables --modprobe=/srv/x
+/usr/bin/pidstat
+/usr/bin/certbot renew
+/usr/sbin/ifup eth0
+/usr/sbin/dmidecode
+/usr/bin/tic x
 """.strip().splitlines()
 
 HARMLESS = """
@@ -108,6 +188,45 @@ HARMLESS = """
 /usr/bin/systemctl reload apache2.service
 /usr/sbin/service nginx restart
 /usr/bin/journalctl --no-pager -u nginx
+/usr/bin/journalctl -u nginx --no-pager
+/usr/bin/journalctl -fu nginx --no-pager
+/usr/bin/journalctl --no-pager --unit=nginx --since=today -n100 -o cat
+/usr/bin/journalctl --no-pager -p err -b -1
+/usr/bin/ss -tulpn
+/usr/bin/date
+/usr/bin/date -u +%s
+/usr/bin/tail -f /var/log/nginx/error.log
+/usr/bin/head /var/log/auth.log
+/usr/bin/zcat /var/log/syslog.1.gz
+/usr/bin/ls -l /var/log
+/usr/bin/du -sh /srv
+/usr/bin/free -m
+/usr/bin/uptime
+/usr/bin/ps aux
+/usr/bin/lsof -i
+/usr/sbin/dmesg -T
+/usr/bin/wc -l /var/log/syslog
+/usr/bin/stat /srv/data
+/usr/bin/systemctl stop nginx
+/usr/bin/systemctl start postgresql@15-main
+/usr/bin/systemctl try-restart nginx
+/usr/bin/systemctl --no-pager list-units
+/usr/bin/systemctl --no-pager cat nginx
+/usr/bin/systemctl is-enabled nginx
+/usr/bin/systemctl reset-failed nginx
+/usr/sbin/service apache2 reload
+/usr/sbin/apachectl graceful
+/usr/sbin/apache2ctl configtest
+/usr/sbin/haproxy -c -f /etc/haproxy/haproxy.cfg
+/usr/sbin/named-checkconf
+/usr/sbin/postqueue -p
+/usr/bin/postconf -n
+/usr/sbin/shutdown -r now
+/usr/bin/docker stop web
+/usr/bin/podman ps
+/usr/bin/lsblk
+/usr/sbin/ip -br addr
+/usr/bin/ping -c 3 db
 /usr/sbin/nginx -t
 /usr/sbin/nginx -s reload
 /usr/bin/docker restart web
