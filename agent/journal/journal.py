@@ -252,12 +252,20 @@ class Journal:
             )
 
     def last_wall_ns(self) -> int:
-        """The latest wall time ever noted."""
-        return self._meta_int("last_wall_ns")
+        """The latest wall time ever noted; 0 where that can't be read: ends go on, and the next note mends it."""
+        try:
+            return self._meta_int("last_wall_ns")
+        except JournalError as error:
+            if error.code != "journal_damaged":
+                raise
+            return 0
 
     def _meta_int(self, key: str) -> int:
         rows = self._db.rows("SELECT value FROM meta WHERE key=?", (key,))
-        return int(rows[0]["value"]) if rows else 0
+        try:
+            return int(rows[0]["value"]) if rows else 0
+        except ValueError as error:
+            raise JournalError("journal_damaged", f"the journal's {key} is no number") from error
 
     def _move(self, db: sqlite3.Connection, grant_id: int, before: GrantState, sets: str, *values: object) -> None:
         """One step in a grant's life. One whose end has begun meanwhile never comes back to life."""
@@ -290,15 +298,34 @@ class Journal:
         return GrantRecord(
             **{name: row[name] for name in names},
             state=GrantState(row["state"]),
-            cause=EndCause(row["cause"]) if row["cause"] else None,
+            cause=_cause(row["cause"]),
             uids={found["login"]: found["uid"] for found in uids},
-            logins=tuple(json.loads(row["logins"])),
-            not_containable=tuple(json.loads(row["not_containable"])),
+            logins=_texts(row["logins"]),
+            not_containable=_texts(row["not_containable"]),
         )
 
 
 def _dump(step: Step) -> str:
     return json.dumps(step.to_json(), sort_keys=True, separators=(",", ":"))
+
+
+def _cause(text: str | None) -> EndCause | None:
+    """Why it ends; a word that can't be read was an order all the same."""
+    if not text:
+        return None
+    try:
+        return EndCause(text)
+    except ValueError:
+        return EndCause.FAILED
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    """A list of texts; none where it can't be read: only words depend on it, and an end must not."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(str(each) for each in found) if isinstance(found, list) else ()
 
 
 def _load(text: str) -> Step:
