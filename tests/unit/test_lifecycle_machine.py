@@ -20,7 +20,7 @@ from agent.host.fake import KilledError
 from agent.journal import EndCause, GrantState
 from tests.unit.lifecycle_kit import KEY, NS, POLICY, World
 
-RUNS = int(os.environ.get("TIDEGATE_MACHINE_RUNS", "25"))
+RUNS = int(os.environ.get("TIDEGATE_MACHINE_RUNS", "30"))
 LOGINS = ("jit-a", "jit-b", "jit-c")
 GROUPS = ("games", "audio")
 SUDO = "/usr/bin/id"
@@ -75,17 +75,19 @@ def entries(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 
 class Lifecycle(RuleBasedStateMachine):
-    """See the module. ``fault``: something was told to fail, so what is due may take one more try."""
+    """See the module. ``faults``: what was told to fail; while there is any, what is due may take more tries."""
 
-    @initialize(userdb=st.booleans())
-    def begin(self, userdb: bool) -> None:
+    @initialize(userdb=st.booleans(), first=st.lists(entries(), min_size=1, max_size=3), lasts_s=st.sampled_from((90, 600)))
+    def begin(self, userdb: bool, first: list[list[dict[str, Any]]], lasts_s: int) -> None:
         self.world = World(userdb=userdb)
         self.asked: dict[str, Asked] = {}
         self.residue: set[int] = set()
-        self.fault = False
+        self.faults: set[str] = set()
         self.count = 0
         self._seen = self.world.clock.boot_ns()
         self.world.start()
+        for asked in first:
+            self.grant(asked, 0, lasts_s)
 
     def teardown(self) -> None:
         """Whatever happened: once nothing fails any more and all time has passed, the host is as it was before the first."""
@@ -122,13 +124,30 @@ class Lifecycle(RuleBasedStateMachine):
             return
         record = next(iter(world.pipeline.journal.by_jti(jti)), None)
         if code is not None and record is None:
-            assert self.fault or self.shown() == before, "a refused grant changes nothing"
+            assert self.faults or self.shown() == before, "a refused grant changes nothing"
             del self.asked[jti]
         elif record is None:  # nothing could be written down, so nothing was done
-            assert self.fault
+            assert self.faults
             del self.asked[jti]
         else:
             assert not set(record.uids.values()) & spoken_for, "a UID came back while something of it was left"
+
+    @rule(asked=entries(), starts_s=st.sampled_from((0, 5)))
+    def another_grant(self, asked: list[dict[str, Any]], starts_s: int) -> None:
+        """Many come, so that there are some of every kind at once."""
+        self.grant(asked, starts_s, 600)
+
+    @rule(asked=entries(), after=st.integers(1, 14), late=st.booleans())
+    def grant_and_die(self, asked: list[dict[str, Any]], after: int, late: bool) -> None:
+        """Killed while it is opened."""
+        self.break_the_host(after, "dies after" if late else "dies")
+        self.grant(asked, 0, 600)
+
+    @rule(after=st.integers(1, 14), late=st.booleans(), seconds=st.sampled_from((30, 600, 8000)))
+    def end_and_die(self, after: int, late: bool, seconds: float) -> None:
+        """Killed while grants end."""
+        self.break_the_host(after, "dies after" if late else "dies")
+        self.advance(seconds)
 
     @rule(jti=st.integers(1, 12), by=st.sampled_from(("jti", "subject", "all")))
     def revoke(self, jti: int, by: str) -> None:
@@ -136,7 +155,7 @@ class Lifecycle(RuleBasedStateMachine):
         chosen = [live for live in pipeline.ledger.all() if by != "jti" or live.record.jti == f"g-{jti}"]
         ended = {live.record.jti for live in chosen}
         done = self.do(lambda: pipeline.shut(chosen, EndCause.REVOKED, "an admin"), "revoking")
-        for name in ended:
+        for name in ended & self.asked.keys():
             # A kill before it was written down leaves it open, as if it had never been said: nobody was told otherwise.
             self.asked[name].revoked |= self.world.running and done is not None
 
@@ -158,17 +177,17 @@ class Lifecycle(RuleBasedStateMachine):
     def break_the_host(self, after: int, kind: str) -> None:
         host = self.world.host
         host.fail_at, host.kill, host.after = len(host.calls) + after, kind != "fails", kind == "dies after"
-        self.fault = True
+        self.faults.add("a step fails" if kind == "fails" else "a kill")
 
     @rule(after=st.integers(1, 6), late=st.booleans())
     def die_at_a_commit(self, after: int, late: bool) -> None:
         self.world.disk.kill_at, self.world.disk.kill_after = self.world.disk.commits + after, late
-        self.fault = True
+        self.faults.add("a kill")
 
     @rule()
     def fill_the_disk(self) -> None:
         self.world.disk.full = True
-        self.fault = True
+        self.faults.add("a full disk")
 
     @rule()
     def crash(self) -> None:
@@ -188,7 +207,8 @@ class Lifecycle(RuleBasedStateMachine):
         tenants = [uid for live in self.world.pipeline.ledger.all() if live.state is GrantState.OPEN for uid in live.tenants]
         if tenants:
             self.world.process_of(tenants[which % len(tenants)], immortal=immortal)
-            self.fault |= immortal
+            if immortal:
+                self.faults.add("a process in state D")
 
     @rule(which=st.integers(0, 5))
     def leave_something(self, which: int) -> None:
@@ -198,7 +218,7 @@ class Lifecycle(RuleBasedStateMachine):
             self.world.host.swept[uid] = ([], ["/var/tmp/held"])
             self.residue.add(uid)
 
-    @precondition(lambda self: self.fault)
+    @precondition(lambda self: bool(self.faults))
     @rule()
     def mend(self) -> None:
         """Nothing fails any more; what waited is tried again."""
@@ -210,11 +230,11 @@ class Lifecycle(RuleBasedStateMachine):
         self.settle()
         self.advance(SETTLE_S)
         self.settle()
-        self.fault = False
+        self.faults.clear()
 
     # The admin
 
-    @rule(text=st.sampled_from((POLICY, POLICY, "rules: []\n", "rules: [\n")))
+    @rule(text=st.sampled_from((POLICY, POLICY, POLICY, "rules: []\n", "rules: [\n")))
     def change_policy(self, text: str) -> None:
         self.world.write_policy(text)
         self.world.pipeline.policies.reload()
@@ -240,11 +260,12 @@ class Lifecycle(RuleBasedStateMachine):
             return act()
         except KilledError:
             self.world.host.fail_at = self.world.disk.kill_at = None
+            self.faults.discard("a kill")  # the next start owes everything at once
             self.world.crash()
         except RefusedError:
             raise
         except TidegateError:
-            assert self.fault, what
+            assert self.faults, what
         return None
 
     def lived(self) -> None:
@@ -268,7 +289,7 @@ class Lifecycle(RuleBasedStateMachine):
         assert {record.jti for record in journal.live()} == live.keys(), "the journal and the ledger hold the same grants"
         for jti, found in self.asked.items():
             assert jti not in live or live[jti].state is not GrantState.OPENING, f"{jti} is left half open"
-            if found.over and not self.fault:
+            if found.over and not self.faults:
                 assert jti not in live, f"{jti} outlives its end"
             if jti in live and live[jti].state is GrantState.OPEN:
                 self.stands(found)
@@ -327,7 +348,7 @@ class Lifecycle(RuleBasedStateMachine):
 
 Lifecycle.TestCase.settings = settings(
     max_examples=RUNS,
-    stateful_step_count=30,
+    stateful_step_count=20,
     deadline=None,
     derandomize="TIDEGATE_MACHINE_RUNS" not in os.environ,
     database=None,
