@@ -11,8 +11,18 @@ from pathlib import Path
 
 from agent.errors import JournalError, UntrustedError
 from agent.journal.database import Database
-from agent.journal.records import EndCause, GrantRecord, GrantState, JournaledStep, Refusal, StepState
-from agent.model import Grant, Json, Phase, Plan, Stage, Step
+from agent.journal.records import (
+    EndCause,
+    GrantRecord,
+    GrantState,
+    JournaledStep,
+    Refusal,
+    StepState,
+    cause_of,
+    step_of,
+    texts_of,
+)
+from agent.model import Grant, Json, Plan, Step
 from agent.model.text import one_line
 
 _REFUSALS_KEPT = 100
@@ -182,7 +192,7 @@ class Journal:
     def steps(self, grant_id: int) -> list[JournaledStep]:
         """The grant's steps in the order they were applied."""
         rows = self._db.rows("SELECT * FROM steps WHERE grant_id=? ORDER BY seq", (grant_id,))
-        return [JournaledStep(row["seq"], _load(row["step"]), StepState(row["state"]), row["error"]) for row in rows]
+        return [JournaledStep(row["seq"], step_of(row["step"]), StepState(row["state"]), row["error"]) for row in rows]
 
     def receipts(self, limit: int = 1000) -> list[tuple[str, str]]:
         """``(id, jws)`` of the latest receipts, newest first."""
@@ -298,40 +308,12 @@ class Journal:
         return GrantRecord(
             **{name: row[name] for name in names},
             state=GrantState(row["state"]),
-            cause=_cause(row["cause"]),
+            cause=cause_of(row["cause"]),
             uids={found["login"]: found["uid"] for found in uids},
-            logins=_texts(row["logins"]),
-            not_containable=_texts(row["not_containable"]),
+            logins=texts_of(row["logins"]),
+            not_containable=texts_of(row["not_containable"]),
         )
 
 
 def _dump(step: Step) -> str:
     return json.dumps(step.to_json(), sort_keys=True, separators=(",", ":"))
-
-
-def _cause(text: str | None) -> EndCause | None:
-    """Why it ends; a word that can't be read was an order all the same."""
-    if not text:
-        return None
-    try:
-        return EndCause(text)
-    except ValueError:
-        return EndCause.FAILED
-
-
-def _texts(text: str) -> tuple[str, ...]:
-    """A list of texts; none where it can't be read: only words depend on it, and an end must not."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return ()
-    return tuple(str(each) for each in found) if isinstance(found, list) else ()
-
-
-def _load(text: str) -> Step:
-    """A step that can't be read is one that no enforcer undoes: its grant stays live and loud, and all else of it is undone."""
-    try:
-        return Step.from_json(json.loads(text))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        what = one_line(f"a journaled step can't be read ({type(error).__name__}): {text}", 200)
-        return Step("unreadable", "unreadable", Stage.OPEN, Phase.CLOSE, "", what)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import hypothesis.strategies as st
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agent.errors import RefusedError, TidegateError
@@ -352,6 +352,7 @@ Lifecycle.TestCase.settings = settings(
     deadline=None,
     derandomize="TIDEGATE_MACHINE_RUNS" not in os.environ,
     database=None,
+    phases=[Phase.generate, *([] if RUNS < 100 else [Phase.shrink])],
     suppress_health_check=list(HealthCheck),
     print_blob=False,
 )
