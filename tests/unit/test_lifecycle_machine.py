@@ -40,6 +40,7 @@ class Asked:
     lived_ns: int = 0
     cuts: int = 0  # power cuts while it lived
     revoked: bool = False
+    untold: bool = False  # revoked with no disk to write that on: it may be open in the journal and shut on the host
     past: bool = False  # the wall clock has shown its end, or its lifetime is used up
 
     @property
@@ -157,7 +158,9 @@ class Lifecycle(RuleBasedStateMachine):
         done = self.do(lambda: pipeline.shut(chosen, EndCause.REVOKED, "an admin"), "revoking")
         for name in ended & self.asked.keys():
             # A kill before it was written down leaves it open, as if it had never been said: nobody was told otherwise.
-            self.asked[name].revoked |= self.world.running and done is not None
+            # On a full disk it is carried out and told as NOT OVER; a restart may forget it (decision 19).
+            self.asked[name].revoked |= self.world.running and done is not None and not self.world.disk.full
+            self.asked[name].untold |= self.world.disk.full
 
     # Time
 
@@ -291,7 +294,7 @@ class Lifecycle(RuleBasedStateMachine):
             assert jti not in live or live[jti].state is not GrantState.OPENING, f"{jti} is left half open"
             if found.over and not self.faults:
                 assert jti not in live, f"{jti} outlives its end"
-            if jti in live and live[jti].state is GrantState.OPEN:
+            if jti in live and live[jti].state is GrantState.OPEN and not found.untold:
                 self.stands(found)
         self.accounted(live.keys())
         for record in journal.recent(1000):
