@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test lint host venv clean
+.PHONY: help demo test lint host fuzz venv clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,9 @@ lint: venv ## only the linters
 host: venv ## a root shell on a fresh test host with Tidegate running
 	@$(BIN)/python -m tests.hosts shell --prepare tests.hosts.prepare:install_tidegate --run 'systemctl start tidegated'
 
+fuzz: $(VENV)/.fuzz ## every fuzzer for a bounded time, then many random lives of grants (ARGS: --seconds 60, names of targets)
+	@$(BIN)/python -m tests.fuzz --lives 400 $(ARGS)
+
 venv: $(VENV)/.made ## .venv with Tidegate and the tools of its tests
 
 $(VENV)/.made: pyproject.toml
@@ -29,5 +32,10 @@ $(VENV)/.made: pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+$(VENV)/.fuzz: $(VENV)/.made
+	@echo "fuzz: installing atheris into $(VENV) ..." >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
+	@touch $@
+
 clean: ## what was built here (not the cached host roots)
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
+from agent.errors import JournalError
 from agent.expiry import notice
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act, Alarm
@@ -42,7 +43,7 @@ class Acting:
         if swept:
             submit(self._again, self._pipeline.sweep, swept)
         if any(alarm.act is Act.MARK for alarm in alarms):
-            submit(self._again, ledger.mark, self._pipeline.journal)
+            submit(self._again, self._mark)
         for alarm in alarms:
             live = ledger.get(alarm.grant_id)
             if live and alarm.act is Act.OPEN:
@@ -62,6 +63,12 @@ class Acting:
         """Wait for what is under way; the journal has the rest for the next start."""
         for pool in (self._cutting, self._again, self._clearing, self._beside):
             pool.shutdown(cancel_futures=True)
+
+    def _mark(self) -> None:
+        try:
+            self._pipeline.ledger.mark(self._pipeline.journal)
+        except JournalError as error:  # a full disk, say: no bug, and tried again in a minute
+            log.error("how late it is could not be written down: %s", error)
 
     def _cut(self, grants: Sequence[LiveGrant]) -> None:
         self.clear(self._pipeline.cut(grants, EndCause.EXPIRED))

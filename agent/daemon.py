@@ -175,7 +175,8 @@ class Daemon:
             gid: int | None = grp.getgrnam(self._config.admin_group).gr_gid
         except KeyError:
             gid = None
-        return ControlServer(self._config.paths.control_socket, gid, handlers.table(), self._answering)
+        tenants = range(self._config.uid_first, self._config.uid_last + 1)
+        return ControlServer(self._config.paths.control_socket, gid, handlers.table(), self._answering, tenants)
 
     # What happens
 

@@ -16,6 +16,7 @@ from agent.model import AccountWant, Grant, JsonObject, PlanContext, Residue, Ss
 from agent.model.fields import FieldReader, absolute_path, choice, full_name, group_name, login
 from agent.model.plan import Phase, Stage
 from enforcers.data import number, text
+from enforcers.group import own_groups
 
 RESERVED = "tidegate-"  # logins of Tidegate's own, such as the probes'
 
@@ -173,7 +174,7 @@ def _refuse_taken(want: AccountWant, seen: AccountSeen) -> None:
         (seen.home, "home_exists", f"{seen.config.paths.home_base / name} is there already"),
         (bool(seen.listed_in), "group_lists_name", f"group {', '.join(seen.listed_in)} lists {name}, which is no account"),
         (bool(seen.missing_groups), "group_missing", f"no group {', '.join(seen.missing_groups)} on this host"),
-        (seen.config.tenant_group in want.groups, "group_reserved", f"group {seen.config.tenant_group} is every tenant's already"),
+        (bool(own := own_groups(want.groups, seen.config)), "group_reserved", own),
         (not seen.shell, "shell_missing", f"{want.shell} is no executable on this host"),
     )
     for wrong, code, reason in checks:

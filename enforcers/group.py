@@ -1,11 +1,11 @@
 """Temporary membership of an account in groups: of this grant's account, or of one that was there before."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from agent.errors import HostError, UnenforceableError
-from agent.host.contract import Reader, User, Writer
+from agent.host.contract import Config, Reader, User, Writer
 from agent.model import GroupWant, PlanContext, Residue, Step
 from agent.model.fields import FieldReader, choice, group_name, login
 from agent.model.plan import Phase, Stage
@@ -19,6 +19,7 @@ class GroupSeen:
     user: User | None
     member_of: frozenset[str]
     missing_groups: tuple[str, ...]
+    reserved: str = ""  # why not, where a group of Tidegate's own is asked for
 
 
 class GroupEnforcer:
@@ -41,11 +42,14 @@ class GroupEnforcer:
             user=reader.user(want.identifier),
             member_of=reader.groups_of(want.identifier),
             missing_groups=tuple(name for name in want.groups if reader.group(name) is None),
+            reserved=own_groups(want.groups, reader.config),
         )
 
     def plan(self, want: GroupWant, seen: GroupSeen, context: PlanContext) -> Sequence[Step]:
-        """See Enforcer. Codes: ``group_missing`` and those of :func:`refuse_account`."""
+        """See Enforcer. Codes: ``group_missing``, ``group_reserved`` and those of :func:`refuse_account`."""
         refuse_account(want.identifier, seen.user, context)
+        if seen.reserved:
+            raise UnenforceableError("group_reserved", seen.reserved)
         if seen.missing_groups:
             raise UnenforceableError("group_missing", f"no group {', '.join(seen.missing_groups)} on this host")
         return tuple(
@@ -81,6 +85,17 @@ class GroupEnforcer:
             for step in steps
             if text(step.data, "group") in reader.groups_of(text(step.data, "name"))
         ]
+
+
+def own_groups(asked: Collection[str], config: Config) -> str:
+    """Why none of these may be granted; empty when none is Tidegate's own.
+
+    Whoever is in the tenants' group is let in by sshd's block for tenants, and loses every other way in; whoever is in the
+    admins' may end everybody's access.
+    """
+    if config.tenant_group in asked:
+        return f"group {config.tenant_group} is every tenant's already, and nobody else's"
+    return f"group {config.admin_group} may end every grant, so no grant gives it" if config.admin_group in asked else ""
 
 
 def refuse_account(name: str, user: User | None, context: PlanContext) -> None:

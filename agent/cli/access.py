@@ -73,7 +73,7 @@ def revoke(config_file: Path | None, jti: str | None, subject: str | None, every
 
 
 def _status_text(found: Object) -> str:
-    lines = [f"{found['host_id']}  tidegated {found['version']}  policy: {found['policy']}"]
+    lines = [printable(f"{found['host_id']}  tidegated {found['version']}  policy: {found['policy']}")]
     problems = cast(list[str], found["problems"])
     lines += [f"  ! {printable(problem)}" for problem in problems]
     live = cast(list[Object], found["grants"])
@@ -151,7 +151,7 @@ def _grant_text(found: Object) -> str:
     )
     lines = [f"grant {printable(str(found['jti']))}"]
     lines += [f"  {name:<9} {printable(str(found[name]))}" for name in names if found[name] not in {None, ""}]
-    lines += [f"  {entry['state']:<9} {printable(str(entry['what']))}" for entry in steps]
+    lines += [printable(f"  {entry['state']:<9} {entry['what']}") for entry in steps]
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 from collections.abc import Callable, Mapping
 
 from agent import VERSION
@@ -14,6 +15,7 @@ from agent.journal import EndCause, GrantRecord
 from agent.model.text import counted, one_line
 from agent.pipeline import Pipeline
 
+log = logging.getLogger("tidegate")
 _ENDED_SHOWN = 50
 _NAMED_MAX = 128  # characters of what was asked for, as an error says it again
 
@@ -73,6 +75,8 @@ class Handlers:
             reason = f"no live grant {_named(request)}: nothing to revoke; `tidegate status` shows the ids and subjects there are"
             raise HostError("grant_unknown", reason)
         text = f"by uid {peer.uid} on this host" + (f": {_reason(request)}" if request.get("reason") else "")
+        # Also where somebody was first, whose words the receipt and the event have: an order is never given unseen.
+        log.warning("uid %d (pid %d) orders the end of %d grant(s): %s", peer.uid, peer.pid, len(chosen), text)
         shuts = self._pipeline.shut(chosen, EndCause.REVOKED, text)
         claimed = {shut.live.id for shut in shuts}
         waiting = [live for live in chosen if live.id not in claimed]

@@ -11,8 +11,18 @@ from pathlib import Path
 
 from agent.errors import JournalError, UntrustedError
 from agent.journal.database import Database
-from agent.journal.records import EndCause, GrantRecord, GrantState, JournaledStep, Refusal, StepState
-from agent.model import Grant, Json, Phase, Plan, Stage, Step
+from agent.journal.records import (
+    EndCause,
+    GrantRecord,
+    GrantState,
+    JournaledStep,
+    Refusal,
+    StepState,
+    cause_of,
+    step_of,
+    texts_of,
+)
+from agent.model import Grant, Json, Plan, Step
 from agent.model.text import one_line
 
 _REFUSALS_KEPT = 100
@@ -182,7 +192,7 @@ class Journal:
     def steps(self, grant_id: int) -> list[JournaledStep]:
         """The grant's steps in the order they were applied."""
         rows = self._db.rows("SELECT * FROM steps WHERE grant_id=? ORDER BY seq", (grant_id,))
-        return [JournaledStep(row["seq"], _load(row["step"]), StepState(row["state"]), row["error"]) for row in rows]
+        return [JournaledStep(row["seq"], step_of(row["step"]), StepState(row["state"]), row["error"]) for row in rows]
 
     def receipts(self, limit: int = 1000) -> list[tuple[str, str]]:
         """``(id, jws)`` of the latest receipts, newest first."""
@@ -252,12 +262,20 @@ class Journal:
             )
 
     def last_wall_ns(self) -> int:
-        """The latest wall time ever noted."""
-        return self._meta_int("last_wall_ns")
+        """The latest wall time ever noted; 0 where that can't be read: ends go on, and the next note mends it."""
+        try:
+            return self._meta_int("last_wall_ns")
+        except JournalError as error:
+            if error.code != "journal_damaged":
+                raise
+            return 0
 
     def _meta_int(self, key: str) -> int:
         rows = self._db.rows("SELECT value FROM meta WHERE key=?", (key,))
-        return int(rows[0]["value"]) if rows else 0
+        try:
+            return int(rows[0]["value"]) if rows else 0
+        except ValueError as error:
+            raise JournalError("journal_damaged", f"the journal's {key} is no number") from error
 
     def _move(self, db: sqlite3.Connection, grant_id: int, before: GrantState, sets: str, *values: object) -> None:
         """One step in a grant's life. One whose end has begun meanwhile never comes back to life."""
@@ -290,21 +308,12 @@ class Journal:
         return GrantRecord(
             **{name: row[name] for name in names},
             state=GrantState(row["state"]),
-            cause=EndCause(row["cause"]) if row["cause"] else None,
+            cause=cause_of(row["cause"]),
             uids={found["login"]: found["uid"] for found in uids},
-            logins=tuple(json.loads(row["logins"])),
-            not_containable=tuple(json.loads(row["not_containable"])),
+            logins=texts_of(row["logins"]),
+            not_containable=texts_of(row["not_containable"]),
         )
 
 
 def _dump(step: Step) -> str:
     return json.dumps(step.to_json(), sort_keys=True, separators=(",", ":"))
-
-
-def _load(text: str) -> Step:
-    """A step that can't be read is one that no enforcer undoes: its grant stays live and loud, and all else of it is undone."""
-    try:
-        return Step.from_json(json.loads(text))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        what = one_line(f"a journaled step can't be read ({type(error).__name__}): {text}", 200)
-        return Step("unreadable", "unreadable", Stage.OPEN, Phase.CLOSE, "", what)

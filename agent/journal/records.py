@@ -1,9 +1,11 @@
-"""The rows of the journal as frozen values."""
+"""The rows of the journal as frozen values, and the reading of what a broken disk may have changed in them."""
 
+import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from agent.model import Step
+from agent.model import Phase, Stage, Step
+from agent.model.text import one_line
 
 
 class GrantState(StrEnum):
@@ -85,3 +87,31 @@ class Refusal:
     field: str
     jti: str
     sub: str
+
+
+def cause_of(text: str | None) -> EndCause | None:
+    """Why it ends; a word that can't be read was an order all the same."""
+    if not text:
+        return None
+    try:
+        return EndCause(text)
+    except ValueError:
+        return EndCause.FAILED
+
+
+def texts_of(text: str) -> tuple[str, ...]:
+    """A list of texts; none where it can't be read: only words depend on it, and an end must not."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(str(each) for each in found) if isinstance(found, list) else ()
+
+
+def step_of(text: str) -> Step:
+    """A step that can't be read is one that no enforcer undoes: its grant stays live and loud, and all else of it is undone."""
+    try:
+        return Step.from_json(json.loads(text))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = one_line(f"a journaled step can't be read ({type(error).__name__}): {text}", 200)
+        return Step("unreadable", "unreadable", Stage.OPEN, Phase.CLOSE, "", what)

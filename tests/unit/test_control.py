@@ -6,12 +6,13 @@ import json
 import os
 import socket
 import stat
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import ClassVar, cast
 
 import pytest
 
@@ -62,9 +63,11 @@ HANDLERS: dict[str, Handler] = {
 
 
 @contextlib.asynccontextmanager
-async def serving(path: Path, gid: int | None = None, workers: int = 4) -> AsyncIterator[ControlServer]:
+async def serving(
+    path: Path, gid: int | None = None, workers: int = 4, tenants: Container[int] = ()
+) -> AsyncIterator[ControlServer]:
     with ThreadPoolExecutor(workers) as pool:
-        found = ControlServer(path, gid, HANDLERS, pool)
+        found = ControlServer(path, gid, HANDLERS, pool, tenants)
         await found.start()
         problems: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
@@ -74,9 +77,16 @@ async def serving(path: Path, gid: int | None = None, workers: int = 4) -> Async
         assert problems == [], "nothing a client does is an error of the daemon's"
 
 
-def run(path: Path, talk: Callable[[ControlServer], Awaitable[None]], *, gid: int | None = None, workers: int = 4) -> None:
+def run(
+    path: Path,
+    talk: Callable[[ControlServer], Awaitable[None]],
+    *,
+    gid: int | None = None,
+    workers: int = 4,
+    tenants: Container[int] = (),
+) -> None:
     async def main() -> None:
-        async with serving(path, gid, workers) as found:
+        async with serving(path, gid, workers, tenants) as found:
             await talk(found)
 
     asyncio.run(asyncio.wait_for(main(), 60))
@@ -237,6 +247,82 @@ def test_one_uid_has_few_connections_at_a_time_and_gets_them_back(tmp_path: Path
         assert await ask(path, "who")
         await asyncio.sleep(0.1)
         assert not found._connections
+
+    run(path, talk)
+
+
+class PeerOfUid(Peer):
+    """The kernel's word replaced: each connection is the next uid's."""
+
+    uids: ClassVar[list[int]] = []
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
+        self.uid = self.uids.pop(0) if self.uids else 0
+
+
+def test_a_tenant_is_never_answered_whatever_group_it_got_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "control.sock"
+    monkeypatch.setattr(server, "Peer", PeerOfUid)
+    PeerOfUid.uids = [70000, 99999, 69999]
+
+    async def talk(_: ControlServer) -> None:
+        assert [bool(await say(path, b'{"op":"who"}\n')) for _ in range(4)] == [False, False, True, True]
+
+    run(path, talk, tenants=range(70000, 100000))
+
+
+def test_many_uids_of_one_person_hold_no_more_than_all_others_may_and_nothing_of_roots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "control.sock"
+    monkeypatch.setattr(server, "Peer", PeerOfUid)
+    monkeypatch.setattr(server, "REQUEST_TIMEOUT_S", 20.0)
+    PeerOfUid.uids = list(range(200_000, 200_150))
+
+    async def talk(found: ControlServer) -> None:
+        held = [await asyncio.open_unix_connection(str(path)) for _ in range(150)]
+        await asyncio.sleep(0.2)
+        assert found._connections.total() == 64
+        assert await ask(path, "who"), "root is answered all the same"
+        for _, writer in held:
+            await hang_up(writer)
+
+    run(path, talk)
+
+
+def test_slow_questions_of_others_leave_threads_for_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, release = tmp_path / "control.sock", threading.Event()
+    monkeypatch.setattr(server, "Peer", PeerOfUid)
+    PeerOfUid.uids = [1000] * 8
+    monkeypatch.setitem(HANDLERS, "wait", lambda _, __: release.wait(30))
+
+    async def talk(_: ControlServer) -> None:
+        waiting = [asyncio.create_task(say(path, b'{"op":"wait"}\n')) for _ in range(8)]
+        await asyncio.sleep(0.2)
+        assert await asyncio.wait_for(ask(path, "who"), 20)
+        release.set()
+        assert all([json.loads(await task)["ok"] for task in waiting]), "and they are all answered, in turn"
+
+    run(path, talk)
+
+
+def test_a_descriptor_that_is_passed_along_is_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+
+    async def talk(_: ControlServer) -> None:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(path))
+        ours, theirs = os.pipe()
+        socket.send_fds(connection, [b'{"op":"who"}\n'], [theirs] * 50)
+        connection.settimeout(10)
+        assert await asyncio.to_thread(connection.recv, 1000)
+        for descriptor in (ours, theirs):
+            os.close(descriptor)
+        connection.close()
+        await asyncio.sleep(0.05)
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
 
     run(path, talk)
 

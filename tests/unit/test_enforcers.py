@@ -113,10 +113,20 @@ def test_an_account_never_takes_over_what_is_there() -> None:
     assert refusal(host, ACCOUNT) == "group_lists_name"
     assert refusal(fake_host(), {**ACCOUNT, "groups": ["nosuch"]}) == "group_missing"
     assert refusal(fake_host(), {**ACCOUNT, "shell": "/bin/nosuch"}) == "shell_missing"
-    assert refusal(fake_host(), {**ACCOUNT, "groups": [Config().tenant_group]}) == "group_reserved"
     host = fake_host()
     del host.groups[Config().tenant_group]
     assert refusal(host, ACCOUNT) == "group_missing"
+
+
+@pytest.mark.parametrize("own", [Config().tenant_group, Config().admin_group])
+@pytest.mark.parametrize(
+    "body", [ACCOUNT, {**GROUP, "identifier": "jit-alice"}, GROUP], ids=["account", "its group", "a person's group"]
+)
+def test_no_grant_puts_anyone_into_a_group_of_tidegates_own(own: str, body: dict[str, Any]) -> None:
+    host = fake_host()
+    host.groups[Config().admin_group] = Group(Config().admin_group, 601)
+    asked = [ACCOUNT] if body["type"] == "group" and body["identifier"] == "jit-alice" else []
+    assert refusal(host, *asked, {**body, "groups": [own]}) == "group_reserved"
 
 
 def test_an_account_is_created_locked_and_opened_last_and_locked_first() -> None:

@@ -382,3 +382,38 @@ def test_notes_about_a_grant_are_kept_replaced_and_forgotten_with_it(journal: Jo
     journal.ended(record.id, 1, residue=0, receipt=("r", "j"))
     assert journal.forget_before(record.exp + 100 * 86400) == 1
     assert journal.notes(record.id) == {}
+
+
+def damage(path: Path, sql: str) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute(sql)
+    db.close()
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "{", "null", "5", "[" * 5000, '{"a":1}'])
+@pytest.mark.parametrize("column", ["logins", "not_containable"])
+def test_a_row_whose_words_cant_be_read_is_still_a_live_grant(tmp_path: Path, column: str, text: str) -> None:
+    journal = Journal(tmp_path / "state.db")
+    record = accept(journal, planned=plan(uids={"jit-alice": 70001}))
+    damage(tmp_path / "state.db", f"UPDATE grants SET {column}='{text}', cause='{text}'")
+    (found,) = journal.live()
+    assert (found.id, found.uids, getattr(found, column)) == (record.id, {"jit-alice": 70001}, ())
+    assert found.cause is (EndCause.FAILED if text else None), "an end that was ordered stays ordered"
+    assert [each.step for each in journal.steps(record.id)] == list(plan().steps)
+    journal.close()
+
+
+def test_a_number_that_cant_be_read_stops_what_opens_and_nothing_that_ends(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "state.db")
+    record = accept(journal, planned=plan(uids={"jit-alice": 70001}))
+    for key in ("forgotten_through", "last_uid", "last_wall_ns"):
+        damage(tmp_path / "state.db", f"INSERT OR REPLACE INTO meta VALUES ('{key}', 'x')")
+    for ask in (lambda: journal.refuse_replay(grant("g-2")), journal.last_uid):
+        with pytest.raises(JournalError) as caught:
+            ask()
+        assert caught.value.code == "journal_damaged"
+    assert journal.last_wall_ns() == 0
+    journal.note_wall(WALL * NS)
+    assert journal.last_wall_ns() == WALL * NS, "and the next note mends it"
+    assert end(journal, record)
+    journal.close()
