@@ -15,7 +15,7 @@ import pytest
 from agent.errors import HostError
 from agent.host import command, killer
 from agent.host.contract import CommandResult
-from agent.host.processes import ProcProcesses
+from agent.host.processes import Process, ProcProcesses
 
 ALICE, BOB = 70001, 70002
 TENANTS = {ALICE: "jit-alice", BOB: "jit-bob"}
@@ -33,6 +33,10 @@ def put(
     (folder / "cgroup").write_bytes(files.pop("cgroup", b"12:pids:/x\n0::/user.slice\n"))
     for name in ("environ", "cmdline"):
         (folder / name).write_bytes(files.pop(name, b""))
+
+
+def seen(pid: int) -> Process:
+    return Process(pid, ALICE, "sh", "/", "uid", ALICE)
 
 
 def found(proc: Path) -> dict[int, tuple[str, int]]:
@@ -136,13 +140,13 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 
 def test_a_tenants_process_is_killed(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
     put(tmp_path, child.pid, uids=(ALICE,) * 4)
-    ProcProcesses(70000, 99999, tmp_path).kill(child.pid, TENANTS)
+    ProcProcesses(70000, 99999, tmp_path).kill(seen(child.pid), TENANTS)
     assert child.wait(timeout=10) == -signal.SIGKILL
 
 
 def test_a_number_that_is_anothers_by_now_is_spared(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
     put(tmp_path, child.pid, uids=(1000,) * 4)
-    ProcProcesses(70000, 99999, tmp_path).kill(child.pid, TENANTS)
+    ProcProcesses(70000, 99999, tmp_path).kill(seen(child.pid), TENANTS)
     time.sleep(0.05)
     assert child.poll() is None
 
@@ -156,7 +160,7 @@ def test_a_number_that_goes_to_another_between_the_look_and_the_signal_is_spared
     dead.communicate()
     put(tmp_path, child.pid, uids=(ALICE,) * 4)
     monkeypatch.setattr(os, "pidfd_open", lambda _: handle)
-    ProcProcesses(70000, 99999, tmp_path).kill(child.pid, TENANTS)
+    ProcProcesses(70000, 99999, tmp_path).kill(seen(child.pid), TENANTS)
     time.sleep(0.05)
     assert child.poll() is None
 
@@ -166,14 +170,14 @@ def test_what_is_gone_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise ProcessLookupError
 
     monkeypatch.setattr(os, "pidfd_open", gone)
-    ProcProcesses(70000, 99999, tmp_path).kill(4_000_000, TENANTS)
+    ProcProcesses(70000, 99999, tmp_path).kill(seen(4_000_000), TENANTS)
 
 
 @pytest.mark.parametrize("pid", [-1, 0, 1, os.getpid()])
 def test_init_groups_and_this_process_are_never_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: int) -> None:
     monkeypatch.setattr(os, "pidfd_open", _never)
     with pytest.raises(HostError) as caught:
-        ProcProcesses(70000, 99999, tmp_path).kill(pid, TENANTS)
+        ProcProcesses(70000, 99999, tmp_path).kill(seen(pid), TENANTS)
     assert caught.value.code == "kill_refused"
 
 
@@ -183,7 +187,7 @@ def test_a_signal_that_cant_be_sent_is_an_error(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "pidfd_open", fail)
     with pytest.raises(HostError) as caught:
-        ProcProcesses(70000, 99999, tmp_path).kill(20, TENANTS)
+        ProcProcesses(70000, 99999, tmp_path).kill(seen(20), TENANTS)
     assert caught.value.code == "kill_failed"
 
 
@@ -298,7 +302,7 @@ def test_a_child_that_could_not_drop_its_rights_signals_nobody(monkeypatch: pyte
 
 _IN_A_NAMESPACE = """
 import os, time
-from agent.host.processes import ProcProcesses
+from agent.host.processes import Process, ProcProcesses
 
 assert os.getpid() == 1, "only in a pid namespace of its own may anything be signalled for real"
 tenants = {70001: "jit-alice"}
