@@ -104,6 +104,8 @@ class Teardown:
         for shut in shuts:
             self._remove(shut)
         self._sweep_files(shuts)
+        for shut in shuts:
+            self._disarm_group(shut)
         if units:
             units.result()
         for shut in shuts:
@@ -232,6 +234,17 @@ class Teardown:
                 removed, left = swept[uid]
                 shut.residue += [Residue("file", path, "owned by the tenant", removed=True) for path in removed]
                 shut.residue += [Residue("file", path, "owned by the tenant") for path in left]
+
+    def _disarm_group(self, shut: Shut) -> None:
+        """A file that was given a lent group and its set-id bit would give the group back to whoever runs it."""
+        for lent in (lent for lent in merged(shut.live.lent, self._others()) if lent.gids):
+            try:
+                paths = self._writer.disarm_group(lent.uid, lent.gids, shut.live.record.received_ns)
+            except Exception as error:  # as above
+                shut.undone.append((-1, f"set-group-id files of {lent.login}: {_shown(error)}"))
+            else:
+                detail = f"{lent.login}'s, with a group that was lent: the bit was taken off"
+                shut.residue += [Residue("setgid", path, detail, removed=True) for path in paths]
 
     def _look_back(self, shut: Shut) -> None:
         """What is left of it."""

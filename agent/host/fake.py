@@ -215,10 +215,15 @@ class FakeHost:
         """See contract.Writer. Nothing lies about on a fake host."""
         return {uid: ([], []) for uid in uids}
 
-    def disarm(self, uids: Collection[int], homes: Sequence[Path]) -> int:
+    def disarm(self, uids: Collection[int], homes: Sequence[Path]) -> list[str]:
         """See contract.Writer. Nothing has set-id bits on a fake host."""
         del uids, homes
-        return 0
+        return []
+
+    def disarm_group(self, uid: int, gids: Collection[int], since_ns: int) -> list[str]:
+        """See contract.Writer, and above."""
+        del uid, gids, since_ns
+        return []
 
     def drop_at_jobs(self, uid: int, gids: Collection[int]) -> int:
         """See contract.Writer. Nobody's jobs wait on a fake host."""

@@ -158,9 +158,14 @@ class SystemHost:
         """See contract.Writer and trees.sweep_files."""
         return {uid: (swept.removed, swept.left) for uid, swept in trees.sweep_files(uids).items()}
 
-    def disarm(self, uids: Collection[int], homes: Sequence[Path]) -> int:
+    def disarm(self, uids: Collection[int], homes: Sequence[Path]) -> list[str]:
         """See contract.Writer and setid.disarm."""
         return setid.disarm([*homes, *setid.SHARED], uids)
+
+    def disarm_group(self, uid: int, gids: Collection[int], since_ns: int) -> list[str]:
+        """See contract.Writer and setid.disarm_group."""
+        user = self.user_by_uid(uid)
+        return setid.disarm_group([*([Path(user.home)] if user else []), *setid.SHARED], uid, gids, since_ns)
 
     def drop_at_jobs(self, uid: int, gids: Collection[int]) -> int:
         """See contract.Writer."""

@@ -6,15 +6,12 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tests.hosts.errors import HostError
 from tests.hosts.fallback import NamespaceHost
 from tests.hosts.machine import Host
 from tests.survival.rows import ROWS, Row
-from tests.survival.stage import Stage, Verdict
+from tests.survival.stage import Verdict, play
 
 KINDS: dict[str, type[Host]] = {"systemd": Host, "no systemd": NamespaceHost}
-_CALM_S = 20.0  # and a second for each row
-_ALONE_S = 15.0
 
 
 def main() -> int:
@@ -35,23 +32,13 @@ def main() -> int:
     return 1 if survivors else 0
 
 
-def play(kind: type[Host], rows: Sequence[Row], seconds: float) -> list[Verdict]:
-    """These rows together on one fresh host."""
-    with Stage.booted(kind, rows) as stage:
-        return stage.play(seconds)
-
-
 def _play_kind(kind: str, rows: Sequence[Row]) -> list[Verdict]:
     calm = [row for row in rows if not row.alone]
     found: list[Verdict] = []
     for together in ([calm] if calm else []) + [[row] for row in rows if row.alone]:
         began = time.monotonic()
-        seconds = _CALM_S + 1.5 * len(together) if together is calm else _ALONE_S
         print(f"{kind}: {len(together)} row(s), {together[0].name} ...", file=sys.stderr, flush=True)
-        try:
-            results = play(KINDS[kind], together, seconds)
-        except (HostError, AssertionError, OSError) as error:
-            results = [Verdict(row, "not set up", detail=f"{type(error).__name__}: {str(error)[:300]}") for row in together]
+        results = play(KINDS[kind], together)
         for result in results:
             print(_line(kind, result), flush=True)
         found += results

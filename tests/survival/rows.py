@@ -192,6 +192,14 @@ ROWS = (
         sudo=(BASH,),
         before=_SPARED,
     ),
+    Row(
+        "person: set-group-id copy with a lent group, run from an old session",
+        "cp /bin/sleep s; chgrp games s; chmod 2755 s",
+        "person",
+        groups=("games",),
+        before=f"echo 'while sleep 0.2; do test -g s && ./s {{cookie}}; done' > w.sh; setsid bash w.sh {_QUIET} & {_SPARED}",
+        sample=True,
+    ),
     # Bombs, each on a host of its own; bounded by the host's pids.max and in generations
     Row("fork bomb of a shell", f"setsid bash -c 'b() {{ b | b & }}; b' {{cookie}} {_QUIET} &", alone=True),
     Row("mobile bomb", f"for n in 1 2 3; do setsid {{mobile}} {{cookie}} {_QUIET} & done", alone=True),

@@ -164,6 +164,12 @@ class Host(FakeHost):
     at_jobs: set[tuple[int, int]] = field(default_factory=set)  # (uid, gid)
     at_error: Exception | None = None
 
+    setgid: dict[str, int] = field(default_factory=dict)  # path → gid
+
+    def disarm_group(self, uid: int, gids: Collection[int], since_ns: int) -> list[str]:
+        del uid, since_ns
+        return [path for path, gid in self.setgid.items() if gid in gids]
+
     def drop_at_jobs(self, uid: int, gids: Collection[int]) -> int:
         if self.at_error:
             raise self.at_error

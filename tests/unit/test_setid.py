@@ -3,6 +3,7 @@
 import os
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_what_the_uid_owns_is_disarmed_however_deep_and_keeps_its_other_bits(tmp
     ]
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder").chmod(0o2775)  # set-gid on a folder runs nothing
-    assert setid.disarm([tmp_path], {ME}) == 3
+    assert sorted(setid.disarm([tmp_path], {ME})) == [f"{tmp_path}/{name}" for name in ("a", "b/c/d", "e")]
     assert [mode(path) for path in files] == [0o755, 0o711, 0o755, 0o644]
     assert mode(tmp_path / "folder") == 0o2775
 
@@ -44,16 +45,28 @@ def test_what_another_owns_and_what_a_link_points_to_stay_as_they_are(tmp_path: 
     (inside / "link").symlink_to(outside)
     (inside / "folder").symlink_to(outside.parent)
     os.mkfifo(inside / "fifo", 0o4755)
-    assert setid.disarm([inside], {ME}) == 0
-    assert setid.disarm([outside.parent], {OTHER}) == 0
+    assert setid.disarm([inside], {ME}) == []
+    assert setid.disarm([outside.parent], {OTHER}) == []
     assert mode(outside) == 0o4755
 
 
 def test_a_walk_is_bounded_and_a_missing_folder_is_fine(tmp_path: Path) -> None:
     for number in range(20):
         program(tmp_path / f"{number}")
-    assert setid.disarm([tmp_path / "none", tmp_path], {ME}, entries=5) == 5
-    assert setid.disarm([tmp_path], {ME}, deadline_s=-1) == 0
+    assert len(setid.disarm([tmp_path / "none", tmp_path], {ME}, entries=5)) == 5
+    assert setid.disarm([tmp_path], {ME}, deadline_s=-1) == []
+
+
+def test_of_a_lent_group_only_what_was_given_the_bit_meanwhile_loses_it(tmp_path: Path) -> None:
+    before = program(tmp_path / "before", 0o2755)
+    opened_ns = before.stat().st_ctime_ns + 1
+    time.sleep(0.02)
+    made, plain = program(tmp_path / "made", 0o6755), program(tmp_path / "plain", 0o755)
+    own = os.getgid()
+    assert setid.disarm_group([tmp_path], ME, {own + 1}, opened_ns) == []
+    assert setid.disarm_group([tmp_path], OTHER, {own}, opened_ns) == []
+    assert setid.disarm_group([tmp_path], ME, {own}, opened_ns) == [str(made)]
+    assert (mode(before), mode(made), mode(plain)) == (0o2755, 0o4755, 0o755)
 
 
 def test_the_program_of_a_process_is_disarmed_wherever_it_is(tmp_path: Path) -> None:

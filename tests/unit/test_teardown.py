@@ -340,3 +340,12 @@ def test_nothing_that_was_lent_is_older_than_the_grant() -> None:
     scene = Scene()
     (lent,) = lends(live(scene.clock, uids={})).lent
     assert lent.since_ns == scene.clock.boot_ns()
+
+
+def test_a_file_that_would_give_a_lent_group_back_is_disarmed_and_told() -> None:
+    scene = Scene()
+    scene.host.setgid = {"/home/deploy/g": 60, "/home/deploy/other": 61}
+    shut = scene.shut(lends(live(scene.clock, uids={})))[0]
+    assert [(found.kind, found.where, found.removed) for found in shut.residue] == [("setgid", "/home/deploy/g", True)]
+    scene.host.at_error = HostError("odd", "odd")
+    assert scene.shut(lends(live(scene.clock, 2, uids={})))[0].ended_ns is None
