@@ -69,8 +69,8 @@ ROWS = (
     Row("set-user-id copy of its own", f"cp /bin/sleep s; chmod 4755 s; setsid ./s {{cookie}} {_QUIET} &"),
     Row("tmux", "tmux -f /dev/null new-session -d '{sleep}'", needs=("tmux",), sample=True),
     Row("user namespace", f"setsid unshare -Ur {{sleep}} {_QUIET} &", sample=True),
-    Row("user and pid namespace", f"setsid unshare -Urpf --mount-proc {{sleep}} {_QUIET} &"),
-    Row("nested user namespaces", f"setsid unshare -Urpf --mount-proc unshare -Urmpf {{sleep}} {_QUIET} &"),
+    Row("user and pid namespace", f"setsid unshare -Urpf {{sleep}} {_QUIET} &"),
+    Row("nested user namespaces", f"setsid unshare -Urpf unshare -Urmpf {{sleep}} {_QUIET} &"),
     Row(
         "a watcher that puts keys back",
         f"ssh-keygen -q -t ed25519 -N '' -f k {_QUIET}; "
