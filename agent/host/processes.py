@@ -232,7 +232,9 @@ def _kill_in_helper(uids: Collection[int]) -> dict[int, str]:
     try:
         result = command.run(argv, timeout_s=10.0 + len(uids) / 10)
     except HostError as error:
-        return dict.fromkeys(uids, str(error))
+        if error.code == "tool_late":
+            return dict.fromkeys(uids, str(error))
+        return {uid: failure for uid in uids if (failure := killer.kill_as(uid))}  # it was not even started
     failed = {int(word) for word in result.stdout.split() if word.isdigit()}
     return {uid: "could not be signalled as itself" for uid in uids if uid in failed or not result.ok}
 
