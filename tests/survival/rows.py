@@ -208,10 +208,9 @@ ROWS = (
     Row(
         "mobile bomb of an accomplice",
         "cp {mobile} m; chmod 4755 m; chmod 755 .",
-        accomplice=f"for n in 1 2 3; do setsid ~{{login}}/m {{cookie}} {_QUIET} & done",
+        accomplice=f"setsid ~{{login}}/m {{cookie}} {_QUIET} &",
         before=_SPARED,
         alone=True,
-        needs=("systemd",),
     ),
     Row(
         "person: mobile bomb with a lent group",
@@ -220,7 +219,6 @@ ROWS = (
         groups=("games",),
         before=_SPARED,
         alone=True,
-        needs=("systemd",),
     ),
     Row("24 clients that log in at T", f"nohup {{sleep}} {_QUIET} &", storm=24, alone=True),
 )

@@ -246,10 +246,14 @@ class Stage:
             with sftp.open(".config/systemd/user/x.service", "w") as unit:
                 unit.write(play.fill("[Service]\nExecStart=/usr/bin/{sleep}\n"))
             sftp.symlink("../x.service", ".config/systemd/user/default.target.wants/x.service")
+        manager = f"user@{play.uid}.service"  # one that was started by this login stays for 10 s, and reads no unit again
+        self.host.wait_for(lambda: self.host.run(["systemctl", "is-active", "--quiet", manager], check=False).returncode != 0, 20)
         client = self.host.paramiko(play.login, self.key)
         with client, client.open_sftp() as sftp:
             sftp.listdir()
-            time.sleep(1.0)
+            time.sleep(2.0)
+            if any(play.belongs(each) for each in self._look()):  # it would be gone with the manager, some seconds after this login
+                play.result.verdict, play.result.detail = "survived", "it ran while the grant stood"
 
     def _wait_until_alive(self, plays: Sequence[Play], exp: int) -> None:
         """Really there before T, and told as not set up if not."""
