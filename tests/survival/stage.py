@@ -149,7 +149,7 @@ class Stage:
         finally:
             for client in (client for play in self.plays for client in play.clients):
                 client.kill()
-                client.wait()
+                client.communicate()
         return [play.result for play in self.plays]
 
     def _start(self) -> None:
