@@ -116,8 +116,12 @@ def _by_group(row: Row, by_uid: Mapping[int, Lent]) -> int | None:
 
 def _by_rule(rows: Mapping[int, Row], lent: Sequence[Lent], look: Look) -> dict[int, int]:
     found: dict[int, int] = {}
-    for row in rows.values():
-        for each in lent:
+    by_uid = {each.uid: each for each in lent}
+    run_as = frozenset().union(*(each.run_as for each in lent))
+    for row in rows.values():  # of a hundred rules that end together only the one or two that a process may be under are tried
+        said = look.get(row.pid, "SUDO_UID") if run_as.intersection(row.uids) else ""
+        uids = {row.uids[0], row.loginuid, int(said) if said.isascii() and said.isdigit() and len(said) <= 10 else -1}
+        for each in [by_uid[uid] for uid in uids if uid in by_uid]:
             if _is_sudo(row, each, look) or _is_command(row, each, look) or _is_orphan(row, each, rows, look):
                 found[row.pid] = each.uid
                 break
