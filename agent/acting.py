@@ -39,9 +39,11 @@ class Acting:
             grants = [live for alarm in due if (live := ledger.get(alarm.grant_id))]
             if grants:
                 submit(pool, self._cut, grants)
-        swept = {uid: login for alarm in alarms if alarm.act is Act.SWEEP for uid, login in ledger.to_sweep(alarm).items()}
-        if swept:
-            submit(self._again, self._pipeline.sweep, swept)
+        sweeps = [alarm for alarm in alarms if alarm.act is Act.SWEEP]
+        swept = {uid: login for alarm in sweeps for uid, login in ledger.to_sweep(alarm).items()}
+        lent = [lent for alarm in sweeps for lent in ledger.lent_to_sweep(alarm)]
+        if swept or lent:
+            submit(self._again, self._pipeline.sweep, swept, lent)
         if any(alarm.act is Act.MARK for alarm in alarms):
             submit(self._again, self._mark)
         for alarm in alarms:

@@ -38,6 +38,7 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
         on_drop=lambda dropped: trail.emit([_dropped(clock, kind, name) for kind, name in dropped]),
     )
     ledger = Ledger(clock)
+    cgroups = Cgroups.find()
     return Pipeline(
         config=config,
         host_id=host_id,
@@ -50,8 +51,8 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
         journal=journal,
         ledger=ledger,
         table=table,
-        teardown=Teardown(writer, enforcers, table, Cgroups.find(), clock),
         prover=Prover(HostAsker(writer), config, clock, journal, ledger, trail),
+        teardown=Teardown(writer, enforcers, table, cgroups, clock, others=ledger.lent),
         inbox=Inbox(paths.inbox),
         ending=Ending(host_id, clock, host_key, journal, ledger, outbox, trail),
         outbox=outbox,

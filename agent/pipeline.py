@@ -22,6 +22,7 @@ from agent.expiry.proving import Prover
 from agent.expiry.teardown import Shut, Teardown
 from agent.host.clock import NS, Clock
 from agent.host.contract import Writer
+from agent.host.lent import Lent
 from agent.host.processes import ProcessTable
 from agent.journal import EndCause, Journal
 from agent.model import AccountWant, Enforcer, Grant, Plan, SudoWant
@@ -192,11 +193,12 @@ class Pipeline:
         self.prover.closed(closing)
         self.ending.finish(shuts)
 
-    def sweep(self, tenants: Mapping[int, str]) -> None:
+    def sweep(self, tenants: Mapping[int, str], lent: Sequence[Lent] = ()) -> None:
         """Look again after the end (uid → login, empty when another grant has the login by now), and end what has turned up."""
-        for uid, severed in self.teardown.sweep(dict(tenants)).items():
+        logins = {**{each.uid: each.login for each in lent}, **tenants}
+        for uid, severed in self.teardown.sweep(dict(tenants), lent).items():
             detail: dict[str, object] = {"killed": list(severed.killed), "survivors": list(severed.survivors)}
-            now_ns, login = self.clock.wall_ns(), tenants[uid]
+            now_ns, login = self.clock.wall_ns(), logins[uid]
             self.trail.emit([AuditEvent(EventKind.RESIDUE_FOUND, now_ns, login=login, uid=uid, ok=False, detail=detail)])
 
     # Helpers of both ways

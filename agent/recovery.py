@@ -20,6 +20,7 @@ def take_down(pipeline: Pipeline) -> list[Shut]:
 
     Returns what is to be cleared away, which may take long: nobody's deadline, and no login, waits for that.
     """
+    pipeline.teardown.thaw_left()
     grants = pipeline.ledger.load(pipeline.journal)
     half_open = [live for live in grants if live.state is GrantState.OPENING]
     over = [live for live in grants if live.state is GrantState.SHUTTING or live.deadline.passed(pipeline.clock)]

@@ -59,6 +59,7 @@ ENFORCERS = {
     "group_missing": "Make the group, or leave it out. The tenants' own group: `systemd-sysusers tidegate.conf`, and wait 15 s, or `systemctl kill -s HUP tidegated`.",
     "group_reserved": "Leave Tidegate's own groups out: every account is in the tenants', none may be in the admins'.",
     "home_exists": "Move the old home away, or choose another login.",
+    "at_spool": "Look at the folder it names: jobs of at(1) in it may run with a group that was taken back. The end is tried again by itself.",
     "home_left": "Something in the home can't be removed (a mount, an immutable file). Remove it; the end is tried again by itself.",
     "key_blob": "Give the public key as `ssh-keygen` wrote it. RSA needs 2048 to 8192 bits.",
     "key_invalid": "Give one bare public key: type, blank, base64; no options.",

@@ -18,6 +18,7 @@ from agent.model.plan import Phase, Stage
 from enforcers.data import number, text
 from enforcers.group import own_groups
 
+_SYSTEMD = Path("/run/systemd/system")
 RESERVED = "tidegate-"  # logins of Tidegate's own, such as the probes'
 
 
@@ -33,6 +34,7 @@ class AccountSeen:
     missing_groups: tuple[str, ...]
     shell: bool
     tenant_shell: bool
+    systemd: bool
 
 
 class AccountEnforcer:
@@ -70,6 +72,7 @@ class AccountEnforcer:
             missing_groups=tuple(g for g in (config.tenant_group, *want.groups) if reader.group(g) is None),
             shell=reader.tool(want.shell) is not None,
             tenant_shell=reader.tool(str(config.paths.tenant_shell)) is not None,
+            systemd=reader.exists(_SYSTEMD),
         )
 
     def plan(self, want: AccountWant, seen: AccountSeen, context: PlanContext) -> Sequence[Step]:
@@ -103,6 +106,7 @@ class AccountEnforcer:
             self._membership(name, group, create, f"{name} among the tenants (group {group})"),
             *(self._membership(name, g, Stage.GRANT, f"{name} in group {g}") for g in want.groups),
             Step(self.type, "tenant", create, remove, tenants, f"shell {want.shell} for {name}", note),
+            *(self._no_manager(name, uid) if seen.systemd and _runs_nothing(want, context.grant) else ()),
             Step(self.type, "unlock", Stage.OPEN, Phase.CLOSE, name, f"account {name} opened", {"name": name, "uid": uid}),
         )
 
@@ -119,6 +123,8 @@ class AccountEnforcer:
                 writer.add_membership(text(data, "name"), text(data, "group"))
             case "tenant":
                 writer.write(Path(text(data, "path")), text(data, "text").encode(), 0o644)
+            case "manager":
+                writer.write(Path(text(data, "path")), b"", 0o644)
             case "unlock":
                 writer.set_locked(text(data, "name"), number(data, "uid"), False)
             case other:
@@ -137,7 +143,7 @@ class AccountEnforcer:
                     raise HostError("home_left", f"{len(gone.left)} left, such as {gone.left[0]}")
             case "membership":
                 writer.drop_membership(text(data, "name"), text(data, "group"))
-            case "tenant":
+            case "tenant" | "manager":
                 writer.remove(Path(text(data, "path")))
             case "unlock":
                 writer.set_locked(text(data, "name"), number(data, "uid"), True)
@@ -152,9 +158,17 @@ class AccountEnforcer:
             if step.action == "create":
                 left = reader.account_left(text(data, "name"), number(data, "uid"))
                 found += [Residue("account", where, f"uid {data['uid']}") for where in left]
-            elif step.action in {"home", "tenant"} and reader.exists(Path(text(data, "path"))):
+            elif step.action in {"home", "tenant", "manager"} and reader.exists(Path(text(data, "path"))):
                 found.append(Residue(step.action, text(data, "path")))
         return found
+
+    def _no_manager(self, name: str, uid: int) -> tuple[Step, ...]:
+        """An empty unit file is masked (systemd.unit(5)); in /run it is gone at a reboot, and made again with the rest."""
+        unit = f"user@{uid}.service"
+        path = f"{_SYSTEMD}/{unit}"
+        data: JsonObject = {"name": name, "uid": uid, "path": path}
+        summary = f"{unit} masked: {name} may run nothing"
+        return (Step(self.type, "manager", Stage.CREATE, Phase.REMOVE, path, summary, data),)
 
     def _membership(self, name: str, group: str, stage: Stage, summary: str) -> Step:
         return Step(self.type, "membership", stage, Phase.REMOVE, f"{name}:{group}", summary, {"name": name, "group": group})
@@ -182,9 +196,19 @@ def _refuse_taken(want: AccountWant, seen: AccountSeen) -> None:
             raise UnenforceableError(code, reason)
 
 
+def _ssh(want: AccountWant, grant: Grant) -> SshWant | None:
+    return next((w for w in grant.wants if isinstance(w, SshWant) and w.identifier == want.identifier), None)
+
+
+def _runs_nothing(want: AccountWant, grant: Grant) -> bool:
+    """Whether ssh lets the tenant in, but to run neither a shell nor a command: who may place files could have units run them."""
+    ssh = _ssh(want, grant)
+    return ssh is not None and not {"login", "exec"}.intersection(ssh.actions)
+
+
 def tenant_file(want: AccountWant, grant: Grant) -> str:
     """What tidegate-shell reads: the real shell, and what the ssh entry of the same grant lets the tenant do."""
-    ssh = next((w for w in grant.wants if isinstance(w, SshWant) and w.identifier == want.identifier), None)
+    ssh = _ssh(want, grant)
     value = {
         "login": want.identifier,
         "shell": want.shell,

@@ -6,18 +6,21 @@ from typing import ClassVar
 
 from agent.errors import HostError, UnenforceableError
 from agent.host.contract import Config, Reader, User, Writer
-from agent.model import GroupWant, PlanContext, Residue, Step
+from agent.host.lent import Lent
+from agent.model import GroupWant, JsonObject, PlanContext, Residue, Step
 from agent.model.fields import FieldReader, choice, group_name, login
+from agent.model.lent import to_json
 from agent.model.plan import Phase, Stage
 from enforcers.data import text
 
 
 @dataclass(frozen=True, slots=True)
 class GroupSeen:
-    """The account, where it is there already, the groups it is in, and those that are missing."""
+    """The account, where it is there already, the groups it is in, the gids of the asked ones, and those that are missing."""
 
     user: User | None
     member_of: frozenset[str]
+    gids: dict[str, int]
     missing_groups: tuple[str, ...]
     reserved: str = ""  # why not, where a group of Tidegate's own is asked for
 
@@ -38,10 +41,12 @@ class GroupEnforcer:
 
     def observe(self, want: GroupWant, reader: Reader) -> GroupSeen:
         """See Enforcer."""
+        groups = {name: reader.group(name) for name in want.groups}
         return GroupSeen(
             user=reader.user(want.identifier),
             member_of=reader.groups_of(want.identifier),
-            missing_groups=tuple(name for name in want.groups if reader.group(name) is None),
+            gids={name: group.gid for name, group in groups.items() if group is not None},
+            missing_groups=tuple(name for name, group in groups.items() if group is None),
             reserved=own_groups(want.groups, reader.config),
         )
 
@@ -60,7 +65,7 @@ class GroupEnforcer:
                 Phase.CLOSE,
                 f"{want.identifier}:{group}",
                 f"{want.identifier} in group {group}",
-                {"name": want.identifier, "group": group},
+                {"name": want.identifier, "group": group, **_lent(seen, group, context)},
             )
             for group in want.groups
             if group not in seen.member_of
@@ -96,6 +101,13 @@ def own_groups(asked: Collection[str], config: Config) -> str:
     if config.tenant_group in asked:
         return f"group {config.tenant_group} is every tenant's already, and nobody else's"
     return f"group {config.admin_group} may end every grant, so no grant gives it" if config.admin_group in asked else ""
+
+
+def _lent(seen: GroupSeen, group: str, context: PlanContext) -> JsonObject:
+    """What its end needs to know: a person's processes that carry the group die with it, their others go on."""
+    if seen.user is None or context.creates(seen.user.name):
+        return {}
+    return {"lent": to_json(Lent(seen.user.name, seen.user.uid, gids=frozenset({seen.gids[group]})))}
 
 
 def refuse_account(name: str, user: User | None, context: PlanContext) -> None:

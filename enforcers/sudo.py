@@ -8,8 +8,10 @@ from typing import ClassVar
 
 from agent.errors import HostError, UnenforceableError
 from agent.host.contract import Config, Reader, User, Writer
+from agent.host.lent import Lent
 from agent.model import JsonObject, PlanContext, Residue, Step, SudoWant
 from agent.model.fields import FieldReader, choice, login
+from agent.model.lent import to_json
 from agent.model.plan import Phase, Stage
 from enforcers import sudoers_rule
 from enforcers.data import text
@@ -22,12 +24,17 @@ SAMPLE_EXP = 1893456000  # 2030-01-01: what a rule is proved with before its gra
 
 @dataclass(frozen=True, slots=True)
 class SudoSeen:
-    """``backstops``: this sudo knows NOTAFTER and TIMEOUT. ``unproved``: why cvtsudoers did not read back the asked rule."""
+    """``backstops``: this sudo knows NOTAFTER and TIMEOUT. ``unproved``: why cvtsudoers did not read back the asked rule.
+
+    ``alone``: the account, if it is there, has no sudo rights yet. ``run_as``: the uids of those that are there.
+    """
 
     config: Config
     sudo: bool
     backstops: bool
     user: User | None
+    alone: bool
+    run_as: dict[str, int]
     missing_run_as: tuple[str, ...]
     missing_commands: tuple[str, ...]
     unproved: str | None
@@ -60,12 +67,16 @@ class SudoEnforcer:
             sudoers_rule.prove(sample, sudoers_rule.render(sample), reader)
         except HostError as error:
             unproved = error.reason
+        user = reader.user(want.identifier)
+        run_as = {name: reader.user(name) for name in want.run_as}
         return SudoSeen(
             config=reader.config,
             sudo=sudo,
             backstops=backstops,
-            user=reader.user(want.identifier),
-            missing_run_as=tuple(name for name in want.run_as if reader.user(name) is None),
+            user=user,
+            alone=user is None or (sudo and _has_no_rights(user.name, reader)),
+            run_as={name: found.uid for name, found in run_as.items() if found is not None},
+            missing_run_as=tuple(name for name, found in run_as.items() if found is None),
             missing_commands=tuple(words[0] for words in want.commands if reader.tool(words[0]) is None),
             unproved=unproved,
         )
@@ -90,7 +101,13 @@ class SudoEnforcer:
         until, timeout_s = (grant.exp - 1, grant.exp - grant.nbf) if seen.backstops else (None, None)
         rule = Rule(want.identifier, want.run_as, want.commands, until, timeout_s, own)
         path = seen.config.paths.sudoers / file_name(grant.jti, grant.wants.index(want))
-        data: JsonObject = {"path": str(path), "text": sudoers_rule.render(rule), "rule": rule.to_json(), "asks": [rule.asks()]}
+        data: JsonObject = {
+            "path": str(path),
+            "text": sudoers_rule.render(rule),
+            "rule": rule.to_json(),
+            "asks": [rule.asks()],
+            "lent": to_json(_lent(want, seen, context)),
+        }
         if seen.backstops:
             data = {**data, "backstops": list(BACKSTOPS)}
         commands = "; ".join(" ".join(words) for words in want.commands)
@@ -119,6 +136,23 @@ class SudoEnforcer:
         """Put the one ``@includedir`` in place, proved (see sudoers_rule.prepare). Nothing to do without sudo."""
         if writer.tool("sudo") is not None:
             sudoers_rule.prepare(writer)
+
+
+def _lent(want: SudoWant, seen: SudoSeen, context: PlanContext) -> Lent:
+    """What its end needs to know: whatever runs under this rule dies with it, the person's own sudo goes on."""
+    uids = {**seen.run_as, **context.uids}
+    rules = frozenset((uids[name], " ".join(words)) for name in want.run_as for words in want.commands)
+    uid = context.uids[want.identifier] if context.creates(want.identifier) else seen.user.uid if seen.user else -1
+    return Lent(want.identifier, uid, rules=rules, alone=seen.alone)
+
+
+def _has_no_rights(name: str, reader: Reader) -> bool:
+    """Whether sudo says that the account may run nothing (yet). In doubt it may."""
+    try:
+        answer = reader.check(["sudo", "-n", "-l", "-U", name])
+    except HostError:
+        return False
+    return "is not allowed to run sudo" in answer.stdout + answer.stderr
 
 
 def file_name(jti: str, index: int) -> str:

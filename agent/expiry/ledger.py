@@ -9,6 +9,7 @@ from agent.expiry.deadline import Deadline
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act, Alarm, Schedule
 from agent.host.clock import NS, Clock
+from agent.host.lent import Lent
 from agent.journal import EndCause, GrantRecord, GrantState, Journal
 
 log = logging.getLogger("tidegate")
@@ -32,6 +33,7 @@ class Ledger:
         self._live: dict[int, LiveGrant] = {}
         self._schedule = Schedule()
         self._swept: dict[int, dict[int, str]] = {}
+        self._lent_swept: dict[int, tuple[Lent, ...]] = {}
         self._marking = False
         self.rearm = rearm
 
@@ -99,8 +101,8 @@ class Ledger:
             if self._live.pop(live.id, None) is None:
                 return  # told twice: the sweeps are set
             self._schedule.forget(live.id)
-            if live.tenants:
-                self._swept[live.id] = live.tenants
+            if live.tenants or live.lent:
+                self._swept[live.id], self._lent_swept[live.id] = live.tenants, live.lent
                 now = self._clock.boot_ns()
                 for delay in SWEEPS_MS:
                     self._schedule.add(Alarm(Act.SWEEP, live.id, delay), boot_ns=now + delay * 1_000_000)
@@ -145,6 +147,17 @@ class Ledger:
             logins = {login for live in self._live.values() for login in (*live.uids, *live.record.logins)}
             uids = {uid for live in self._live.values() for uid in live.tenants}
             return {uid: "" if login in logins else login for uid, login in former.items() if uid not in uids}
+
+    def lent_to_sweep(self, alarm: Alarm) -> tuple[Lent, ...]:
+        """What the ended grant of a sweep alarm had lent; the last one forgets it."""
+        with self._lock:
+            last = alarm.note == SWEEPS_MS[-1]
+            return (self._lent_swept.pop if last else self._lent_swept.get)(alarm.grant_id, ())
+
+    def lent(self) -> tuple[Lent, ...]:
+        """What all grants that are not ending lend."""
+        with self._lock:
+            return tuple(lent for live in self._live.values() if not live.shutting for lent in live.lent)
 
     def get(self, grant_id: int) -> LiveGrant | None:
         """The live grant of that id."""

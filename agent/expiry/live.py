@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 from agent.expiry.deadline import Deadline
+from agent.host.lent import Lent, merged
 from agent.journal import EndCause, GrantRecord, GrantState
-from agent.model import Json, Step
+from agent.model import Json, Step, lent_by
 
 
 @dataclass(slots=True)
@@ -41,6 +42,12 @@ class LiveGrant:
     def archives(self) -> bool:
         """Whether a home of it is to be packed away, which takes as long as there is something in it."""
         return any(step.data.get("archive") is True for _, step in self.steps)
+
+    @property
+    def lent(self) -> tuple[Lent, ...]:
+        """What it lends, one for each uid, by its steps alone; on the boot clock none of it is older than the grant's coming in."""
+        since_ns = self.deadline.boot_ns - (self.deadline.wall_ns - self.record.received_ns)
+        return merged(lent for _, step in self.steps if (lent := lent_by(step, since_ns)) is not None)
 
     @property
     def tenants(self) -> dict[int, str]:

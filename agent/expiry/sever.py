@@ -4,17 +4,19 @@ The order is the one that was measured to win against fork bombs: the whole user
 signal, then a walk of /proc for what neither can see, its cgroups frozen while they are cleared so nothing runs ahead of it.
 """
 
+import contextlib
 import itertools
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from agent.host.cgroups import Cgroups
+from agent.host.lent import Lent
 from agent.host.processes import Process, ProcessTable
 
 _KILLED_LISTED = 64
 PATIENCE_S = 5.0
+_EMPTY_HELD, _EMPTY_LOOSE = 2, 4  # walks in a row that find nobody, where new processes kept coming
 _PAUSES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 
 
@@ -46,13 +48,17 @@ def sever(
     wall_ns: Callable[[], int],
     *,
     patience_s: float = PATIENCE_S,
+    lent: Sequence[Lent] = (),
+    disarm: Callable[[], object] = lambda: None,
 ) -> dict[int, Severed]:
-    """Kill until nothing of any tenant (uid → login) lives; returns what was seen of each. Never raises.
+    """Kill until nothing of any tenant (uid → login) lives, nor anything that holds what was lent; returns what was seen, by uid.
 
-    Whoever still lives after ``patience_s`` stands in ``survivors``: the caller keeps the grant open as not ended and tries again.
-    A walk that fails proves nothing: until one succeeds everybody counts as alive.
+    Never raises. Whoever still lives after ``patience_s`` stands in ``survivors``: the caller keeps the grant open as not ended
+    and tries again. A walk that fails proves nothing: until one succeeds everybody counts as alive. ``disarm`` is called when a
+    tenant's program is seen run by another, whom we don't kill.
     """
-    attempt = _Attempt(tenants, table, cgroups, {uid: Severed(uid) for uid in tenants})
+    results = {uid: Severed(uid) for uid in (*tenants, *(each.uid for each in lent))}
+    attempt = _Attempt(tenants, table, cgroups, results, lent, disarm, targets=set(tenants))
     attempt.look()
     give_up = time.monotonic() + patience_s
     for number in itertools.count():
@@ -76,14 +82,21 @@ class _Attempt:
     table: ProcessTable
     cgroups: Cgroups
     results: dict[int, Severed]
+    lent: Sequence[Lent]
+    disarm: Callable[[], object]
     seen: dict[tuple[int, int], Process] = field(default_factory=dict)
     at_first: frozenset[int] = frozenset()
     left: list[Process] = field(default_factory=list)
+    targets: set[int] = field(default_factory=set)  # the tenants that are to be killed whole
+    whole: set[int] = field(default_factory=set)  # of these, whose slice was killed at once: what is left there is dying
+    hold: bool = False  # all that users run stands still while we look
+    empties: int = 0  # walks in a row that found nobody
+    lately: set[int] = field(default_factory=set)  # of whom the last walk that found anybody found something
 
     def look(self) -> None:
         """Who is there before the first kill."""
         try:
-            self._note(self.table.of(self.tenants))
+            self._note(self._walk())
         except Exception as error:
             self._failed(error)
         self.at_first = frozenset(pid for _, pid in self.seen)
@@ -91,16 +104,26 @@ class _Attempt:
     def strike(self) -> set[int]:
         """Kill everything once; returns the uids of which something may still live."""
         self._kill_groups()
+        self.targets = set(self.tenants)
         try:
-            self.left = self.table.of(self.tenants)
-            self._note(self.left)
-            self._kill_strays()
+            with self._held() as held:
+                before = self.table.newest()
+                self.left = self._walk()
+                settled = before == self.table.newest() != -1
+                self._note(self.left)
+                self._kill_strays()
             busy = {process.tenant_uid for process in self.left if self._counts(process)}
         except Exception as error:
             self._failed(error)
             self.left = []
-            return set(self.tenants)
-        return busy | {uid for uid in self.tenants if self.cgroups.populated(self.cgroups.user_slice(uid))}
+            self.empties = 0
+            return set(self.results)
+        if any(process.mark == "uid" and self._is_outside(process) for process in self.left):
+            self._disarm()
+        busy |= {uid for uid in self.tenants if self.cgroups.populated(self.cgroups.user_slice(uid))}
+        self.lately = busy or self.lately
+        self.targets = busy & set(self.tenants)
+        return busy or self._unproved(settled, held)
 
     def conclude(self, busy: set[int]) -> None:
         """Name who lives, and who died."""
@@ -117,6 +140,32 @@ class _Attempt:
                 if len(result.killed) < _KILLED_LISTED:
                     result.killed.append(f"{process.name}[{process.pid}] uid={process.uid} by={process.mark}")
 
+    def _walk(self) -> list[Process]:
+        return self.table.of(self.tenants, self.lent)
+
+    def _unproved(self, settled: bool, held: bool) -> set[int]:
+        """Whom an empty walk does not prove dead: what forks as it goes may have run ahead of it.
+
+        Nothing can have, if no number was given out meanwhile. Else we look again, with everything of the users' held still;
+        what is left then is a service's, whose forks made the numbers move.
+        """
+        self.empties += 1
+        if settled or self.empties >= (_EMPTY_HELD if held else _EMPTY_LOOSE):
+            return set()
+        self.hold = True
+        return self.lately or set(self.results)
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[bool]:
+        """Everything that users run stands still, for one walk; True when it does. It is thawed whatever happens."""
+        if not self.hold:
+            yield False
+            return
+        with contextlib.ExitStack() as stack:
+            groups = self.cgroups.of_people()
+            still = [stack.enter_context(self.cgroups.frozen(group)) for group in groups]  # every one, also after one that fails
+            yield bool(still) and all(still)
+
     def _counts(self, process: Process) -> bool:
         """Whether it keeps the end from being reached.
 
@@ -125,31 +174,42 @@ class _Attempt:
         """
         return process.mark != "sshd" or process.pid in self.at_first
 
+    def _is_outside(self, process: Process) -> bool:
+        """Whether it is where the slice's own kill does not reach."""
+        return not process.cgroup.startswith(self.cgroups.user_slice(process.tenant_uid) + "/")
+
     def _kill_groups(self) -> None:
-        for uid in self.tenants:
-            self.cgroups.kill(self.cgroups.user_slice(uid))
+        self.whole = {uid for uid in self.targets if self.cgroups.kill(self.cgroups.user_slice(uid))}
         try:
-            for uid, message in self.table.kill_all_of(self.tenants).items():
+            for uid, message in self.table.kill_all_of(self.targets).items() if self.targets else ():
                 self.results[uid].note(message)
         except Exception as error:
             self._failed(error)
 
     def _kill_strays(self) -> None:
-        """What the two atomic kills did not reach, cgroup by cgroup: freeze, look again, kill, thaw."""
-        by_group: dict[str, list[Process]] = defaultdict(list)
-        for process in self.left:
-            by_group[process.cgroup].append(process)
-        for group, members in by_group.items():
-            with self.cgroups.frozen(group) as frozen:
-                hits = [process for process in self.table.of(self.tenants) if process.cgroup == group] if frozen else members
-                for process in hits:
-                    self._kill(process)
+        """What the two atomic kills did not reach: freeze the cgroups it is in, look again, kill, thaw."""
+        strays = [each for each in self.left if self._is_outside(each) or each.tenant_uid not in self.whole]
+        if any(self._counts(process) for process in self.left):
+            self.empties = 0
+        self.hold |= any(self._counts(process) for process in strays)
+        with contextlib.ExitStack() as stack:
+            groups = dict.fromkeys(process.cgroup for process in strays)
+            frozen = {group for group in groups if stack.enter_context(self.cgroups.frozen(group))}
+            hits = [process for process in self._walk() if process.cgroup in frozen] if frozen else []
+            for process in [*hits, *(process for process in strays if process.cgroup not in frozen)]:
+                self._kill(process)
 
     def _kill(self, process: Process) -> None:
         try:
-            self.table.kill(process.pid, self.tenants)
+            self.table.kill(process, self.tenants)
         except Exception as error:
             self.results[process.tenant_uid].failed(error)
+
+    def _disarm(self) -> None:
+        try:
+            self.disarm()
+        except Exception as error:
+            self._failed(error)
 
     def _note(self, processes: list[Process]) -> None:
         for process in processes:

@@ -20,6 +20,7 @@ from agent.expiry.sever import PATIENCE_S, Severed, sever
 from agent.host.cgroups import Cgroups
 from agent.host.clock import Clock
 from agent.host.contract import Writer
+from agent.host.lent import Lent, merged
 from agent.host.processes import Process, ProcessTable
 from agent.model import Enforcer, Phase, Residue
 from agent.model.text import one_line
@@ -70,6 +71,7 @@ class Teardown:
         clock: Clock,
         *,
         patience_s: float = PATIENCE_S,
+        others: Callable[[], Sequence[Lent]] = tuple,
     ) -> None:
         self._writer = writer
         self._enforcers = enforcers
@@ -78,6 +80,7 @@ class Teardown:
         self._clock = clock
         self._patience_s = patience_s
         self.beside: Executor | None = None  # threads that are there already: with no memory left, starting one may never return
+        self._others = others  # what grants that go on lend: a login may hold the same by two of them
 
     def cut(self, grants: Sequence[LiveGrant], tell: Callable[[LiveGrant], int]) -> list[Shut]:
         """Close and sever: nobody gets in or goes on. Never raises, and takes no longer than the patience for processes.
@@ -101,22 +104,35 @@ class Teardown:
         for shut in shuts:
             self._remove(shut)
         self._sweep_files(shuts)
+        for shut in shuts:
+            self._disarm_group(shut)
         if units:
             units.result()
         for shut in shuts:
             self._look_back(shut)
         self._conclude(shuts)
 
-    def sweep(self, tenants: dict[int, str]) -> dict[int, Severed]:
-        """Once more after the end: end whatever of these former tenants (uid → login; empty: another's by now) has come."""
+    def thaw_left(self) -> None:
+        """At start: let go on what an agent that was killed in the middle of a teardown held still."""
+        for group in self._cgroups.thaw_left():
+            log.warning("thawed %s, which an earlier agent was killed over", group)
+
+    def sweep(self, tenants: dict[int, str], lent: Sequence[Lent] = ()) -> dict[int, Severed]:
+        """Once more after the end: end whatever of these former tenants (uid → login; empty: another's by now) has come.
+
+        And whatever holds again what was lent.
+        """
         for login in filter(None, tenants.values()):
             self._close_side_doors(login)
+        lent = merged(lent, self._others())
+        for each in lent:
+            self._drop_at_jobs(each)
         try:
-            if not self._table.of(tenants):
+            if not self._table.of(tenants, lent):
                 return {}
         except TidegateError as error:
             log.error("the sweep can't look, so it kills unseen: %s", error)
-        return self._end_processes(tenants)
+        return self._end_processes(tenants, lent)
 
     def _close(self, live: LiveGrant) -> Shut:
         shut = Shut(live, self._clock.wall_ns())
@@ -124,6 +140,7 @@ class Teardown:
         shut.undone += self._revert(live, Phase.CLOSE)
         for login in live.uids:
             shut.undone += [(-1, error) for error in self._close_side_doors(login)]
+        shut.undone += [(-1, error) for lent in live.lent for error in self._drop_at_jobs(lent)]
         if not shut.errors and live.doors_ns is None:
             live.doors_ns = self._clock.wall_ns()
         return shut
@@ -144,13 +161,24 @@ class Teardown:
                 errors.append(_shown(error))
         return errors
 
+    def _drop_at_jobs(self, lent: Lent) -> list[str]:
+        """A job of at(1) keeps the group that it was put there with."""
+        try:
+            if lent.gids:
+                self._writer.drop_at_jobs(lent.uid, lent.gids)
+        except Exception as error:  # as above
+            return [_shown(error)]
+        return []
+
     def _sever(self, shuts: list[Shut]) -> None:
         tenants = {uid: login for shut in shuts for uid, login in shut.live.tenants.items()}
-        results = self._end_processes(tenants) if tenants else {}
+        lent = merged((lent for shut in shuts for lent in shut.live.lent), self._others())
+        homes = [Path(str(step.data["path"])) for shut in shuts for _, step in shut.live.steps if step.action == "home"]
+        results = self._end_processes(tenants, lent, homes) if tenants or lent else {}
         now = self._clock.wall_ns()
         for shut in shuts:
             live = shut.live
-            shut.severed = [results[uid] for uid in live.tenants]
+            shut.severed = [results[uid] for uid in _uids(live) if uid in results]
             live.alive = bool(shut.survivors)
             live.killed = [*live.killed, *(name for severed in shut.severed for name in severed.killed)][:_KILLED_NAMED]
             killed = sum(severed.killed_count for severed in shut.severed)
@@ -158,8 +186,13 @@ class Teardown:
             if not live.alive and (killed or live.last_process_ns is None):  # a later attempt that found nobody is not the moment
                 live.last_process_ns = max((severed.empty_wall_ns for severed in shut.severed), default=now)
 
-    def _end_processes(self, tenants: dict[int, str]) -> dict[int, Severed]:
-        return sever(tenants, self._table, self._cgroups, self._clock.wall_ns, patience_s=self._patience_s)
+    def _end_processes(self, tenants: dict[int, str], lent: Sequence[Lent] = (), homes: Sequence[Path] = ()) -> dict[int, Severed]:
+        return sever(
+            *(tenants, self._table, self._cgroups, self._clock.wall_ns),
+            patience_s=self._patience_s,
+            lent=lent,
+            disarm=lambda: self._writer.disarm(tenants, homes),
+        )
 
     def _stop_units_beside(self, uids: list[int]) -> Future[None] | None:
         """Beside the removal where there is a thread for it: systemd takes its time, and needs nothing of what is removed."""
@@ -202,6 +235,17 @@ class Teardown:
                 shut.residue += [Residue("file", path, "owned by the tenant", removed=True) for path in removed]
                 shut.residue += [Residue("file", path, "owned by the tenant") for path in left]
 
+    def _disarm_group(self, shut: Shut) -> None:
+        """A file that was given a lent group and its set-id bit would give the group back to whoever runs it."""
+        for lent in (lent for lent in merged(shut.live.lent, self._others()) if lent.gids):
+            try:
+                paths = self._writer.disarm_group(lent.uid, lent.gids, shut.live.record.received_ns)
+            except Exception as error:  # as above
+                shut.undone.append((-1, f"set-group-id files of {lent.login}: {_shown(error)}"))
+            else:
+                detail = f"{lent.login}'s, with a group that was lent: the bit was taken off"
+                shut.residue += [Residue("setgid", path, detail, removed=True) for path in paths]
+
     def _look_back(self, shut: Shut) -> None:
         """What is left of it."""
         if shut.survivors:
@@ -218,15 +262,17 @@ class Teardown:
         """Over is what has no error and, looked at once more, no process: atd may start one until the account is gone."""
         clean = [shut for shut in shuts if not shut.errors]
         tenants = {uid: login for shut in clean for uid, login in shut.live.tenants.items()}
+        lent = merged((lent for shut in clean for lent in shut.live.lent), self._others())
         found: list[Process] = []
         error = ""
         try:
-            found = [process for process in self._table.of(tenants) if process.mark != "sshd"] if tenants else []
+            found = [process for process in self._table.of(tenants, lent) if process.mark != "sshd"] if tenants or lent else []
         except Exception as failure:
             error = _shown(failure)
         for shut in clean:
-            again = [f"{process.name}[{process.pid}]" for process in found if process.tenant_uid in shut.live.tenants]
-            if again or (error and shut.live.tenants):
+            uids = _uids(shut.live)
+            again = [f"{process.name}[{process.pid}]" for process in found if process.tenant_uid in uids]
+            if again or (error and uids):
                 shut.live.alive = True
                 shut.undone.append((-1, f"alive after its removal: {', '.join(again[:8]) or error}"))
             else:
@@ -240,6 +286,11 @@ def _go_on_past(call: Callable[[_T], _R], argument: _T) -> _R | None:
     except Exception:
         log.exception("teardown goes on past this")
         return None
+
+
+def _uids(live: LiveGrant) -> set[int]:
+    """Whose processes its end is about."""
+    return {*live.tenants, *(lent.uid for lent in live.lent)}
 
 
 def _printable(found: Residue) -> Residue:

@@ -4,11 +4,18 @@ import contextlib
 import errno
 import os
 import re
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # Freezing one of these would stop the host itself, or the agent that is to thaw it.
 _NEVER_FREEZE = ("/init.scope", "/system.slice/dbus", "/system.slice/systemd-", "/system.slice/ssh", "/system.slice/tidegate")
+
+# Where users' own programs run: sessions and user managers, and the jobs of cron and at.
+_OF_PEOPLE = ("/user.slice", "/system.slice/cron.service", "/system.slice/crond.service", "/system.slice/atd.service")
+_FROZEN_BY_US = "trusted.tidegate-frozen"
+_STILL_S = 0.02
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -19,6 +26,8 @@ class Cgroups:
     def __init__(self, mount: Path | None, untouched: Sequence[str] = ()) -> None:
         self._mount = mount
         self._untouched = tuple(f"{group.rstrip('/')}/" for group in ("", *untouched))
+        self._lock = threading.Lock()
+        self._held: dict[str, int] = {}
 
     @classmethod
     def find(cls) -> "Cgroups":
@@ -47,9 +56,24 @@ class Cgroups:
         finally:
             os.close(descriptor)
 
+    def of_people(self) -> list[str]:
+        """The groups, of those that are there, in which this host runs what its users ask for: none of its own services."""
+        return [group for group in _OF_PEOPLE if (path := self._file(group, "cgroup.freeze")) is not None and path.exists()]
+
+    def thaw_left(self) -> list[str]:
+        """Thaw what an agent that was killed in the middle of a teardown left frozen; returns the groups. Never raises."""
+        left = []
+        for folder, _, _ in os.walk(self._mount) if self._mount is not None else ():
+            with contextlib.suppress(OSError):
+                os.getxattr(folder, _FROZEN_BY_US)
+                (Path(folder) / "cgroup.freeze").write_bytes(b"0")
+                os.removexattr(folder, _FROZEN_BY_US)
+                left.append(folder)
+        return left
+
     @contextlib.contextmanager
     def frozen(self, group: str) -> Iterator[bool]:
-        """The group stands still within the ``with``; False when it does not: no such group, or one that is never frozen.
+        """The group stands still within the ``with``; False when it does not (all): none such, one never frozen, one too slow.
 
         Those are the root, what the host itself runs in, and every group that holds PID 1 or this very process. What froze it
         also thaws it: with no descriptor left to open, a group of the host's would stay frozen for good.
@@ -60,9 +84,18 @@ class Cgroups:
             yield False
             return
         try:
-            yield _put(descriptor, b"1")
+            with self._lock:  # another teardown may hold the same group: the last of them thaws it
+                self._held[group] = self._held.get(group, 0) + 1
+                self._note_frozen(group, True)
+                done = _put(descriptor, b"1")
+            yield done and self._stands_still(group)
         finally:
-            _put(descriptor, b"0")
+            with self._lock:
+                self._held[group] -= 1
+                if self._held[group] == 0:
+                    del self._held[group]
+                    _put(descriptor, b"0")
+                    self._note_frozen(group, False)
             os.close(descriptor)
 
     def populated(self, group: str) -> bool:
@@ -77,6 +110,24 @@ class Cgroups:
             return "populated 1" in path.read_text(encoding="ascii").splitlines()
         except OSError as error:
             return error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ENODEV}
+
+    def _stands_still(self, group: str) -> bool:
+        """Freezing takes effect when each process next leaves the kernel: 0.1 ms, or never while one waits for a disk."""
+        path = self._file(group, "cgroup.events")
+        give_up = time.monotonic() + _STILL_S
+        while path is not None and time.monotonic() < give_up:
+            with contextlib.suppress(OSError):
+                if b"frozen 1" in path.read_bytes():
+                    return True
+            time.sleep(0.0001)
+        return False
+
+    def _note_frozen(self, group: str, frozen: bool) -> None:
+        """On the group itself, so that the next agent finds it should this one be killed in between."""
+        path = self._file(group, "")
+        if path is not None:
+            with contextlib.suppress(OSError):
+                os.setxattr(path, _FROZEN_BY_US, b"1") if frozen else os.removexattr(path, _FROZEN_BY_US)
 
     def _holds_us(self, group: str) -> bool:
         return any(own.startswith(group.rstrip("/") + "/") for own in self._untouched)

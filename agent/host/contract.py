@@ -159,5 +159,16 @@ class Writer(Reader, Protocol):
         Returns uid → ``(removed, left)``.
         """
 
+    def disarm(self, uids: Collection[int], homes: Sequence[Path]) -> list[str]:
+        """Take the set-id bits off what these uids own in these homes and the world-writable folders, in a bounded walk."""
+
+    def disarm_group(self, uid: int, gids: Collection[int], since_ns: int) -> list[str]:
+        """Take the set-group-id bit off what the uid owns in these groups and has changed since (wall clock); in its home and
+        the world-writable folders, in a bounded walk. Returns the paths.
+        """
+
+    def drop_at_jobs(self, uid: int, gids: Collection[int]) -> int:
+        """Remove at(1) jobs of the uid that would run with one of these gids; returns how many. Raises HostError."""
+
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
         """Run a tool that changes the host. Raises HostError when missing or late; a non-zero exit is the caller's."""

@@ -215,6 +215,21 @@ class FakeHost:
         """See contract.Writer. Nothing lies about on a fake host."""
         return {uid: ([], []) for uid in uids}
 
+    def disarm(self, uids: Collection[int], homes: Sequence[Path]) -> list[str]:
+        """See contract.Writer. Nothing has set-id bits on a fake host."""
+        del uids, homes
+        return []
+
+    def disarm_group(self, uid: int, gids: Collection[int], since_ns: int) -> list[str]:
+        """See contract.Writer, and above."""
+        del uid, gids, since_ns
+        return []
+
+    def drop_at_jobs(self, uid: int, gids: Collection[int]) -> int:
+        """See contract.Writer. Nobody's jobs wait on a fake host."""
+        del uid, gids
+        return 0
+
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
         """See contract.Writer."""
         results: list[CommandResult] = []

@@ -10,16 +10,18 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from agent.errors import HostError
-from agent.host import command, killer
+from agent.host import command, killer, setid
+from agent.host.lent import Lent, Look, Row, holders
 
 _UNSET_LOGINUID = 0xFFFFFFFF
 _PROC_READ_MAX = 256 * 1024
+_TICKS = os.sysconf("SC_CLK_TCK")
 _FORKED_HERE = 3  # so many uids are signalled from forks of the agent itself
 # These say nothing about the process: taking them for "it is gone" would end a grant while its tenant still runs.
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -28,7 +30,11 @@ _SSHD_TITLE = re.compile(rb"sshd(?:-session)?: ([a-z][a-z0-9-]{0,30})(?: \[(?:pr
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One live process, and why it counts as the tenant's (``uid``, ``loginuid``, ``sudo``, ``sshd``)."""
+    """One live process, and why it counts as the tenant's: ``uid``, ``loginuid``, ``sudo``, ``sshd``.
+
+    Or as what a grant lent (agent.host.lent): ``group``, ``rule``; then ``tenant_uid`` is the login's that it was lent to, and
+    ``started_ns`` (boot clock) tells the process from a later one of its number.
+    """
 
     pid: int
     uid: int
@@ -36,19 +42,29 @@ class Process:
     cgroup: str
     mark: str
     tenant_uid: int
+    started_ns: int = 0
 
 
 class ProcessTable(Protocol):
     """The host's processes, as teardown needs them. Real below; faked in unit tests."""
 
-    def of(self, tenants: dict[int, str]) -> list[Process]:
-        """Every live process that belongs to one of these tenants (uid → login; an empty login names nobody).
+    def of(self, tenants: dict[int, str], lent: Sequence[Lent] = ()) -> list[Process]:
+        """Every live process that belongs to one of these tenants (uid → login; an empty login names nobody), or holds what
+        was lent.
 
         Zombies are dead. Raises HostError ``proc_unreadable`` when it can't know.
         """
 
-    def kill(self, pid: int, tenants: dict[int, str]) -> None:
-        """SIGKILL one process if it is still one of these tenants'; gone already is done. Raises HostError."""
+    def newest(self) -> int:
+        """The number given out last. A walk before and after which it is the same has seen everything that lives: what outruns
+        a walk has to fork. -1 when it can't be known.
+        """
+
+    def kill(self, process: Process, tenants: dict[int, str]) -> None:
+        """SIGKILL one process if it is still what it was; gone already is done. Raises HostError.
+
+        The tenants' program that it was started from loses its set-id bits: nobody else becomes the tenant by it again.
+        """
 
     def kill_all_of(self, uids: Collection[int]) -> dict[int, str]:
         """SIGKILL every process each uid may signal, atomically, from a process that is that uid; returns uid → error."""
@@ -61,17 +77,26 @@ class ProcProcesses:
         self._range = range(uid_first, uid_last + 1)
         self._proc = proc
 
-    def of(self, tenants: dict[int, str]) -> list[Process]:
+    def of(self, tenants: dict[int, str], lent: Sequence[Lent] = ()) -> list[Process]:
         """See :class:`ProcessTable`."""
-        own = os.getpid()
-        return [found for pid in self._pids() if pid not in {1, own} and (found := self._classify(pid, tenants)) is not None]
+        pids = [pid for pid in self._pids() if pid not in {1, os.getpid()}]
+        found = [each for pid in pids if (each := self._classify(pid, tenants)) is not None] if tenants else []
+        return found + self._holders(pids, lent, {each.pid for each in found}) if lent else found
 
-    def kill(self, pid: int, tenants: dict[int, str]) -> None:
+    def newest(self) -> int:
+        """See :class:`ProcessTable`. Of this process's pid namespace, and those inside it (proc(5), ``loadavg``)."""
+        try:
+            return int((self._proc / "loadavg").read_bytes().split()[-1])
+        except (OSError, ValueError, IndexError):
+            return -1
+
+    def kill(self, process: Process, tenants: dict[int, str]) -> None:
         """See :class:`ProcessTable`. Refuses pid 1 and this process.
 
         A fork bomb wraps the process numbers in seconds, so the number may be another's since the walk. The descriptor can't be:
         open it, look again at who has the number, signal the descriptor (pidfd_open(2)).
         """
+        pid = process.pid
         if pid <= 1 or pid == os.getpid():
             raise HostError("kill_refused", f"will not signal pid {pid}")
         try:
@@ -81,7 +106,9 @@ class ProcProcesses:
         except OSError as error:
             raise HostError("kill_failed", f"pid {pid}: {error.strerror}") from error
         try:
-            if self._classify(pid, tenants) is not None:
+            if self._is_still(process, tenants):
+                if process.mark == "uid":
+                    setid.disarm_program(pid, tenants, self._proc)
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
         except ProcessLookupError:
             return
@@ -118,6 +145,48 @@ class ProcProcesses:
         if mark is None:
             return None
         return Process(pid, uids[0], name, self._cgroup(pid), mark, tenant)
+
+    def _is_still(self, process: Process, tenants: dict[int, str]) -> bool:
+        if process.mark in {"group", "rule"}:  # by what is around it, which may be gone by now
+            row = self._row(process.pid)
+            return row is not None and row.started_ns == process.started_ns
+        return self._classify(process.pid, tenants) is not None
+
+    def _holders(self, pids: Sequence[int], lent: Sequence[Lent], known: Collection[int]) -> list[Process]:
+        rows = {pid: row for pid in pids if (row := self._row(pid)) is not None}
+        found = holders(rows, lent, Look(self._argv, self._variable))
+        return [
+            Process(pid, rows[pid].uids[0], rows[pid].name, self._cgroup(pid), mark, uid, rows[pid].started_ns)
+            for pid, (mark, uid) in found.items()
+            if pid not in known
+        ]
+
+    def _row(self, pid: int) -> Row | None:
+        fields = _fields(self._read(pid, "status"))
+        uids, gids = (_numbers(fields.get(key, b"")) for key in (b"Uid", b"Gid"))
+        if _is_dead(fields) or not uids:
+            return None
+        stat = self._read(pid, "stat").rpartition(b")")[2].split()
+        started_ns = int(stat[19]) * 1_000_000_000 // _TICKS if len(stat) > 19 else 0
+        return Row(
+            pid,
+            _number(fields.get(b"PPid", b"")),
+            fields.get(b"Name", b"").decode(errors="backslashreplace"),
+            uids,
+            frozenset((*gids, *_numbers(fields.get(b"Groups", b"")))),
+            _number(self._read(pid, "loginuid")),
+            started_ns,
+        )
+
+    def _argv(self, pid: int) -> list[str]:
+        return [os.fsdecode(word) for word in self._read(pid, "cmdline").rstrip(b"\0").split(b"\0")]
+
+    def _variable(self, pid: int, name: str) -> str:
+        for entry in self._read(pid, "environ").split(b"\0"):
+            key, _, value = entry.partition(b"=")
+            if key == name.encode():
+                return os.fsdecode(value)
+        return ""
 
     def _mark(self, pid: int, uids: tuple[int, ...], tenants: dict[int, str]) -> tuple[str | None, int]:
         for uid in uids:
@@ -163,21 +232,35 @@ def _kill_in_helper(uids: Collection[int]) -> dict[int, str]:
     try:
         result = command.run(argv, timeout_s=10.0 + len(uids) / 10)
     except HostError as error:
-        return dict.fromkeys(uids, str(error))
+        if error.code == "tool_late":
+            return dict.fromkeys(uids, str(error))
+        return {uid: failure for uid in uids if (failure := killer.kill_as(uid))}  # it was not even started
     failed = {int(word) for word in result.stdout.split() if word.isdigit()}
     return {uid: "could not be signalled as itself" for uid in uids if uid in failed or not result.ok}
 
 
 def _parse_status(text: bytes) -> tuple[str, tuple[int, ...]] | None:
     """Name and uids of one that lives. The kernel escapes only newlines in a name, so nothing else may end a line here."""
+    fields = _fields(text)
+    uids = _numbers(fields.get(b"Uid", b""))
+    return None if _is_dead(fields) or not uids else (fields.get(b"Name", b"").decode(errors="backslashreplace"), uids)
+
+
+def _fields(text: bytes) -> dict[bytes, bytes]:
     fields: dict[bytes, bytes] = {}
     for line in text.split(b"\n"):
         key, _, value = line.partition(b":\t")
         fields.setdefault(key, value)
-    uids = tuple(int(word) for word in fields.get(b"Uid", b"").split())
-    # A process whose first thread has ended while others go on shows as a zombie too.
-    dead = fields.get(b"State", b"")[:1] in {b"Z", b"X"} and _number(fields.get(b"Threads", b"1")) <= 1
-    return None if dead or not uids else (fields.get(b"Name", b"").decode(errors="backslashreplace"), uids)
+    return fields
+
+
+def _is_dead(fields: dict[bytes, bytes]) -> bool:
+    """A process whose first thread has ended while others go on shows as a zombie too, and lives."""
+    return fields.get(b"State", b"")[:1] in {b"Z", b"X"} and _number(fields.get(b"Threads", b"1")) <= 1
+
+
+def _numbers(text: bytes) -> tuple[int, ...]:
+    return tuple(int(word) for word in text.split())
 
 
 def _number(text: bytes) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.errors import HostError
-from agent.host import chain, command, files, homes, trees
+from agent.host import atjobs, chain, command, files, homes, setid, trees
 from agent.host.accounts import AccountBackend, backends, choose_backend
 from agent.host.contract import Account, CommandResult, Group, HomeDisposal, Node, User
 
@@ -157,6 +157,19 @@ class SystemHost:
     def sweep_files(self, uids: Collection[int]) -> dict[int, tuple[list[str], list[str]]]:
         """See contract.Writer and trees.sweep_files."""
         return {uid: (swept.removed, swept.left) for uid, swept in trees.sweep_files(uids).items()}
+
+    def disarm(self, uids: Collection[int], homes: Sequence[Path]) -> list[str]:
+        """See contract.Writer and setid.disarm."""
+        return setid.disarm([*homes, *setid.SHARED], uids)
+
+    def disarm_group(self, uid: int, gids: Collection[int], since_ns: int) -> list[str]:
+        """See contract.Writer and setid.disarm_group."""
+        user = self.user_by_uid(uid)
+        return setid.disarm_group([*([Path(user.home)] if user else []), *setid.SHARED], uid, gids, since_ns)
+
+    def drop_at_jobs(self, uid: int, gids: Collection[int]) -> int:
+        """See contract.Writer."""
+        return atjobs.drop_jobs(uid, gids)
 
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
         """See contract.Writer."""

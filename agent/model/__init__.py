@@ -12,6 +12,7 @@ from agent.model.grant import (
     VerifiedToken,
     Want,
 )
+from agent.model.lent import lent_by
 from agent.model.plan import Json, JsonObject, Phase, Plan, Residue, Stage, Step
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "SudoWant",
     "VerifiedToken",
     "Want",
+    "lent_by",
 ]

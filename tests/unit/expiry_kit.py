@@ -12,6 +12,7 @@ from agent.expiry.live import LiveGrant
 from agent.host.cgroups import Cgroups
 from agent.host.clock import NS, FakeClock
 from agent.host.fake import FakeHost
+from agent.host.lent import Lent
 from agent.host.processes import Process
 from agent.journal import GrantRecord, GrantState
 from agent.model import Enforcer, Phase, Residue, Step
@@ -70,22 +71,31 @@ class FakeTable:
     fail_all: dict[int, str] = field(default_factory=dict)
     helper_error: Exception | None = None
     cgroups: FakeCgroups | None = None
+    number: int = 100  # given out last
+    churn: int = 0  # processes that somebody starts during each walk
+    unseen: set[int] = field(default_factory=set)  # pids that run ahead of the walk
 
     @classmethod
     def of_processes(cls, *found: Process) -> "FakeTable":
         return cls({each.pid: each for each in found})
 
-    def of(self, tenants: dict[int, str]) -> list[Process]:
+    def of(self, tenants: dict[int, str], lent: Sequence[Lent] = ()) -> list[Process]:
         self.walks += 1
         if self.walks in self.fail_walks or -1 in self.fail_walks:
             raise self.error
         if self.knocking is not None:
             pid = 100_000 + self.walks
             self.alive[pid] = process(pid, self.knocking, mark="sshd", cgroup="/system.slice/ssh.service")
-        return [each for each in self.alive.values() if each.tenant_uid in tenants]
+        self.number += self.churn
+        uids = {*tenants, *(each.uid for each in lent)}
+        return [each for each in self.alive.values() if each.tenant_uid in uids and each.pid not in self.unseen]
 
-    def kill(self, pid: int, tenants: dict[int, str]) -> None:
+    def newest(self) -> int:
+        return self.number
+
+    def kill(self, target: Process, tenants: dict[int, str]) -> None:
         del tenants
+        pid = target.pid
         if pid in self.fail_kill:
             raise self.fail_kill[pid]
         found = self.alive.get(pid)
@@ -151,6 +161,21 @@ class Host(FakeHost):
     """The fake host, with folders to sweep."""
 
     swept: dict[int, Any] = field(default_factory=dict)
+    at_jobs: set[tuple[int, int]] = field(default_factory=set)  # (uid, gid)
+    at_error: Exception | None = None
+
+    setgid: dict[str, int] = field(default_factory=dict)  # path → gid
+
+    def disarm_group(self, uid: int, gids: Collection[int], since_ns: int) -> list[str]:
+        del uid, since_ns
+        return [path for path, gid in self.setgid.items() if gid in gids]
+
+    def drop_at_jobs(self, uid: int, gids: Collection[int]) -> int:
+        if self.at_error:
+            raise self.at_error
+        found = {job for job in self.at_jobs if job[0] == uid and job[1] in gids}
+        self.at_jobs -= found
+        return len(found)
 
     def sweep_files(self, uids: Collection[int]) -> dict[int, tuple[list[str], list[str]]]:
         found = {uid: self.swept.get(uid, ([], [])) for uid in uids}

@@ -1,6 +1,7 @@
 """Cgroups on a tree of plain files: what is written where, and what never is."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ def tree(tmp_path: Path) -> Path:
     for group in ("", "init.scope", "system.slice", "system.slice/agent.service", "user.slice/user-70001.slice/s.scope", "a/b"):
         folder = tmp_path / group
         folder.mkdir(parents=True, exist_ok=True)
-        for name, value in (("cgroup.kill", ""), ("cgroup.freeze", "0"), ("cgroup.events", "populated 0\nfrozen 0\n")):
+        for name, value in (("cgroup.kill", ""), ("cgroup.freeze", "0"), ("cgroup.events", "populated 0\nfrozen 1\n")):
             (folder / name).write_text(value)
     return tmp_path
 
@@ -115,6 +116,7 @@ def test_a_group_that_cant_be_looked_at_may_not_be_empty(
 def test_a_name_in_no_utf8_is_reached(tree: Path) -> None:
     (tree / "a/\udcff").mkdir()
     (tree / "a/\udcff/cgroup.freeze").write_text("0")
+    (tree / "a/\udcff/cgroup.events").write_text("frozen 1\n")
     with Cgroups(tree).frozen("/a/\udcff") as frozen:
         assert frozen
 
@@ -136,3 +138,45 @@ def test_a_group_with_a_blank_in_its_name_is_found_as_proc_shows_it(tree: Path) 
     assert Cgroups(tree, [OWN]).kill("/user.slice/a\\040b")
     assert state(tree, "user.slice/a b", "cgroup.kill") == "1"
     assert not Cgroups(tree, [OWN]).kill("/user.slice/\\056\\056/\\056\\056/x")
+
+
+def test_a_group_that_two_hold_is_thawed_by_the_last(tree: Path) -> None:
+    cgroups = Cgroups(tree, [OWN])
+    with cgroups.frozen("/a/b"):
+        with cgroups.frozen("/a/b"):
+            pass
+        assert state(tree, "/a/b") == "1"
+    assert state(tree, "/a/b") == "0"
+
+
+def test_one_that_is_too_slow_to_stand_still_is_told_as_such_and_thawed(tree: Path) -> None:
+    (tree / "a/b/cgroup.events").write_text("populated 1\nfrozen 0\n")
+    with Cgroups(tree, [OWN]).frozen("/a/b") as frozen:
+        assert not frozen
+        assert state(tree, "/a/b") == "1"
+    assert state(tree, "/a/b") == "0"
+
+
+def test_where_users_programs_run_are_the_groups_that_are_there_and_none_of_the_hosts_own(tree: Path) -> None:
+    (tree / "system.slice/cron.service").mkdir()
+    (tree / "system.slice/cron.service/cgroup.freeze").write_text("0")
+    assert Cgroups(tree).of_people() == ["/system.slice/cron.service"]
+    (tree / "user.slice/cgroup.freeze").write_text("0")
+    assert Cgroups(tree).of_people() == ["/user.slice", "/system.slice/cron.service"]
+    assert Cgroups(None).of_people() == []
+
+
+def test_what_a_killed_agent_left_frozen_is_thawed_at_the_next_start_and_nothing_else(tree: Path) -> None:
+    for group in ("a/b", "init.scope"):
+        (tree / group / "cgroup.freeze").write_text("1")
+    try:
+        os.setxattr(tree / "a/b", "trusted.tidegate-frozen", b"1")
+    except OSError:
+        pytest.skip("no trusted attributes on this file system")
+    assert Cgroups(tree).thaw_left() == [str(tree / "a/b")]
+    assert (state(tree, "/a/b"), state(tree, "/init.scope")) == ("0", "1")
+    assert Cgroups(tree).thaw_left() == []
+    with Cgroups(tree).frozen("/a/b"):
+        assert os.getxattr(tree / "a/b", "trusted.tidegate-frozen") == b"1"
+    assert os.listxattr(tree / "a/b") == []
+    assert Cgroups(None).thaw_left() == []

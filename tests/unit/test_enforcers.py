@@ -17,7 +17,8 @@ from agent.config import Config
 from agent.errors import HostError, InvalidGrantError, UnenforceableError
 from agent.host.contract import Group, User
 from agent.host.fake import FakeHost
-from agent.model import Phase, PlanContext, Stage, Step
+from agent.host.lent import Lent
+from agent.model import Phase, PlanContext, Stage, Step, lent_by
 from agent.planning import plan
 from enforcers import ssh_keys, sshd_match, sudoers_rule
 from enforcers.sudoers_rule import Rule, command, is_leaf, prove, render
@@ -595,3 +596,61 @@ def test_a_refusal_names_the_entry_and_an_unknown_kind_has_no_enforcer() -> None
 def test_every_entry_kind_has_a_body_here() -> None:
     assert set(BODIES) == {*ENFORCERS, "all"}
     assert PlanContext(grant_of([ACCOUNT]), {"jit-alice": 1}).creates("jit-alice")
+
+
+# What an end needs to know of what was lent to an account that was there before
+
+
+def lent_of(steps: tuple[Step, ...]) -> list[Lent]:
+    return [lent for step in steps if (lent := lent_by(step, 0)) is not None]
+
+
+def test_a_membership_lent_to_a_person_names_uid_and_gid_and_one_of_the_grants_own_account_needs_neither() -> None:
+    host = fake_host()
+    assert lent_of(steps_of(host, {**GROUP, "groups": ["adm", "audio"]})) == [Lent("deploy", 1001, gids=frozenset({4}))]
+    assert lent_of(steps_of(host, ACCOUNT, {**GROUP, "identifier": "jit-alice"})) == []
+
+
+@needs_cvtsudoers
+def test_a_sudo_rule_names_uid_run_as_uids_and_commands_and_whether_the_person_has_others() -> None:
+    for says, alone in (("User deploy is not allowed to run sudo on h.\n", True), ("may run the following\n", False)):
+        host = fake_host()
+        host.commands = {**host.commands, "sudo": answer("Sudo version 1.9\n" + says)}
+        rules = frozenset({(0, "/usr/bin/id"), (1001, "/usr/bin/id")})
+        asked = {**SUDO, "run_as": ["root", "deploy"]}
+        assert lent_of(steps_of(host, asked)) == [Lent("deploy", 1001, rules=rules, alone=alone)]
+    own = steps_of(fake_host(), ACCOUNT, {**SUDO, "identifier": "jit-alice"})
+    assert lent_of(own) == [Lent("jit-alice", 70001, rules=frozenset({(0, "/usr/bin/id")}), alone=True)]
+
+
+# A tenant who may run nothing
+
+
+@pytest.mark.parametrize(
+    ("actions", "masked"),
+    [
+        (["sftp"], True),
+        (["port-forwarding"], True),
+        (["sftp", "port-forwarding"], True),
+        (["sftp", "exec"], False),
+        (["login"], False),
+    ],
+)
+def test_who_may_run_nothing_gets_no_user_manager_either(actions: list[str], masked: bool) -> None:
+    host = fake_host()
+    host.files = {**host.files, Path("/run/systemd/system/x.service"): (b"", 0o644)}
+    steps = steps_of(host, ACCOUNT, {**SSH, "actions": actions})
+    path = Path("/run/systemd/system/user@70001.service")
+    found = [step for step in steps if step.action == "manager"]
+    assert [step.target for step in found] == ([str(path)] if masked else [])
+    for step in found:
+        assert (step.stage, step.phase) == (Stage.CREATE, Phase.REMOVE)
+        ENFORCERS["account"].apply(step, host)
+        assert host.files[path] == (b"", 0o644), "an empty unit file is a masked one"
+        assert [left.where for left in ENFORCERS["account"].residue([step], host)] == [str(path)]
+        ENFORCERS["account"].revert(step, host)
+        assert path not in host.files
+
+
+def test_where_systemd_is_not_nothing_is_masked() -> None:
+    assert not [step for step in steps_of(fake_host(), ACCOUNT, {**SSH, "actions": ["sftp"]}) if step.action == "manager"]

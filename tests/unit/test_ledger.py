@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,12 @@ from agent.expiry.ledger import ASK_AGAIN_MS, MARK_S, RETRY_ALIVE_MOST_MS, RETRY
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act, Alarm
 from agent.host.clock import NS, FakeClock
+from agent.host.lent import Lent
 from agent.journal import EndCause, GrantState, Journal
+from agent.model import Phase
+from agent.model.lent import to_json
 from tests.unit.expiry_kit import ALICE, live
-from tests.unit.journal_kit import grant, plan
+from tests.unit.journal_kit import grant, plan, step
 
 MS = 1_000_000
 
@@ -419,3 +423,18 @@ def test_causes_are_left_to_whoever_shuts() -> None:
     found = scene.put()
     found.cause = EndCause.REVOKED
     assert not scene.ledger.begin_opening(found)
+
+
+def test_a_grant_that_only_lent_something_is_swept_after_too_and_forgotten_with_the_last() -> None:
+    clock, lent = FakeClock(), Lent("deploy", 1000, gids=frozenset({60}))
+    ledger, made = Ledger(clock), live(clock, uids={})
+    made.steps = [(0, replace(step(0, Phase.CLOSE), data={"lent": to_json(lent)}))]
+    ledger.add(made)
+    assert [each.gids for each in ledger.lent()] == [lent.gids]
+    assert ledger.begin_shutting([made]) and ledger.lent() == ()
+    ledger.ended(made)
+    clock.advance(6)
+    sweeps = [alarm for alarm in ledger.take_due() if alarm.act is Act.SWEEP]
+    found = [[each.uid for each in ledger.lent_to_sweep(alarm)] for alarm in sorted(sweeps, key=lambda alarm: alarm.note)]
+    assert found == [[1000]] * 3
+    assert ledger.lent_to_sweep(sweeps[0]) == ()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ import pytest
 from agent.errors import HostError
 from agent.host import command, killer
 from agent.host.contract import CommandResult
-from agent.host.processes import ProcProcesses
+from agent.host.lent import Lent
+from agent.host.processes import Process, ProcProcesses
 
 ALICE, BOB = 70001, 70002
 TENANTS = {ALICE: "jit-alice", BOB: "jit-bob"}
@@ -33,6 +35,10 @@ def put(
     (folder / "cgroup").write_bytes(files.pop("cgroup", b"12:pids:/x\n0::/user.slice\n"))
     for name in ("environ", "cmdline"):
         (folder / name).write_bytes(files.pop(name, b""))
+
+
+def seen(pid: int) -> Process:
+    return Process(pid, ALICE, "sh", "/", "uid", ALICE)
 
 
 def found(proc: Path) -> dict[int, tuple[str, int]]:
@@ -136,13 +142,13 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 
 def test_a_tenants_process_is_killed(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
     put(tmp_path, child.pid, uids=(ALICE,) * 4)
-    ProcProcesses(70000, 99999, tmp_path).kill(child.pid, TENANTS)
+    ProcProcesses(70000, 99999, tmp_path).kill(seen(child.pid), TENANTS)
     assert child.wait(timeout=10) == -signal.SIGKILL
 
 
 def test_a_number_that_is_anothers_by_now_is_spared(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
     put(tmp_path, child.pid, uids=(1000,) * 4)
-    ProcProcesses(70000, 99999, tmp_path).kill(child.pid, TENANTS)
+    ProcProcesses(70000, 99999, tmp_path).kill(seen(child.pid), TENANTS)
     time.sleep(0.05)
     assert child.poll() is None
 
@@ -156,7 +162,7 @@ def test_a_number_that_goes_to_another_between_the_look_and_the_signal_is_spared
     dead.communicate()
     put(tmp_path, child.pid, uids=(ALICE,) * 4)
     monkeypatch.setattr(os, "pidfd_open", lambda _: handle)
-    ProcProcesses(70000, 99999, tmp_path).kill(child.pid, TENANTS)
+    ProcProcesses(70000, 99999, tmp_path).kill(seen(child.pid), TENANTS)
     time.sleep(0.05)
     assert child.poll() is None
 
@@ -166,14 +172,14 @@ def test_what_is_gone_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise ProcessLookupError
 
     monkeypatch.setattr(os, "pidfd_open", gone)
-    ProcProcesses(70000, 99999, tmp_path).kill(4_000_000, TENANTS)
+    ProcProcesses(70000, 99999, tmp_path).kill(seen(4_000_000), TENANTS)
 
 
 @pytest.mark.parametrize("pid", [-1, 0, 1, os.getpid()])
 def test_init_groups_and_this_process_are_never_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: int) -> None:
     monkeypatch.setattr(os, "pidfd_open", _never)
     with pytest.raises(HostError) as caught:
-        ProcProcesses(70000, 99999, tmp_path).kill(pid, TENANTS)
+        ProcProcesses(70000, 99999, tmp_path).kill(seen(pid), TENANTS)
     assert caught.value.code == "kill_refused"
 
 
@@ -183,7 +189,7 @@ def test_a_signal_that_cant_be_sent_is_an_error(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "pidfd_open", fail)
     with pytest.raises(HostError) as caught:
-        ProcProcesses(70000, 99999, tmp_path).kill(20, TENANTS)
+        ProcProcesses(70000, 99999, tmp_path).kill(seen(20), TENANTS)
     assert caught.value.code == "kill_failed"
 
 
@@ -298,7 +304,7 @@ def test_a_child_that_could_not_drop_its_rights_signals_nobody(monkeypatch: pyte
 
 _IN_A_NAMESPACE = """
 import os, time
-from agent.host.processes import ProcProcesses
+from agent.host.processes import Process, ProcProcesses
 
 assert os.getpid() == 1, "only in a pid namespace of its own may anything be signalled for real"
 tenants = {70001: "jit-alice"}
@@ -384,3 +390,78 @@ def test_a_first_thread_that_has_ended_does_not_hide_the_others(tmp_path: Path) 
     status(tmp_path, 40, b"Name:\tx\nState:\tZ (zombie)\nUid:\t70001\t0\t0\t0\nThreads:\t2\n")
     status(tmp_path, 41, b"Name:\tx\nState:\tZ (zombie)\nUid:\t70001\t0\t0\t0\nThreads:\t1\n")
     assert set(found(tmp_path)) == {40}
+
+
+@pytest.mark.usefixtures("harmless")
+def test_a_fork_that_fails_for_want_of_room_is_tried_until_one_comes_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = iter([BlockingIOError(errno.EAGAIN, "no room")] * 5)
+
+    def fork() -> int:
+        for error in tries:
+            raise error
+        return 4_000_000
+
+    monkeypatch.setattr(os, "fork", fork)
+    monkeypatch.setattr(os, "waitpid", lambda pid, _: (pid, 0))
+    assert killer.kill_as(ALICE) == ""
+
+
+@pytest.mark.usefixtures("harmless")
+def test_where_the_helper_cant_be_started_each_uid_is_signalled_from_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(_: list[str], *, timeout_s: float) -> CommandResult:
+        raise HostError("tool_failed", f"could not be started in {timeout_s}")
+
+    asked: list[int] = []
+
+    def kill_as(uid: int) -> str:
+        asked.append(uid)
+        return "odd" if uid == 70001 else ""
+
+    monkeypatch.setattr(command, "run", no_room)
+    monkeypatch.setattr(killer, "kill_as", kill_as)
+    assert ProcProcesses(70000, 99999).kill_all_of(range(70000, 70005)) == {70001: "odd"}
+    assert asked == list(range(70000, 70005))
+
+
+def test_the_number_given_out_last_is_read_where_it_stands(tmp_path: Path) -> None:
+    table = ProcProcesses(70000, 99999, tmp_path)
+    assert table.newest() == -1
+    (tmp_path / "loadavg").write_text("0.41 0.18 0.37 2/129 109\n")
+    assert table.newest() == 109
+    assert ProcProcesses(70000, 99999).newest() > 0
+
+
+def lent_row(proc: Path, pid: int, groups: str, *, uid: int = 1000, started: int = 500) -> None:
+    put(proc, pid)
+    shown = f"Name:\tsh\nState:\tS\nPPid:\t1\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t7\t7\t7\t7\nGroups:\t{groups}\nThreads:\t1\n"
+    (proc / str(pid) / "status").write_text(shown)
+    fields = " ".join(["S", "1", *["0"] * 17, str(started), "0"])
+    (proc / str(pid) / "stat").write_text(f"{pid} (a) b) {fields}\n")
+
+
+def test_what_holds_a_lent_group_is_found_by_its_groups_and_told_by_its_start(tmp_path: Path) -> None:
+    lent_row(tmp_path, 20, "7 60")
+    lent_row(tmp_path, 21, "7")
+    lent_row(tmp_path, 22, "60", uid=1001)
+    table = ProcProcesses(70000, 99999, tmp_path)
+    (each,) = table.of({}, [Lent("deploy", 1000, gids=frozenset({60}))])
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert (each.pid, each.mark, each.tenant_uid, each.started_ns) == (20, "group", 1000, 500 * 1_000_000_000 // ticks)
+
+
+def test_of_a_lent_groups_holder_only_the_process_that_was_seen_is_killed(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
+    lent_row(tmp_path, child.pid, "60", started=500)
+    table = ProcProcesses(70000, 99999, tmp_path)
+    (each,) = table.of({}, [Lent("deploy", 1000, gids=frozenset({60}))])
+    table.kill(replace(each, started_ns=each.started_ns + 1), {})
+    time.sleep(0.05)
+    assert child.poll() is None, "the number is another's by now"
+    table.kill(each, {})
+    assert child.wait(timeout=10) == -signal.SIGKILL
+
+
+def test_a_sudo_rules_command_is_found_by_its_environment_in_proc(tmp_path: Path) -> None:
+    lent_row(tmp_path, 20, "0", uid=5)
+    (tmp_path / "20/environ").write_bytes(b"A=1\0SUDO_UID=1000\0SUDO_COMMAND=/usr/bin/id -u\0")
+    rule = Lent("deploy", 1000, rules=frozenset({(5, "/usr/bin/id -u")}))
+    assert [each.mark for each in ProcProcesses(70000, 99999, tmp_path).of({}, [rule])] == ["rule"]

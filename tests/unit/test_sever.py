@@ -2,12 +2,16 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from agent.errors import HostError
 from agent.expiry.sever import Severed, sever
 from agent.host.cgroups import Cgroups
+from agent.host.lent import Lent
+from agent.host.processes import Process
 from tests.unit.expiry_kit import ALICE, BOB, FakeCgroups, FakeTable, process
 
 BOTH = {ALICE: "jit-alice", BOB: "jit-bob"}
@@ -85,7 +89,7 @@ def test_a_slice_that_stays_populated_by_what_no_walk_can_name_is_not_empty() ->
 
 
 def test_one_tenant_that_cant_be_signalled_does_not_spare_another() -> None:
-    table = FakeTable.of_processes(process(10), process(11, BOB), process(12, BOB, mark="sudo", cgroup="/a"))
+    table = FakeTable.of_processes(process(10, cgroup="/b"), process(11, BOB), process(12, BOB, mark="sudo", cgroup="/a"))
     table.fail_all = {ALICE: "could not signal"}
     table.fail_kill = {10: OSError("odd"), 12: HostError("kill_failed", "odd")}
     table.immortal = {10, 12}
@@ -174,4 +178,105 @@ def test_a_hundred_tenants_end_together() -> None:
 
 
 def test_a_process_shows_by_name_number_owner_and_mark() -> None:
-    assert dataclasses.astuple(process(10)) == (10, ALICE, "sh", "/user.slice/user-70001.slice/s.scope", "uid", ALICE)
+    assert dataclasses.astuple(process(10)) == (10, ALICE, "sh", "/user.slice/user-70001.slice/s.scope", "uid", ALICE, 0)
+
+
+# What proves that nobody is left
+
+
+class Wide(FakeCgroups):
+    """With groups of the users', that can be held still."""
+
+    def of_people(self) -> list[str]:
+        return ["/user.slice", "/system.slice/cron.service"]
+
+
+def test_an_empty_walk_while_nothing_was_started_is_proof() -> None:
+    table = FakeTable()
+    table.cgroups = Wide(table)
+    run(table)
+    assert (table.walks, table.cgroups.ever_frozen) == (2, [])
+
+
+def test_while_others_start_processes_one_empty_walk_is_none_so_all_that_users_run_is_held_for_the_next() -> None:
+    table = FakeTable(churn=3)
+    table.cgroups = Wide(table)
+    assert run(table)[ALICE].survivors == []
+    assert table.walks == 3
+    assert table.cgroups.ever_frozen == ["/user.slice", "/system.slice/cron.service"]
+
+
+def test_where_nothing_can_be_held_more_empty_walks_are_asked_for() -> None:
+    table = FakeTable(churn=3)
+    result = run(table)[ALICE]
+    assert (table.walks, result.survivors) == (5, [])
+    assert result.empty_wall_ns == 4, "the moment is the one at which it was proved"
+
+
+def test_a_number_that_cant_be_read_proves_nothing() -> None:
+    table = FakeTable(number=-1)
+    run(table)
+    assert table.walks == 5
+
+
+def test_an_accomplices_bomb_that_runs_ahead_of_every_walk_is_found_once_it_stands_still() -> None:
+    class Mobile(FakeTable):
+        def of(self, tenants: dict[int, str], lent: Sequence[Lent] = ()) -> list[Process]:
+            assert self.cgroups
+            self.churn = 0 if 10 not in self.alive or "/user.slice" in self.cgroups.frozen_now else 5
+            self.unseen = {10} if self.churn else set()
+            return super().of(tenants, lent)
+
+    table = Mobile.of_processes(process(10, cgroup="/user.slice/user-1000.slice/session-3.scope"))
+    table.unreachable = {10}
+    table.cgroups = Wide(table)
+    result = run(table)[ALICE]
+    assert (table.alive, result.survivors, result.killed_count) == ({}, [], 1)
+
+
+def test_what_is_seen_outside_its_slice_is_looked_for_again_with_all_held_still() -> None:
+    table = FakeTable.of_processes(process(10, mark="loginuid", cgroup="/user.slice/user-1000.slice/x"))
+    table.cgroups = Wide(table)
+    assert run(table)[ALICE].survivors == []
+    assert table.cgroups.ever_frozen[0] == "/user.slice/user-1000.slice/x" and "/user.slice" in table.cgroups.ever_frozen
+
+
+def test_a_tenants_program_run_by_another_is_disarmed_and_only_then() -> None:
+    for cgroup, wanted in (("/user.slice/user-1000.slice/x", True), ("", False)):
+        calls: list[int] = []
+        table = FakeTable.of_processes(process(10, cgroup=cgroup))
+        table.unreachable = {10}
+        cgroups = FakeCgroups(table)
+        sever({ALICE: "jit-alice"}, table, cgroups, lambda: 1, disarm=lambda calls=calls: calls.append(1))  # type: ignore[misc]
+        assert bool(calls) == wanted
+
+
+def test_a_disarming_that_fails_keeps_nobody_alive() -> None:
+    table = FakeTable.of_processes(process(10, cgroup="/user.slice/user-1000.slice/x"))
+    table.unreachable = {10}
+    result = sever({ALICE: ""}, table, FakeCgroups(table), lambda: 1, disarm=lambda: 1 // 0)[ALICE]
+    assert (table.alive, result.survivors, len(result.errors)) == ({}, [], 1)
+
+
+# What was lent to somebody whose account was there before
+
+PERSON = 1000
+LENT = Lent("deploy", PERSON, gids=frozenset({60}))
+
+
+def test_what_holds_something_lent_is_killed_one_by_one_and_nothing_of_the_persons_as_a_whole() -> None:
+    held = process(10, PERSON, mark="group", cgroup=f"/user.slice/user-{PERSON}.slice/s.scope")
+    table = FakeTable.of_processes(held)
+    table.cgroups = FakeCgroups(table)
+    bystander = process(11, PERSON, mark="uid", cgroup=held.cgroup)
+    table.alive[11] = replace(bystander, tenant_uid=-1)
+    result = sever({}, table, table.cgroups, lambda: 1, lent=[LENT])[PERSON]
+    assert (set(table.alive), result.survivors) == ({11}, [])
+    assert result.killed == ["sh[10] uid=0 by=group"]
+
+
+def test_a_holder_that_outlives_our_patience_is_a_survivor_of_that_login() -> None:
+    table = FakeTable.of_processes(process(10, PERSON, mark="rule"))
+    table.immortal = {10}
+    result = sever({}, table, FakeCgroups(table), lambda: 1, lent=[LENT], patience_s=0.03)[PERSON]
+    assert (result.survivors, result.empty_wall_ns) == (["sh[10]"], 0)

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -13,7 +14,9 @@ from agent.expiry.live import LiveGrant
 from agent.expiry.teardown import Shut, Teardown
 from agent.host.clock import FakeClock
 from agent.host.contract import CommandResult, Writer
-from agent.model import Phase, Residue, Step
+from agent.host.lent import Lent
+from agent.model import Json, Phase, Residue, Step
+from agent.model.lent import to_json
 from tests.unit.expiry_kit import ALICE, BOB, PATHS, FakeCgroups, FakeEnforcer, FakeTable, Host, enforcers, live, process
 from tests.unit.journal_kit import step
 
@@ -261,3 +264,88 @@ def test_systemd_is_told_beside_the_removal_where_there_is_a_thread_for_it(threa
         pool.shutdown()
     where = "units" if threads else "MainThread"
     assert told == [f"stop {where}", f"reset-failed {where}"]
+
+
+# What was lent to somebody whose account was there before
+
+PERSON = 1000
+HELD = process(20, PERSON, mark="group", name="held")
+
+
+def lends(grant: LiveGrant, *, gid: int = 60) -> LiveGrant:
+    """The grant, with a membership of deploy's among its steps, as the journal has it."""
+    data: dict[str, Json] = {"name": "deploy", "group": "games", "lent": to_json(Lent("deploy", PERSON, gids=frozenset({gid})))}
+    grant.steps.append((9, replace(step(9, Phase.CLOSE), data=data)))
+    return grant
+
+
+def test_what_holds_a_lent_group_dies_with_the_grant_and_is_in_its_account() -> None:
+    scene = Scene(HELD, process(21, BOB))
+    grant = lends(live(scene.clock, uids={}))
+    assert [lent.uid for lent in grant.lent] == [PERSON]
+    shut = scene.shut(grant)[0]
+    assert shut.ended_ns and set(scene.table.alive) == {21}
+    assert grant.killed == ["held[20] uid=0 by=group"] and grant.killed_count == 1
+    assert grant.last_process_ns and not grant.alive
+
+
+def test_a_holder_that_will_not_die_keeps_the_grant_from_being_over() -> None:
+    scene = Scene(HELD)
+    scene.table.immortal = {20}
+    grant = lends(live(scene.clock, uids={}))
+    assert scene.shut(grant)[0].errors == ["still alive: held[20]"]
+    assert grant.alive and grant.last_process_ns is None
+
+
+def test_one_that_turns_up_during_the_removal_counts_too() -> None:
+    scene = Scene()
+    grant = lends(live(scene.clock, uids={}))
+
+    def appear(found: Step) -> None:
+        if found.phase is Phase.REMOVE:
+            scene.table.alive[20] = HELD
+
+    scene.fake.on_revert = appear
+    assert "held[20]" in scene.shut(grant)[0].errors[0]
+
+
+def test_what_a_grant_that_goes_on_lends_as_well_is_left_alone() -> None:
+    scene = Scene(HELD)
+    still = (Lent("deploy", PERSON, gids=frozenset({60})),)
+    scene.hands = Teardown(
+        cast(Writer, scene.host), enforcers(scene.fake), scene.table, FakeCgroups(scene.table), scene.clock, others=lambda: still
+    )
+    assert scene.shut(lends(live(scene.clock, uids={})))[0].ended_ns
+    assert scene.hands.sweep({}, still) == {}
+    assert set(scene.table.alive) == {20}
+
+
+def test_a_sweep_ends_what_holds_again_what_was_lent() -> None:
+    scene = Scene(HELD)
+    lent = lends(live(scene.clock, uids={})).lent
+    scene.host.at_jobs = {(PERSON, 60), (PERSON, 61)}
+    assert scene.hands.sweep({}, lent)[PERSON].killed_count == 1
+    assert scene.hands.sweep({}, lent) == {}
+    assert scene.host.at_jobs == {(PERSON, 61)}
+
+
+def test_an_at_spool_that_cant_be_read_keeps_the_grant_from_being_over() -> None:
+    scene = Scene()
+    scene.host.at_error = HostError("at_spool", "odd")
+    shut = scene.shut(lends(live(scene.clock, uids={})))[0]
+    assert shut.ended_ns is None and "odd" in shut.errors[0]
+
+
+def test_nothing_that_was_lent_is_older_than_the_grant() -> None:
+    scene = Scene()
+    (lent,) = lends(live(scene.clock, uids={})).lent
+    assert lent.since_ns == scene.clock.boot_ns()
+
+
+def test_a_file_that_would_give_a_lent_group_back_is_disarmed_and_told() -> None:
+    scene = Scene()
+    scene.host.setgid = {"/home/deploy/g": 60, "/home/deploy/other": 61}
+    shut = scene.shut(lends(live(scene.clock, uids={})))[0]
+    assert [(found.kind, found.where, found.removed) for found in shut.residue] == [("setgid", "/home/deploy/g", True)]
+    scene.host.at_error = HostError("odd", "odd")
+    assert scene.shut(lends(live(scene.clock, 2, uids={})))[0].ended_ns is None
