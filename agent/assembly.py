@@ -6,6 +6,7 @@ from agent.config import Config
 from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
 from agent.expiry.proving import Prover
+from agent.expiry.reserve import Reserve
 from agent.expiry.teardown import Teardown
 from agent.host.asking import HostAsker
 from agent.host.cgroups import Cgroups
@@ -38,6 +39,7 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
         on_drop=lambda dropped: trail.emit([_dropped(clock, kind, name) for kind, name in dropped]),
     )
     ledger = Ledger(clock)
+    reserve = Reserve(paths.state_db.parent / "orders.reserve", paths.run_dir / "orders.reserve")
     return Pipeline(
         config=config,
         host_id=host_id,
@@ -53,7 +55,7 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
         teardown=Teardown(writer, enforcers, table, Cgroups.find(), clock),
         prover=Prover(HostAsker(writer), config, clock, journal, ledger, trail),
         inbox=Inbox(paths.inbox),
-        ending=Ending(host_id, clock, host_key, journal, ledger, outbox, trail),
+        ending=Ending(host_id, clock, host_key, journal, ledger, outbox, trail, reserve),
         outbox=outbox,
         trail=trail,
     )
