@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test lint host fuzz venv clean
+.PHONY: help demo test crash lint host fuzz venv clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -14,6 +14,9 @@ demo: venv ## the main job, seen working on a disposable host (ARGS=--json: one 
 
 test: venv ## every check: linters, unit tests, and the host suite on booted test hosts (ARGS: pytest's own)
 	@$(BIN)/python -m pytest $(ARGS)
+
+crash: venv ## tidegated killed at 1,500 points and more, on two hosts (ARGS: --json, --sample 100, --point NAME, --hosts N)
+	@$(BIN)/python -m tests.crash $(ARGS)
 
 lint: venv ## only the linters
 	@$(BIN)/python -m pytest -q tests/unit/test_linters.py
