@@ -23,6 +23,7 @@ from tests.hosts.snapshot import Snapshot
 
 NS = 1_000_000_000
 LASTS_S, SHORT_S = 7200, 6
+LOOK_S = 5.0
 MOVED = {"expire", "cancel", "again"}  # operations that move the clock: the real unit comes after T, by its own
 CANCELLED_AT = 60  # of the calls of an opening
 _KEY = Path("/opt/crash/key")
@@ -96,7 +97,16 @@ class Driver:
             self.token, self.exp_ns = lasting
 
     def _look(self, backend: str, state: list[str]) -> list[str]:
-        """The host agrees with what the daemon says of it: one grant open and whole, or nothing of any."""
+        """The host agrees with what the daemon says of it: one grant open and whole, or nothing of any.
+
+        A grant is over when the journal says so, and its receipt is put out a moment later: what is wrong is looked at again.
+        """
+        give_up = time.monotonic() + LOOK_S
+        while (problems := self._look_once(backend, state)) and time.monotonic() < give_up:
+            time.sleep(0.1)
+        return problems
+
+    def _look_once(self, backend: str, state: list[str]) -> list[str]:
         found = checks.spool() + self.people.problems()
         if state == ["open"]:
             return [*found, *checks.changed(self.whole[backend], "not whole", self.people.files), *checks.journal("open")]
