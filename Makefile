@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test survive lint host fuzz venv clean
+.PHONY: help demo test survive crash vm fuzz lint host venv clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -17,6 +17,8 @@ test: venv ## every check: linters, unit tests, and the host suite on booted tes
 
 survive: venv ## whatever tenants leave running, on booted hosts with and without systemd; ends with `N rows, M survivors` (ARGS=--json)
 	@$(BIN)/python -m tests.survival $(ARGS)
+crash: venv ## tidegated killed at 1,500 points and more, on two hosts (ARGS: --json, --sample 100, --point NAME, --hosts N)
+	@$(BIN)/python -m tests.crash $(ARGS)
 
 lint: venv ## only the linters
 	@$(BIN)/python -m pytest -q tests/unit/test_linters.py

@@ -6,6 +6,7 @@ from agent.config import Config
 from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
 from agent.expiry.proving import Prover
+from agent.expiry.reserve import Reserve
 from agent.expiry.teardown import Teardown
 from agent.host.asking import HostAsker
 from agent.host.cgroups import Cgroups
@@ -39,6 +40,7 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
     )
     ledger = Ledger(clock)
     cgroups = Cgroups.find()
+    reserve = Reserve(paths.state_db.parent / "orders.reserve", paths.run_dir / "orders.reserve")
     return Pipeline(
         config=config,
         host_id=host_id,
@@ -54,7 +56,7 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
         prover=Prover(HostAsker(writer), config, clock, journal, ledger, trail),
         teardown=Teardown(writer, enforcers, table, cgroups, clock, others=ledger.lent),
         inbox=Inbox(paths.inbox),
-        ending=Ending(host_id, clock, host_key, journal, ledger, outbox, trail),
+        ending=Ending(host_id, clock, host_key, journal, ledger, outbox, trail, reserve),
         outbox=outbox,
         trail=trail,
     )

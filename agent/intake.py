@@ -66,6 +66,7 @@ class Intake:
 
     def begin(self) -> None:
         """At start: what lies there now may be what a crash left between the journal and the unlinking."""
+        self._pipeline.inbox.bring_back()
         with contextlib.suppress(HostError):  # work() tells that it can't be read
             self._left_over = set(self._pipeline.inbox.names())
 

@@ -22,6 +22,7 @@ def take_down(pipeline: Pipeline) -> list[Shut]:
     """
     pipeline.teardown.thaw_left()
     grants = pipeline.ledger.load(pipeline.journal)
+    pipeline.ending.recall(grants)
     half_open = [live for live in grants if live.state is GrantState.OPENING]
     over = [live for live in grants if live.state is GrantState.SHUTTING or live.deadline.passed(pipeline.clock)]
     shuts = pipeline.cut(half_open, EndCause.FAILED, "the agent stopped while it was opening this grant")

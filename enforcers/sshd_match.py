@@ -126,9 +126,7 @@ def prepare(writer: Writer) -> None:
 def _probe(writer: Writer) -> None:
     """Check a throwaway, locked tenant; it is removed again whatever happens."""
     config = writer.config
-    left = writer.user(PROBE)
-    if left is not None and left.ours:
-        writer.delete_account(PROBE, left.uid)
+    _clear_probe(writer)
     uid = next(
         number
         for number in range(config.uid_last, config.uid_first, -1)
@@ -141,6 +139,16 @@ def _probe(writer: Writer) -> None:
     finally:
         with contextlib.suppress(HostError):
             writer.drop_membership(PROBE, config.tenant_group)
+        writer.delete_account(PROBE, uid)
+
+
+def _clear_probe(writer: Writer) -> None:
+    """What a kill left of it. The group is made first and removed last, so it may be there with no user of that name."""
+    user, group = writer.user(PROBE), writer.group(PROBE)
+    left = {user.uid} if user is not None and user.ours else set()
+    if group is not None and writer.config.uid_first <= group.gid <= writer.config.uid_last:
+        left.add(group.gid)
+    for uid in left:
         writer.delete_account(PROBE, uid)
 
 

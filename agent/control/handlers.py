@@ -9,6 +9,7 @@ from agent import VERSION
 from agent.control import views
 from agent.control.server import Handler, Peer
 from agent.errors import HostError, InvalidGrantError
+from agent.expiry import story
 from agent.expiry.live import LiveGrant
 from agent.host.clock import NS
 from agent.journal import EndCause, GrantRecord
@@ -43,7 +44,11 @@ class Handlers:
     def _status(self, _peer: Peer, _request: Mapping[str, object]) -> object:
         pipeline = self._pipeline
         live = pipeline.ledger.all()
-        stuck = [f"grant {found.record.jti} is not over: {found.error}" for found in live if found.error]
+        stuck = [
+            f"grant {found.record.jti} is not over after {counted(found.attempts, 'attempt')}: {found.error}; {story.mend(found)}"
+            for found in live
+            if found.error
+        ]
         return {
             "host_id": pipeline.host_id,
             "version": VERSION,

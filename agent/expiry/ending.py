@@ -13,9 +13,10 @@ from agent.errors import JournalError, TidegateError
 from agent.expiry import receipt, story
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
+from agent.expiry.reserve import Reserve
 from agent.expiry.teardown import Shut
 from agent.host.clock import Clock
-from agent.journal import EndCause, Journal
+from agent.journal import EndCause, GrantState, Journal
 from agent.spool import Outbox
 from agent.trust import HostKey
 
@@ -26,7 +27,15 @@ class Ending:
     """The book-keeping of teardown on one host. Thread-safe; nothing here raises."""
 
     def __init__(
-        self, host_id: str, clock: Clock, host_key: HostKey, journal: Journal, ledger: Ledger, outbox: Outbox, trail: Trail
+        self,
+        host_id: str,
+        clock: Clock,
+        host_key: HostKey,
+        journal: Journal,
+        ledger: Ledger,
+        outbox: Outbox,
+        trail: Trail,
+        reserve: Reserve,
     ) -> None:
         self._host_id = host_id
         self._clock = clock
@@ -35,6 +44,7 @@ class Ending:
         self._ledger = ledger
         self._outbox = outbox
         self._trail = trail
+        self._reserve = reserve
         self._shipping = threading.Lock()
 
     def begin(self, claimed: Sequence[LiveGrant], cause: EndCause, text: str) -> None:
@@ -46,6 +56,15 @@ class Ending:
             live.cause, live.cause_text = live.cause or cause, live.cause_text or text
             live.attempts += 1
         self._note([live for live in claimed if live.cause is not EndCause.EXPIRED])
+
+    def recall(self, grants: Sequence[LiveGrant]) -> None:
+        """At start: end what was ordered to end while the journal took nothing. The grants as the journal has them."""
+        orders = self._reserve.recall()
+        for live in grants:
+            if live.record.digest in orders:
+                live.cause, live.cause_text = orders[live.record.digest]
+                live.state = GrantState.SHUTTING
+        self._reserve.drop(orders.keys() - {live.record.digest for live in grants})
 
     def closed(self, shuts: Sequence[Shut]) -> None:
         """The doors are shut and the processes dead; only now is an expiry noted, since those come first also on a full disk."""
@@ -80,11 +99,21 @@ class Ending:
                     self._journal.shipped(done)
 
     def _note(self, grants: Sequence[LiveGrant]) -> None:
-        try:
-            for cause in {live.cause for live in grants if live.cause}:
-                self._journal.shutting([(live.id, live.cause_text) for live in grants if live.cause is cause], cause)
-        except Exception as error:  # nothing that is to be written down keeps a door open
-            log.error("the journal can't be written, teardown goes on: %s", error)
+        for cause in {live.cause for live in grants if live.cause}:
+            ending = [live for live in grants if live.cause is cause]
+            try:
+                self._journal.shutting([(live.id, live.cause_text) for live in ending], cause)
+            except Exception as error:  # nothing that is to be written down keeps a door open
+                log.error("the journal can't be written, teardown goes on: %s", error)
+                if cause is not EndCause.EXPIRED:
+                    self._keep(ending, cause)
+            else:
+                self._reserve.drop([live.record.digest for live in ending])
+
+    def _keep(self, ending: Sequence[LiveGrant], cause: EndCause) -> None:
+        """An order must not be forgotten; an expiry the clock says again."""
+        if not self._reserve.keep([live.record.digest for live in ending], cause, ending[0].cause_text):
+            log.error("this order to end %d grant(s) is carried out, and is lost if this process dies now", len(ending))
 
     def _finish(self, shut: Shut) -> list[AuditEvent]:
         live = shut.live
@@ -103,4 +132,10 @@ class Ending:
     def _retry(self, live: LiveGrant) -> AuditEvent:
         wait_ms = self._ledger.retry(live)
         log.error("grant %s is not over, next try in %d ms: %s", live.record.jti, wait_ms, live.error)
-        return story.event(live, EventKind.TEARDOWN_RETRY, self._clock.wall_ns(), ok=False, error=live.error)
+        detail: dict[str, object] = {
+            "error": live.error,
+            "attempts": live.attempts,
+            "next_try_ms": wait_ms,
+            "mend": story.mend(live),
+        }
+        return story.event(live, EventKind.TEARDOWN_RETRY, self._clock.wall_ns(), ok=False, **detail)

@@ -29,6 +29,11 @@ def event(live: LiveGrant, kind: EventKind, at_ns: int, *, ok: bool = True, **mo
     )
 
 
+def mend(live: LiveGrant) -> str:
+    """What a person can do about a grant that is not over."""
+    return f"it is tried again by itself; once what is in its way is mended, `tidegate revoke {live.record.jti}` tries at once"
+
+
 def opened(live: LiveGrant, at_ns: int) -> list[AuditEvent]:
     """Access stands: the grant, and each account, membership and privilege it made."""
     about = event(live, EventKind.GRANT_OPENED, at_ns)

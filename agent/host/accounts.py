@@ -83,6 +83,9 @@ def resolves(config: Config, userdb: UserdbAccounts) -> bool:
     """Whether a throwaway, locked record is found by name in a new process, its membership too. It is removed again."""
     uid = config.uid_last
     account = Account(PROBE, uid, "Tidegate probe", "/nonexistent", "/usr/sbin/nologin")
+    if userdb.left(PROBE, uid):  # by an agent that was killed in here: or the uid would count as taken
+        with contextlib.suppress(HostError):
+            userdb.delete(PROBE, uid)
     try:
         if command.find_tool("getent") is None or command.run(["getent", "passwd", str(uid)], timeout_s=5).ok:
             return False  # nothing to ask with, or the uid is taken: then nothing is tried on it

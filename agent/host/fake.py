@@ -160,6 +160,8 @@ class FakeHost:
         def act() -> None:
             found = self.users.get(name)
             if found is None:
+                if name in self.groups and self.groups[name].gid == uid:  # what a kill left
+                    del self.groups[name]
                 return
             if found.uid != uid or not found.ours:
                 raise HostError("account_not_ours", f"{name} has another uid than {uid}")

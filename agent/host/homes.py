@@ -33,6 +33,16 @@ def _half_made(name: str) -> str:
     return f".tidegate-new-{name}"
 
 
+def _remove_half_made(base: int, path: Path, uid: int) -> list[str]:
+    """What a kill left under the hidden name: root's, or given to the user already when only the rename was missing."""
+    name = _half_made(path.name)
+    try:
+        owner = os.lstat(name, dir_fd=base).st_uid
+    except FileNotFoundError:
+        return []
+    return remove_tree(base, name, uid if owner == uid else 0, str(path.parent / name))
+
+
 def create_home(path: Path, uid: int, gid: int, skel: Path = SKEL) -> None:
     """Make a home of mode 0700 with what is in ``skel``. One of the same uid that is there already is kept as it is.
 
@@ -45,7 +55,7 @@ def create_home(path: Path, uid: int, gid: int, skel: Path = SKEL) -> None:
         with folder(path.parent) as base:
             if _owned(base, path, uid):
                 return
-            left = remove_tree(base, _half_made(path.name), 0, str(path.parent / _half_made(path.name)))
+            left = _remove_half_made(base, path, uid)
             if left:
                 raise HostError("home_failed", f"an unfinished home is in the way: {left[0]}")
             os.mkdir(_half_made(path.name), 0o700, dir_fd=base)
@@ -123,8 +133,9 @@ def dispose_home(path: Path, uid: int, archive_to: Path | None) -> HomeDisposal:
     archived = archive_to is not None and archive_to.exists()
     try:
         with folder(path.parent) as base:
-            left += remove_tree(base, _half_made(path.name), 0, str(path.parent / _half_made(path.name)))
+            left += _remove_half_made(base, path, uid)
             if archive_to is not None and not archived:
+                _clear_unfinished(archive_to)
                 archived = _archive(base, path, uid, archive_to)
             left += remove_tree(base, path.name, uid, str(path))
     except FileNotFoundError:
@@ -132,6 +143,14 @@ def dispose_home(path: Path, uid: int, archive_to: Path | None) -> HomeDisposal:
     except OSError as error:
         left.append(f"{path}: {error.strerror}")
     return HomeDisposal(archive=str(archive_to) if archived else None, left=tuple(left))
+
+
+def _clear_unfinished(target: Path) -> None:
+    """What a killed try has packed so far: nobody else would ever remove it, and it may be gigabytes."""
+    with contextlib.suppress(FileNotFoundError):
+        for left in target.parent.iterdir():
+            if left.name.startswith(f".{target.name}."):
+                left.unlink(missing_ok=True)
 
 
 def _archive(base: int, path: Path, uid: int, target: Path) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def make_folders(config: Config) -> None:
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(mode)
+    for left in paths.run_dir.glob("ask-*"):  # of a question to sshd that a kill cut short (agent.host.asker)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def tool_folders(config: Config) -> set[Path]:

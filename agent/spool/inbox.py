@@ -1,5 +1,6 @@
 """The inbox: files that anyone who may drop a file put there. Nothing about them is believed before it was looked at."""
 
+import contextlib
 import errno
 import os
 import secrets
@@ -13,6 +14,7 @@ from agent.spool.entries import is_being_written, is_passing, is_single, open_en
 MAX_BYTES = 64 * 1024  # twice a grant's: General JSON carries several signatures
 _SCAN_MAX = 65_536
 _REMEMBERED_MAX = 4096
+_HIDDEN = ".taken-"
 _HIDDEN_ERRORS = {errno.ENOTEMPTY, errno.EEXIST}
 
 _Identity = tuple[int, int, int, int]  # device, inode, size, mtime: one content under one name
@@ -54,6 +56,18 @@ class Inbox:
         except OSError as error:
             raise HostError("inbox_unreadable", f"{self._path}: {error.strerror}") from error
         return [name for _, name in sorted(found)]
+
+    def bring_back(self) -> None:
+        """At start: what a crash left between the hiding and the removing of a file comes back under a new name, to be looked at.
+
+        It may be another file than the one that was answered. Folders were hidden for good. What can't be moved stays.
+        """
+        with contextlib.suppress(OSError), opened_folder(self._path) as folder:
+            with os.scandir(folder) as entries:
+                hidden = [entry.name for entry in entries if entry.name.startswith(_HIDDEN)]
+            for name in hidden:
+                if not stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
+                    _return(name, folder)
 
     def busy(self, name: str) -> bool:
         """Whether a process still has it open for writing: its close will be told by the watch, so leave it until then."""
@@ -145,7 +159,7 @@ class Inbox:
         now = os.lstat(name, dir_fd=folder)
         if looked_at is not None and looked_at != _identity(now):
             return False
-        hidden = f".taken-{secrets.token_hex(8)}"
+        hidden = f"{_HIDDEN}{secrets.token_hex(8)}"
         if stat.S_ISDIR(now.st_mode):
             try:
                 os.rmdir(name, dir_fd=folder)
@@ -158,7 +172,7 @@ class Inbox:
         # goes to a name nobody else has, is looked at there, and comes back under a new visible name if it is another one.
         os.rename(name, hidden, src_dir_fd=folder, dst_dir_fd=folder)
         if looked_at is not None and looked_at != _identity(os.lstat(hidden, dir_fd=folder)):
-            os.rename(hidden, f"returned-{secrets.token_hex(8)}", src_dir_fd=folder, dst_dir_fd=folder)
+            _return(hidden, folder)
             return False
         os.unlink(hidden, dir_fd=folder)
         return True
@@ -168,6 +182,11 @@ class Inbox:
         self._looked_at.move_to_end(name)
         if len(self._looked_at) > _REMEMBERED_MAX:
             self._looked_at.popitem(last=False)
+
+
+def _return(hidden: str, folder: int) -> None:
+    """Back among what is to be taken, under a name that nobody else has."""
+    os.rename(hidden, f"returned-{secrets.token_hex(8)}", src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def _identity(found: os.stat_result) -> _Identity:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agent.config import Config
 from agent.errors import HostError, InvalidGrantError, UnenforceableError
-from agent.host.contract import Group, User
+from agent.host.contract import Account, Group, User
 from agent.host.fake import FakeHost
 from agent.host.lent import Lent
 from agent.model import Phase, PlanContext, Stage, Step, lent_by
@@ -272,6 +272,27 @@ def test_the_match_block_is_written_once_and_taken_back_when_it_does_not_hold() 
         with pytest.raises(HostError, match="sshd_conflict"):
             sshd_match.prepare(host)
         assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_probe_that_a_kill_left_does_not_keep_ssh_from_being_ready(half: bool) -> None:
+    """Its group is made first: left alone, with no user of that name, it kept every later probe from being made."""
+    host = fake_host()
+    before = host.snapshot()
+    host.create_account(Account(sshd_match.PROBE, host.config.uid_last, "", "/nonexistent", "/usr/sbin/nologin"))
+    if half:
+        del host.users[sshd_match.PROBE], host.locked[sshd_match.PROBE]
+    sshd_match.prepare(host)
+    assert host.snapshot()["users"] == before["users"]
+    assert host.snapshot()["groups"] == before["groups"]
+
+
+def test_a_group_of_the_probes_name_that_is_the_admins_own_stays() -> None:
+    host = fake_host()
+    host.groups[sshd_match.PROBE] = Group(sshd_match.PROBE, 500)
+    with pytest.raises(HostError, match="account_taken"):
+        sshd_match.prepare(host)
+    assert host.groups[sshd_match.PROBE].gid == 500
 
 
 def blob(*parts: bytes) -> str:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from agent.config import Config
 from agent.errors import ConfigError, HostError
-from agent.host import accounts, files, rows
-from agent.host.contract import Account
+from agent.host import accounts, command, files, rows
+from agent.host.contract import Account, CommandResult
 from agent.host.fake import KilledError
 from agent.host.passwd import LOCKED, UNLOCKED, PasswdAccounts
 from agent.host.userdb import UserdbAccounts
@@ -391,3 +391,21 @@ def test_an_unknown_backend_is_the_admins_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown_backend"):
         accounts.choose_backend(Config(account_backend="ldap"), tmp_path)
     assert accounts.choose_backend(Config(account_backend="auto"), tmp_path).name == "passwd"
+
+
+def test_a_probe_that_a_kill_left_is_cleared_and_userdb_is_chosen_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, userdb = Config(), UserdbAccounts(tmp_path / "userdb")
+
+    def getent(argv: list[str], **_: object) -> CommandResult:
+        there = userdb.owns(accounts.PROBE, config.uid_last)
+        asked = {accounts.PROBE: f"{accounts.PROBE}:x:", str(config.uid_last): "taken"} if there and argv[1] == "passwd" else {}
+        said = asked.get(argv[2], "")
+        return CommandResult(tuple(argv), 0 if said else 2, said, "")
+
+    monkeypatch.setattr(command, "run", getent)
+    monkeypatch.setattr(command, "find_tool", Path)
+    userdb.create(Account(accounts.PROBE, config.uid_last, "", "/nonexistent", "/usr/sbin/nologin"))
+    assert accounts.resolves(config, userdb)
+    assert list(userdb.root.iterdir()) == []

@@ -234,6 +234,36 @@ def test_no_space_for_an_archive_keeps_the_home(tmp_path: Path, monkeypatch: pyt
 
 
 @as_root
+def test_a_kill_while_packing_leaves_no_half_archive_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, archive = tmp_path / "jit-a", tmp_path / "archive"
+    homes.create_home(home, UID, UID, tmp_path / "none")
+    archive.mkdir()
+    (archive / ".jit-a-g1.tar.gz.0123456789ab").write_bytes(b"half")
+    (archive / ".jit-b-g2.tar.gz.0123456789ab").write_bytes(b"another's")
+    homes.dispose_home(home, UID, archive / "jit-a-g1.tar.gz")
+    assert sorted(path.name for path in archive.iterdir()) == [".jit-b-g2.tar.gz.0123456789ab", "jit-a-g1.tar.gz"]
+
+
+@as_root
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("owner", [0, UID])
+def test_a_home_that_was_killed_just_before_it_got_its_name_is_made_again_or_removed(
+    tmp_path: Path, owner: int, again: bool
+) -> None:
+    half = tmp_path / ".tidegate-new-jit-a"
+    half.mkdir()
+    (half / ".bashrc").touch()
+    for path in (half / ".bashrc", half):
+        os.chown(path, owner, owner)
+    if again:
+        homes.create_home(tmp_path / "jit-a", UID, UID, tmp_path / "none")
+        assert [path.name for path in tmp_path.iterdir()] == ["jit-a"]
+    else:
+        assert homes.dispose_home(tmp_path / "jit-a", UID, None).left == ()
+        assert list(tmp_path.iterdir()) == []
+
+
+@as_root
 def test_immutable_files_are_removed_all_the_same(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

@@ -171,3 +171,15 @@ def test_only_what_lay_there_at_the_start_can_be_a_crashs_leftover(tmp_path: Pat
     answers = [path.read_text() for path in scene.outbox.iterdir()]
     assert sorted("left" in answer for answer in answers) == [False, True]
     assert all('"verdict": "accepted"' in answer and '"jti": "grant-1"' in answer for answer in answers)
+
+
+def test_a_file_that_a_crash_left_hidden_is_answered_and_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(tmp_path)
+    monkeypatch.setattr(scene.pipeline.journal, "knows_leftover", lambda token: "grant-1" if token == GOOD else None)
+    (scene.inbox / ".taken-0123456789abcdef").write_bytes(GOOD)
+    scene.intake.begin()
+    scene.work()
+    (answer,) = scene.outbox.iterdir()
+    assert '"verdict": "accepted"' in answer.read_text()
+    assert list(scene.inbox.iterdir()) == []
+    assert scene.opened == []

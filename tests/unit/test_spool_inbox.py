@@ -222,6 +222,17 @@ def test_a_file_moved_in_at_the_last_moment_comes_back_under_a_visible_name(
     assert inbox.take(name) == b"revocation"
 
 
+def test_what_a_crash_left_hidden_comes_back_to_be_looked_at(tmp_path: Path) -> None:
+    (tmp_path / ".taken-0123456789abcdef").write_bytes(b"a revocation, say")
+    (tmp_path / ".taken-fedcba9876543210").mkdir()
+    (tmp_path / ".being-written").write_bytes(b"x")
+    inbox = Inbox(tmp_path)
+    inbox.bring_back()
+    (name,) = inbox.names()
+    assert inbox.take(name) == b"a revocation, say"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".being-written", ".taken-fedcba9876543210", name]
+
+
 def test_a_file_swapped_for_something_else_between_look_and_open_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lstat = os.lstat
     for put, code in HOSTILE:
