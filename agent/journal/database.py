@@ -66,12 +66,18 @@ class Database:
             except _UNWRITABLE as error:
                 raise JournalError("journal_failed", str(error)) from error
 
-    def meta_int(self, key: str) -> int:
-        """A number of the table ``meta``; 0 where there is none. Raises JournalError ``journal_damaged``: it is no number."""
+    def meta_int(self, key: str, *, damaged: int | None = None) -> int:
+        """A number of the table ``meta``; 0 where there is none.
+
+        Raises:
+            JournalError: ``journal_damaged``: it is no number, and ``damaged`` does not say what to take it for.
+        """
         rows = self.rows("SELECT value FROM meta WHERE key=?", (key,))
         try:
             return int(rows[0]["value"]) if rows else 0
         except ValueError as error:
+            if damaged is not None:
+                return damaged
             raise JournalError("journal_damaged", f"the journal's {key} is no number") from error
 
     def set_meta(self, key: str, value: str) -> None:

@@ -34,7 +34,6 @@ class Journal:
     """The write-ahead journal of one host. Thread-safe; every method raises JournalError when the disk says no."""
 
     def __init__(self, path: Path | None, *, read_only: bool = False, busy_ms: int = 2000) -> None:
-        """``path`` None: in memory. ``busy_ms``: how long a write waits for another process's."""
         self._db = Database(path, read_only=read_only, busy_ms=busy_ms)
         self.anew = Anew(self._db)
 
@@ -280,12 +279,7 @@ class Journal:
 
     def last_wall_ns(self) -> int:
         """The latest wall time ever noted; 0 where that can't be read: ends go on, and the next note mends it."""
-        try:
-            return self._db.meta_int("last_wall_ns")
-        except JournalError as error:
-            if error.code != "journal_damaged":
-                raise
-            return 0
+        return self._db.meta_int("last_wall_ns", damaged=0)
 
     def _move(self, db: sqlite3.Connection, grant_id: int, before: GrantState, sets: str, *values: object) -> None:
         """One step in a grant's life. One whose end has begun meanwhile never comes back to life."""
