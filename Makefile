@@ -17,6 +17,7 @@ test: venv ## every check: linters, unit tests, and the host suite on booted tes
 
 survive: venv ## whatever tenants leave running, on booted hosts with and without systemd; ends with `N rows, M survivors` (ARGS=--json)
 	@$(BIN)/python -m tests.survival $(ARGS)
+
 crash: venv ## tidegated killed at 1,500 points and more, on two hosts (ARGS: --json, --sample 100, --point NAME, --hosts N)
 	@$(BIN)/python -m tests.crash $(ARGS)
 

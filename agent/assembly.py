@@ -3,6 +3,7 @@
 from agent import VERSION, policy, trust
 from agent.audit import AuditEvent, EventKind, HostIdentity, Trail
 from agent.config import Config
+from agent.expiry.behind import Behind
 from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
 from agent.expiry.proving import Prover
@@ -13,6 +14,7 @@ from agent.host.cgroups import Cgroups
 from agent.host.clock import Clock, RealClock
 from agent.host.processes import ProcProcesses
 from agent.host.system import SystemHost
+from agent.host.timers import SystemdTimers
 from agent.journal import Journal
 from agent.model import Enforcer
 from agent.pipeline import Pipeline
@@ -25,8 +27,11 @@ def registry() -> dict[str, Enforcer]:
     return {enforcer.type: enforcer for enforcer in REGISTRY}
 
 
-def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: trust.HostKey) -> Pipeline:
-    """Every part, none of it started: nothing is read or written here, so nothing is allowed and nobody trusted."""
+def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: trust.HostKey, *, by: str = "tidegated") -> Pipeline:
+    """Every part, none of it started: nothing is read or written here, so nothing is allowed and nobody trusted.
+
+    ``by``: the program that it is for, as receipts tell it.
+    """
     paths, clock, enforcers = config.paths, RealClock(), registry()
     host_id = config.host_id or host_key.host_id
     writer = SystemHost(config)
@@ -56,7 +61,8 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
         prover=Prover(HostAsker(writer), config, clock, journal, ledger, trail),
         teardown=Teardown(writer, enforcers, table, cgroups, clock, others=ledger.lent),
         inbox=Inbox(paths.inbox),
-        ending=Ending(host_id, clock, host_key, journal, ledger, outbox, trail, reserve),
+        ending=Ending(host_id, clock, host_key, journal, ledger, outbox, trail, reserve, by=by),
+        behind=Behind(config.backstop, SystemdTimers(), journal, ledger, clock),
         outbox=outbox,
         trail=trail,
     )

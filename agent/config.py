@@ -68,6 +68,7 @@ class Config:
     tenant_group: str = "tidegate-tenants"
     admin_group: str = "tidegate"
     account_backend: str = "auto"  # auto, userdb, passwd
+    backstop: str = "auto"  # auto: required where systemd is PID 1; required, best-effort
 
 
 def config_path(option: Path | None, environ: Mapping[str, str] | None = None) -> Path | None:
@@ -97,7 +98,7 @@ def load_config(path: Path | None = None, *, default: Path = DEFAULT_PATH) -> Co
     return _config(chosen, main)
 
 
-_SETTINGS = ("host_id", "paths", "uids", "tenant_group", "admin_group", "account_backend")
+_SETTINGS = ("host_id", "paths", "uids", "tenant_group", "admin_group", "account_backend", "backstop")
 
 
 def _config(chosen: Mapping[str, Node], main: Path) -> Config:
@@ -113,7 +114,8 @@ def _config(chosen: Mapping[str, Node], main: Path) -> Config:
         paths=_paths(section.member("paths"), base.paths),
         uid_first=first,
         uid_last=last,
-        account_backend=section.optional("account_backend", _backend, base.account_backend),
+        account_backend=section.optional("account_backend", _one_of("auto", "userdb", "passwd"), base.account_backend),
+        backstop=section.optional("backstop", _one_of("auto", "required", "best-effort"), base.backstop),
         **groups,
     )
 
@@ -162,10 +164,13 @@ def _matching(pattern: re.Pattern[str], code: str, what: str) -> Callable[[objec
     return rule
 
 
-def _backend(value: object, key: str) -> str:
-    if not isinstance(value, str) or value not in {"auto", "userdb", "passwd"}:
-        raise RefusedError("unknown_value", "must be auto, userdb or passwd", field=key)
-    return value
+def _one_of(*words: str) -> Callable[[object, str], str]:
+    def rule(value: object, key: str) -> str:
+        if not isinstance(value, str) or value not in words:
+            raise RefusedError("unknown_value", f"must be {', '.join(words[:-1])} or {words[-1]}", field=key)
+        return value
+
+    return rule
 
 
 _host_id = _matching(_HOST_ID, "host_id_invalid", "1 to 255 printable ASCII characters without spaces")

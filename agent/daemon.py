@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from agent import VERSION, trust
+from agent import VERSION, keeping, trust
 from agent.acting import Acting, pool_of, submit
 from agent.assembly import assemble
 from agent.audit import EventKind
@@ -26,11 +26,11 @@ from agent.config import config_path
 from agent.control.handlers import Handlers
 from agent.control.server import ControlServer
 from agent.errors import TidegateError
+from agent.guarding import Guarding
 from agent.host import start
 from agent.host.clock import DeadlineTimer
 from agent.host.config_store import ConfigStore
 from agent.intake import Intake
-from agent.journal import Journal
 from agent.recovery import stand_again, take_down
 from agent.reloading import Reloading
 from agent.spool import shown
@@ -63,8 +63,10 @@ class Daemon:
         keys = trust.KeyStore(config.paths.trust_dir)
         self._prepared = b""  # digest of sshd's and sudo's files when the enforcers were last prepared
         start.make_folders(config)
-        host_key = trust.HostKey.load_or_create(config.paths.host_key)
-        self.pipeline = assemble(config, keys, Journal(config.paths.state_db), host_key)
+        kept = keeping.open_kept(config)
+        self._problems |= kept.troubles
+        self.pipeline = assemble(config, keys, kept.journal, kept.host_key)
+        self._guarding = Guarding(configured, kept, self.pipeline, self._problems)
         self._acting = Acting(self.pipeline, self._taking)
         self._intake = Intake(self.pipeline)
         self._reloading = Reloading(configured, keys, self.pipeline, self._problems, self._start_anew)
@@ -79,6 +81,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_all)
+        await loop.run_in_executor(self._taking, self._guarding.begin)
         left = await loop.run_in_executor(self._taking, take_down, self.pipeline)
         self._reloading.all()  # before the timer: a pending grant's time may have come, and it is judged again
         for descriptor in self._timer.descriptors:
@@ -86,6 +89,7 @@ class Daemon:
         self.pipeline.ledger.rearm = lambda: self._soon(self._arm)
         self._arm()
         self._acting.clear(left)
+        await loop.run_in_executor(self._taking, self._guarding.keep_backstop)
         await loop.run_in_executor(self._taking, self._prepare)
         await loop.run_in_executor(self._taking, stand_again, self.pipeline)
         await loop.run_in_executor(self._taking, self._intake.begin)
@@ -93,7 +97,11 @@ class Daemon:
         control = self._control()
         await self._start_control(control)
         start.tell_systemd("READY=1")
-        self._reloading.tell(EventKind.AGENT_STARTED, reason=f"tidegated {VERSION}")
+        self._watchdog()
+        if self._guarding.stuck:
+            self._later("disk", self._start_anew_if_writable, _RETRY_PREPARE_S)
+        self._reloading.tell(EventKind.AGENT_STARTED, ok=not self.pipeline.closing, reason=self._guarding.greeting())
+        self._job(self._answering, self._guarding.check_backstop)
         log.info("tidegated %s is ready: host id %s", VERSION, self.pipeline.host_id)
         await self._stopping.wait()
         start.tell_systemd("RELOADING=1" if self._anew else "STOPPING=1")
@@ -108,6 +116,7 @@ class Daemon:
         with contextlib.suppress(TidegateError):
             self.pipeline.ledger.mark(self.pipeline.journal)
         self.pipeline.journal.close()
+        self._guarding.stop()
         return self._anew
 
     # Putting together
@@ -190,6 +199,8 @@ class Daemon:
 
     def _arm(self) -> None:
         self._timer.arm(*self.pipeline.ledger.next_wake())
+        if self._guarding.open_again():
+            self._retry_inbox()
 
     def _on_change(self, folder: Path) -> None:
         if folder == self._config.paths.inbox:
@@ -239,15 +250,28 @@ class Daemon:
         self._reloading.all()
         self._job(self._taking, self._prepare)
 
-    def _start_anew(self) -> None:
+    def _start_anew(self, why: str = "the configuration changed") -> None:
         """A changed configuration takes a whole new start, in this process: everything stands on where things are."""
-        log.info("the configuration changed, starting anew")
+        log.info("%s, starting anew", why)
         self._anew = True
         self._stopping.set()
 
     def problems(self) -> list[str]:
         """What is wrong with this host now, for ``status``."""
         return [*(f"{what}: {text}" for what, text in sorted(dict(self._problems).items())), *self.pipeline.prover.troubles()]
+
+    def _watchdog(self) -> None:
+        """Tell systemd that the loop goes round, three times in each of its periods (sd_watchdog_enabled(3))."""
+        period_us = os.environ.get("WATCHDOG_USEC", "")
+        if period_us.isdigit() and int(period_us):
+            start.tell_systemd("WATCHDOG=1")
+            self._loop.call_later(int(period_us) / 3e6, self._watchdog)
+
+    def _start_anew_if_writable(self) -> None:
+        if keeping.writable(self._config):
+            self._start_anew("the disk takes writes again")
+        else:
+            self._later("disk", self._start_anew_if_writable, _RETRY_PREPARE_S)
 
     # Helpers
 

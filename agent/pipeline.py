@@ -14,6 +14,7 @@ from agent.audit import AuditEvent, EventKind, Trail
 from agent.config import Config
 from agent.errors import DeniedError, HostError, JournalError, RefusedError, TidegateError, UnenforceableError
 from agent.expiry import notice, story
+from agent.expiry.behind import Behind
 from agent.expiry.deadline import Deadline
 from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
@@ -24,7 +25,7 @@ from agent.host.clock import NS, Clock
 from agent.host.contract import Writer
 from agent.host.lent import Lent
 from agent.host.processes import ProcessTable
-from agent.journal import EndCause, Journal
+from agent.journal import EndCause, GrantState, Journal
 from agent.model import AccountWant, Enforcer, Grant, Plan, SudoWant
 from agent.model.summary import summarise
 from agent.planning import uids
@@ -64,6 +65,8 @@ class Pipeline:
     inbox: Inbox
     outbox: Outbox
     trail: Trail
+    behind: Behind
+    closing: str = ""  # why nothing is opened now (docs/decisions/0025); empty when it may be
     unready: dict[str, TidegateError] = field(default_factory=dict)  # enforcer → why it can't be used now
 
     # Opening
@@ -83,6 +86,8 @@ class Pipeline:
         Raises:
             RefusedError: with the code and field that say why.
         """
+        if self.closing:
+            raise JournalError("closing_only", f"this host only ends grants for now: {self.closing}")
         now_s = self.clock.wall_ns() // NS
         verified = trust.verify(token, self.ring(), typ=trust.TYP_GRANT)
         decoders = policy.decoders(self.enforcers)
@@ -155,6 +160,7 @@ class Pipeline:
 
         try:
             go_on()
+            self.behind.arm(live)
             self.prover.before(live, plan.steps)
             enforcement.apply(plan.steps, self.enforcers, self.writer, lambda _step: go_on())
             opened_ns = self.clock.wall_ns()
@@ -192,6 +198,7 @@ class Pipeline:
         self.teardown.clear(shuts)
         self.prover.closed(closing)
         self.ending.finish(shuts)
+        self.behind.disarm([shut.live for shut in shuts if shut.live.state is GrantState.ENDED])
 
     def sweep(self, tenants: Mapping[int, str], lent: Sequence[Lent] = ()) -> None:
         """Look again after the end (uid → login, empty when another grant has the login by now), and end what has turned up."""

@@ -49,6 +49,7 @@ def _stand_again(pipeline: Pipeline, live: LiveGrant) -> None:
     opened_ns = live.opened_ns or pipeline.clock.wall_ns()
     if live.record.boot_id == pipeline.clock.boot_id():
         pipeline.ledger.opened(live, opened_ns)
+        pipeline.behind.arm_again(live)
         return
     if not pipeline.ledger.begin_standing_again(live):
         return
@@ -59,6 +60,7 @@ def _stand_again(pipeline: Pipeline, live: LiveGrant) -> None:
 
     try:
         go_on()
+        pipeline.behind.arm(live)
         enforcement.apply([step for _, step in live.steps], pipeline.enforcers, pipeline.writer, go_on)
         pipeline.journal.carry([(live.id, live.deadline.boot_id, live.deadline.boot_ns)])
     except Exception as error:

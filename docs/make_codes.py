@@ -19,6 +19,8 @@ from agent.trust import REFUSALS  # noqa: E402
 TARGET = ROOT / "docs" / "CODES.md"
 SOURCES = (
     "agent/pipeline.py",
+    "agent/keeping.py",
+    "agent/expiry/behind.py",
     "agent/spool",
     "agent/journal",
     "agent/planning",
@@ -29,11 +31,21 @@ SOURCES = (
     "enforcers",
 )
 _ERRORS = frozenset(
-    {"UntrustedError", "InvalidGrantError", "UnenforceableError", "HostError", "JournalError", "ConfigError", "RefusedError"}
+    {
+        "UntrustedError",
+        "InvalidGrantError",
+        "UnenforceableError",
+        "HostError",
+        "JournalError",
+        "ConfigError",
+        "RefusedError",
+        "BusError",
+    }
 )
 _CODE = re.compile(r"[a-z][a-z0-9_]*")
 
 INBOX = {
+    "backstop_unavailable": "systemd made no timer behind the grant (see the text): mend that, or set `backstop: best-effort` in tidegate.yaml. Sign a new grant.",
     "ended_while_opening": "The grant ended, or was revoked, while it was being opened. Nothing of it is left; sign a new one if it is still wanted.",
     "file_absent": "Nothing to do: the file was gone when it was looked at. It is never answered.",
     "file_empty": "Deliver the token whole: write under a name that ends in .part, then rename.",
@@ -83,6 +95,11 @@ ENFORCERS = {
     "uids_exhausted": "Widen `uids` in tidegate.yaml, or find out what was left behind: see residue in the receipts.",
 }
 HOST = {
+    "closing_only": "The journal or the host's key was damaged, so everything is ended first: `tidegate status` says how far. Files wait in the inbox.",
+    "journal_damaged": "Nothing to do but to find out why (disk, power): what stood is ended, the file is kept beside as `state.db.damaged-*`. Sign new grants.",
+    "systemd_refused": "systemd refuses a timer: see the text, and `journalctl -b`.",
+    "systemd_unreachable": "systemd (PID 1) does not answer at /run/systemd/private: `systemctl is-system-running`.",
+    "timer_refused": "systemd took the timer and does not hold it active: see `systemctl list-timers --all`.",
     "account_not_ours": "The name now has another UID, so it is somebody else's and is left alone. Find out who made it.",
     "account_taken": "Another record of that name came between plan and act. Choose another login.",
     "accounts_busy": "Somebody holds the lock of /etc/passwd (vipw, a hung useradd). End that; it is tried again.",
@@ -96,7 +113,6 @@ HOST = {
     "inbox_discard_failed": "The inbox can't be written (read-only, full). Mend it; the file is taken again.",
     "inbox_unreadable": "Make /var/lib/tidegate/spool/inbox a folder of root's again; it is tried every 5 s.",
     "internal": "A fault in Tidegate: `journalctl -u tidegated` has the traceback. Please report it.",
-    "journal_damaged": "A number in /var/lib/tidegate/state.db can't be read: bring a good copy back. New grants wait; ends go on.",
     "journal_failed": "The journal can't be written: make room at /var/lib/tidegate. New grants wait in the inbox; ends go on.",
     "journal_newer": "The journal is of a newer version: install that again.",
     "journal_unreadable": "state.db can't be opened: see the text. Don't delete it while grants are live: it is what knows them.",

@@ -150,6 +150,29 @@ class AccountEnforcer:
             case other:
                 raise HostError("unknown_step", f"account has no action {other!r}")
 
+    def found(self, reader: Reader) -> Sequence[Step]:
+        """See Enforcer. What its grant wanted with the home is not known: it is packed away, never just deleted."""
+        paths, steps = reader.config.paths, []
+        memberships = reader.own_memberships()
+        for user in reader.own_accounts():
+            row: JsonObject = {"name": user.name, "uid": user.uid, "full_name": "", "home": user.home, "shell": ""}
+            what = f"account {user.name} (uid {user.uid})"
+            steps.append(Step(self.type, "create", Stage.CREATE, Phase.REMOVE, user.name, what, row))
+            if user.home and Path(user.home).parent == paths.home_base:
+                place: JsonObject = {"name": user.name, "uid": user.uid, "path": user.home, "archive": True, "label": "found"}
+                steps.append(Step(self.type, "home", Stage.CREATE, Phase.REMOVE, user.home, f"home {user.home}", place))
+            steps += [
+                self._membership(name, group, Stage.GRANT, f"{name} in group {group}")
+                for name, group in memberships
+                if name == user.name
+            ]
+            unlock: JsonObject = {"name": user.name, "uid": user.uid}
+            steps.append(Step(self.type, "unlock", Stage.OPEN, Phase.CLOSE, user.name, f"account {user.name} opened", unlock))
+        for name in reader.names(paths.tenants):
+            path = str(paths.tenants / name)
+            steps.append(Step(self.type, "tenant", Stage.CREATE, Phase.REMOVE, path, f"shell for {name}", {"path": path}))
+        return steps
+
     def residue(self, steps: Sequence[Step], reader: Reader) -> Sequence[Residue]:
         """See Enforcer. An account of the same name but another uid is somebody else's."""
         found: list[Residue] = []

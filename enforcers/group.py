@@ -83,6 +83,23 @@ class GroupEnforcer:
             raise HostError("unknown_step", f"group has no action {step.action!r}")
         writer.drop_membership(text(step.data, "name"), text(step.data, "group"))
 
+    def found(self, reader: Reader) -> Sequence[Step]:
+        """See Enforcer. Of accounts that people made; those of our own accounts go with the account."""
+        own = {user.name for user in reader.own_accounts()}
+        return [
+            Step(
+                self.type,
+                "membership",
+                Stage.GRANT,
+                Phase.CLOSE,
+                f"{name}:{group}",
+                f"{name} in group {group}",
+                {"name": name, "group": group},
+            )
+            for name, group in reader.own_memberships()
+            if name not in own
+        ]
+
     def residue(self, steps: Sequence[Step], reader: Reader) -> Sequence[Residue]:
         """See Enforcer."""
         return [

@@ -118,6 +118,16 @@ class SshEnforcer:
         """See Enforcer."""
         writer.remove(Path(text(step.data, "path")))
 
+    def found(self, reader: Reader) -> Sequence[Step]:
+        """See Enforcer. Both folders hold nothing but what grants put there."""
+        paths = reader.config.paths
+        return [
+            Step(self.type, action, Stage.GRANT, Phase.CLOSE, path, f"{action} of {name}", {"path": path})
+            for action, folder in (("keys", paths.keys), ("principals", paths.principals))
+            for name in reader.names(folder)
+            for path in (str(folder / name),)
+        ]
+
     def residue(self, steps: Sequence[Step], reader: Reader) -> Sequence[Residue]:
         """See Enforcer."""
         paths = (Path(text(step.data, "path")) for step in steps)

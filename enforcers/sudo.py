@@ -19,6 +19,7 @@ from enforcers.group import refuse_account
 from enforcers.sudoers_rule import Rule, command
 
 BACKSTOPS = ("sudo refuses from the deadline on (NOTAFTER)", "sudo ends what runs after the grant's own length (TIMEOUT)")
+ABSENT = "this sudo knows neither NOTAFTER nor TIMEOUT: sudo rules end by the agent or its timer only"
 SAMPLE_EXP = 1893456000  # 2030-01-01: what a rule is proved with before its grant's own time is known
 
 
@@ -108,8 +109,7 @@ class SudoEnforcer:
             "asks": [rule.asks()],
             "lent": to_json(_lent(want, seen, context)),
         }
-        if seen.backstops:
-            data = {**data, "backstops": list(BACKSTOPS)}
+        data = {**data, "backstops": list(BACKSTOPS)} if seen.backstops else {**data, "backstops_absent": [ABSENT]}
         commands = "; ".join(" ".join(words) for words in want.commands)
         absent = "" if seen.backstops else " (this sudo has no NOTAFTER and no TIMEOUT: only the daemon ends it)"
         summary = f"{want.identifier} may run as {', '.join(want.run_as)}: {commands}{absent}"
@@ -126,6 +126,14 @@ class SudoEnforcer:
     def revert(self, step: Step, writer: Writer) -> None:
         """See Enforcer."""
         writer.remove(Path(text(step.data, "path")))
+
+    def found(self, reader: Reader) -> Sequence[Step]:
+        """See Enforcer. The folder holds nothing but what grants put there."""
+        folder = reader.config.paths.sudoers
+        return [
+            Step(self.type, "rule", Stage.GRANT, Phase.CLOSE, str(folder / name), f"sudo rule {name}", {"path": str(folder / name)})
+            for name in reader.names(folder)
+        ]
 
     def residue(self, steps: Sequence[Step], reader: Reader) -> Sequence[Residue]:
         """See Enforcer."""

@@ -21,6 +21,10 @@ put 0755 packaging/bin/tidegate /usr/bin/tidegate
 put 0755 packaging/bin/tidegated /usr/sbin/tidegated
 put 0755 agent/sessions/shell.py /usr/lib/tidegate/tidegate-shell
 put 0644 systemd/tidegated.service /usr/lib/systemd/system/tidegated.service
+put 0644 systemd/tidegate-boot.service /usr/lib/systemd/system/tidegate-boot.service
+# Wanted by every boot, however tidegated itself stands: without anything that it has opened it does nothing.
+install -d -m 0755 "$root/usr/lib/systemd/system/multi-user.target.wants"
+ln -sfn ../tidegate-boot.service "$root/usr/lib/systemd/system/multi-user.target.wants/tidegate-boot.service"
 put 0644 packaging/sysusers.conf /usr/lib/sysusers.d/tidegate.conf
 put 0644 packaging/tmpfiles.conf /usr/lib/tmpfiles.d/tidegate.conf
 

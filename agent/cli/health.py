@@ -9,9 +9,10 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.errors import TidegateError
-from agent.host import command
+from agent.host import command, standby
 from agent.host.accounts import nsswitch_has_systemd
 from agent.host.cgroups import Cgroups
+from agent.host.timers import SystemdTimers
 
 _DISK_LOW = 256 * 1024 * 1024
 _OPENSSH_Z_SUFFIX = (9, 1)
@@ -41,6 +42,8 @@ def host_findings(config: Config) -> Iterator[Finding]:
     yield _tenant_shell(config)
     yield _cgroups()
     yield _systemd()
+    yield _timers(config)
+    yield _boot()
     yield _clock()
     yield _disk(config)
 
@@ -61,7 +64,7 @@ def _sshd() -> Finding:
     version = (int(found[1]), int(found[2]))
     if version < _OPENSSH_Z_SUFFIX:
         return Finding("sshd", "fail", f"{found[0]} takes no UTC expiry-time in key files", "OpenSSH 9.1 or later is needed")
-    return Finding("sshd", "ok", f"{found[0].rstrip(',')}; backstop: expiry-time on every key")
+    return Finding("sshd", "ok", f"{found[0].rstrip(',')}; backstop: expiry-time on every key and principal")
 
 
 def _sudo() -> Finding:
@@ -111,6 +114,32 @@ def _systemd() -> Finding:
     if Path("/run/systemd/system").exists():
         return Finding("systemd", "ok", "is PID 1; it starts tidegated again should it die")
     return Finding("systemd", "warn", "is not PID 1: nothing starts tidegated again should it die", "run it under a supervisor")
+
+
+def _timers(config: Config) -> Finding:
+    """The timer behind each grant, and what it would start."""
+    absent, opens = SystemdTimers().absent, "grants are refused" if config.backstop == "required" else "grants open without"
+    if absent:
+        mend = "boot with systemd, or keep tidegated under a supervisor: with it dead, live sessions have no other end"
+        return Finding("backstop timers", "warn", f"none: {absent}; {opens}", mend)
+    missing = [str(path) for path in (standby.UNIT, standby.CURRENT / standby.PROGRAM) if not os.path.lexists(path)]
+    if missing and os.geteuid() == 0:
+        mend = "tidegated writes it when it starts: systemctl restart tidegated; journalctl -u tidegated"
+        return Finding("backstop timers", "warn", f"{', '.join(missing)} is not there: a timer would start nothing", mend)
+    word = "" if config.backstop == "best-effort" else "; nothing opens without"
+    return Finding("backstop timers", "ok", f"a systemd timer behind each grant ends it should tidegated be dead or hung{word}")
+
+
+def _boot() -> Finding:
+    """What ends grants before anybody logs in, where tidegated itself does not start."""
+    if SystemdTimers().absent:
+        mend = "start tidegated before sshd, and cron and atd after it"
+        return Finding("backstop at boot", "warn", "none: systemd is not PID 1", mend)
+    state = _said("systemctl", "is-enabled", "tidegate-boot.service").strip()
+    if state.startswith(("static", "enabled")):
+        return Finding("backstop at boot", "ok", "tidegate-boot.service ends what expired before anybody may log in")
+    mend = "systemctl unmask tidegate-boot.service, or install the package again"
+    return Finding("backstop at boot", "warn", f"tidegate-boot.service is {state.splitlines()[-1] if state else 'not there'}", mend)
 
 
 def _clock() -> Finding:

@@ -12,12 +12,22 @@ def call(path: Path, op: str, **arguments: object) -> object:
     """One request to the daemon; returns its result.
 
     Raises:
+        HostError: as :func:`call_within`.
+        RefusedError: what was asked is refused.
+    """
+    return call_within(ANSWER_TIMEOUT_S, path, op, **arguments)
+
+
+def call_within(timeout_s: float, path: Path, op: str, **arguments: object) -> object:
+    """The same, with so many seconds for each wait.
+
+    Raises:
         HostError: ``agent_unreachable`` when nobody listens, or whatever the daemon answered.
         RefusedError: what was asked is refused.
     """
     try:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(ANSWER_TIMEOUT_S)
+            connection.settimeout(timeout_s)
             connection.connect(str(path))
             connection.sendall(encode({"op": op, **arguments}))
             line = _read_line(connection)

@@ -39,6 +39,7 @@ class Handlers:
             "receipt": self._receipt,
             "host_key": self._host_key,
             "plan": self._plan,
+            "overdue": self._overdue,
         }
 
     def _status(self, _peer: Peer, _request: Mapping[str, object]) -> object:
@@ -121,6 +122,13 @@ class Handlers:
         if not isinstance(token, str):
             raise InvalidGrantError("request_malformed", "must be a string", field="token")
         return views.plan(self._pipeline.admit(token.encode("ascii", "replace")))
+
+    def _overdue(self, _peer: Peer, _request: Mapping[str, object]) -> object:
+        """For the backstop: grants past their deadline that somebody may still get in by, or lives on in."""
+        pipeline = self._pipeline
+        late = [live for live in pipeline.ledger.all() if live.steps and live.deadline.passed(pipeline.clock)]
+        behind = [live for live in late if live.doors_ns is None or live.last_process_ns is None or live.alive]
+        return {"grants": [live.record.digest for live in behind]}
 
     def _records(self, request: Mapping[str, object]) -> list[GrantRecord]:
         jti = str(request.get("jti"))

@@ -36,7 +36,10 @@ class Ending:
         outbox: Outbox,
         trail: Trail,
         reserve: Reserve,
+        *,
+        by: str = "tidegated",
     ) -> None:
+        """``by``: this program's name, as receipts tell it."""
         self._host_id = host_id
         self._clock = clock
         self._host_key = host_key
@@ -45,6 +48,7 @@ class Ending:
         self._outbox = outbox
         self._trail = trail
         self._reserve = reserve
+        self._by = by
         self._shipping = threading.Lock()
 
     def begin(self, claimed: Sequence[LiveGrant], cause: EndCause, text: str) -> None:
@@ -123,7 +127,7 @@ class Ending:
             self._journal.failed_to_end(live.id, live.error)
             return [self._retry(live)]
         ident = f"receipt-{live.record.digest[:32]}"
-        jws = self._host_key.sign(receipt.RECEIPT_TYP, receipt.claims(shut, host_id=self._host_id, receipt_id=ident))
+        jws = self._host_key.sign(receipt.RECEIPT_TYP, receipt.claims(shut, host_id=self._host_id, receipt_id=ident, by=self._by))
         left = sum(not found.removed for found in shut.residue)  # what was removed keeps no UID from coming back
         self._journal.ended(live.id, shut.ended_ns, residue=left, receipt=(ident, jws))
         self._ledger.ended(live)

@@ -11,8 +11,10 @@ RECEIPT_TYP = "teardown-receipt+jwt"
 _RESIDUE_LISTED = 200
 
 
-def claims(shut: Shut, *, host_id: str, receipt_id: str) -> dict[str, object]:
-    """The receipt's claims. Lateness is against the deadline for an expiry, against the order itself for a revocation.
+def claims(shut: Shut, *, host_id: str, receipt_id: str, by: str = "tidegated") -> dict[str, object]:
+    """The receipt's claims; ``by`` is the program that ended it.
+
+    Lateness is against the deadline for an expiry, against the order itself for a revocation.
 
     Times are RFC 3339 to the microsecond, lateness milliseconds. A grant that never opened has no doors and no processes.
     """
@@ -50,7 +52,9 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str) -> dict[str, object]:
         "processes_killed": {"count": live.killed_count, "named": live.killed},
         "residue": [found.to_json() for found in shut.residue[:_RESIDUE_LISTED]],
         "residue_count": len(shut.residue),
-        "backstops": sorted({str(name) for _, step in live.steps for name in _names(step.data.get("backstops"))}),
+        "ended_by": by,
+        "backstops": _backstops(live, "backstops", "stood"),
+        "backstops_absent": _backstops(live, "backstops_absent", "absent"),
         "not_containable": list(live.record.not_containable),
         "proof": _proof(live),
         "recordings": [],
@@ -74,6 +78,13 @@ def _proof(live: LiveGrant) -> Json:
     noted = live.notes.get("proof")
     found = noted if isinstance(noted, dict) else {}
     return {"opened": found.get("opened"), "closed": found.get("closed"), "alarms": found.get("alarms", [])}
+
+
+def _backstops(live: LiveGrant, in_steps: str, in_note: str) -> list[str]:
+    """What stood (or did not) behind the grant should the agent be dead at the deadline, as its steps and its timer say."""
+    note = live.notes.get("backstops")
+    timer = _names(note.get(in_note)) if isinstance(note, dict) else []
+    return sorted({str(name) for name in (*timer, *(name for _, step in live.steps for name in _names(step.data.get(in_steps))))})
 
 
 def _names(value: Json) -> list[Json]:

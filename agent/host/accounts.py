@@ -23,6 +23,12 @@ class AccountBackend(Protocol):
     def owns(self, name: str, uid: int) -> bool:
         """Whether this backend holds an account of that name and uid that it made."""
 
+    def owned(self) -> list[tuple[str, int, str]]:
+        """``(name, uid, home)`` of every account it made, by its mark."""
+
+    def owned_memberships(self) -> list[tuple[str, str]]:
+        """``(user, group)`` of every membership it made."""
+
     def left(self, name: str, uid: int) -> list[str]:
         """Records, rows and memberships of that name and uid that are there."""
 

@@ -40,6 +40,11 @@ class ConfigStore:
             self._keep()
 
     @property
+    def main(self) -> Path | None:
+        """The file that was named; None where none was."""
+        return self._main
+
+    @property
     def folders(self) -> tuple[Path, Path]:
         """Where the files lie: the main file's folder, and conf.d."""
         folder = (self._main or DEFAULT_PATH).parent

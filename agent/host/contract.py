@@ -101,6 +101,15 @@ class Reader(Protocol):
     def account_left(self, name: str, uid: int) -> tuple[str, ...]:
         """What is still there of an account that Tidegate made: records, rows, memberships. Asks the files, not NSS."""
 
+    def own_accounts(self) -> tuple[User, ...]:
+        """Every account that Tidegate made and that is there, by its mark; whole or half."""
+
+    def own_memberships(self) -> tuple[tuple[str, str], ...]:
+        """``(user, group)`` of every membership that add_membership made and that is there."""
+
+    def names(self, folder: Path) -> tuple[str, ...]:
+        """What a folder holds, sorted, at most 10,000; nothing where it can't be listed."""
+
     def exists(self, path: Path) -> bool:
         """Whether the path is there, as lstat sees it (a dangling symlink is there)."""
 

@@ -88,6 +88,18 @@ class FakeHost:
         found += [f"group {name}"] if group and group.gid == uid else []
         return tuple(found + [f"{group.name} lists {name}" for group in self.groups.values() if found and name in group.members])
 
+    def own_accounts(self) -> tuple[User, ...]:
+        """See contract.Reader."""
+        return tuple(user for user in self.users.values() if user.ours)
+
+    def own_memberships(self) -> tuple[tuple[str, str], ...]:
+        """See contract.Reader."""
+        return tuple(sorted(self.made))
+
+    def names(self, folder: Path) -> tuple[str, ...]:
+        """See contract.Reader."""
+        return tuple(sorted({path.relative_to(folder).parts[0] for path in self.files if folder in path.parents}))
+
     def exists(self, path: Path) -> bool:
         """See contract.Reader. A path is there when it, or something below it, is."""
         return any(path in {known, *known.parents} for known in (*self.files, *self.homes))

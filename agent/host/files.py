@@ -6,6 +6,7 @@ that sshd, sudo and nss-systemd skip.
 """
 
 import contextlib
+import itertools
 import os
 import secrets
 import stat
@@ -163,6 +164,15 @@ def exists(path: Path) -> bool:
     except OSError:
         return True
     return True
+
+
+def names(path: Path, most: int = 10_000) -> tuple[str, ...]:
+    """What a folder holds, sorted, at most so many; nothing where it can't be listed."""
+    try:
+        with os.scandir(path) as entries:
+            return tuple(sorted(entry.name for entry in itertools.islice(entries, most)))
+    except OSError:
+        return ()
 
 
 def make_folder(path: Path, mode: int = 0o755) -> None:

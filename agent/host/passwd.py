@@ -47,6 +47,20 @@ class PasswdAccounts:
         row = rows.get(self._read("passwd"), name)
         return row is not None and row[2:3] == (b"%d" % uid,) and row[4:5] != () and row[4].endswith(b"," + GECOS_MARK.encode())
 
+    def owned(self) -> list[tuple[str, int, str]]:
+        """See AccountBackend."""
+        found = []
+        for line in self._read("passwd").splitlines():
+            row = line.split(b":")
+            if len(row) == 7 and row[4].endswith(b"," + GECOS_MARK.encode()) and row[2].isdigit():
+                found.append((row[0].decode(errors="replace"), int(row[2]), row[5].decode(errors="replace")))
+        return found
+
+    def owned_memberships(self) -> list[tuple[str, str]]:
+        """See AccountBackend."""
+        markers = (name.partition(":") for name in files.names(self.state) if not name.startswith("."))
+        return [(user, group) for user, colon, group in markers if colon]
+
     def left(self, name: str, uid: int) -> list[str]:
         """Rows of that name and id in passwd and group, and groups that list the name."""
         found = [

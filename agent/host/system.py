@@ -82,6 +82,20 @@ class SystemHost:
         """See contract.Reader."""
         return tuple(where for backend in self._all for where in backend.left(name, uid))
 
+    def own_accounts(self) -> tuple[User, ...]:
+        """See contract.Reader."""
+        found = {(name, uid): (name, uid, home) for backend in self._all for name, uid, home in backend.owned()}
+        inside = [row for row in found.values() if self._config.uid_first <= row[1] <= self._config.uid_last]
+        return tuple(User(name, uid, uid, home, "", ours=True) for name, uid, home in inside)
+
+    def own_memberships(self) -> tuple[tuple[str, str], ...]:
+        """See contract.Reader."""
+        return tuple(sorted({pair for backend in self._all for pair in backend.owned_memberships()}))
+
+    def names(self, folder: Path) -> tuple[str, ...]:
+        """See contract.Reader."""
+        return files.names(folder)
+
     def exists(self, path: Path) -> bool:
         """See contract.Reader."""
         return files.exists(path)

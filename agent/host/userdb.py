@@ -2,7 +2,7 @@
 
 Measured: 0.26 ms to make one, 0.09 ms to remove it, gone after a reboot, and /etc is never written. A ``.membership``
 file also puts an account of /etc/passwd into a group of /etc/group: initgroups, sshd, sudo and su all see it (an empty
-file would be ignored, hence ``{}``).
+file would be ignored, hence an object, which carries our mark).
 """
 
 import contextlib
@@ -31,6 +31,27 @@ class UserdbAccounts:
         """Whether a record of that name and uid with our mark is there."""
         record = self._record(name, "user")
         return record is not None and record.get("uid") == uid and MARK in record
+
+    def owned(self) -> list[tuple[str, int, str]]:
+        """See AccountBackend. A group without its user, as a kill leaves it, counts too."""
+        found: dict[str, tuple[str, int, str]] = {}
+        for kind, key in (("group", "gid"), ("user", "uid")):
+            for path in self.root.glob(f"*.{kind}"):
+                with contextlib.suppress(HostError):  # no regular file: the link by number, or not ours
+                    record = self._record(path.stem, kind) or {}
+                    if MARK in record and isinstance(uid := record.get(key), int):
+                        found[path.stem] = (path.stem, uid, str(record.get("homeDirectory", "")))
+        return list(found.values())
+
+    def owned_memberships(self) -> list[tuple[str, str]]:
+        """See AccountBackend."""
+        found = []
+        for path in self.root.glob("*:*.membership"):
+            with contextlib.suppress(HostError):
+                if MARK.encode() in (files.read_bounded(path, _RECORD_MAX) or b""):
+                    user, _, group = path.name.removesuffix(".membership").partition(":")
+                    found.append((user, group))
+        return found
 
     def left(self, name: str, uid: int) -> list[str]:
         """Record files of that name and uid, and membership files of that name."""
@@ -98,7 +119,7 @@ class UserdbAccounts:
     def add_membership(self, user: str, group: str) -> None:
         """One file, whether user and group are userdb's or /etc's."""
         files.make_folder(self.root)
-        self._write(f"{user}:{group}.membership", b"{}\n")
+        self._write(f"{user}:{group}.membership", f'{{"{MARK}": true}}\n'.encode())
 
     def drop_membership(self, user: str, group: str) -> None:
         """Unlink that file; a row of /etc/group is not ours and stays."""

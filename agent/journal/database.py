@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.errors import JournalError
+from agent.model.text import one_line
 
 SCHEMA_VERSION = 1
 _BUSY_MS = 2000
@@ -24,11 +25,15 @@ class Database:
     WAL with ``synchronous=FULL``: one fsync a commit, and a reader (the command line) never holds up a writer.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path | None, *, read_only: bool = False, busy_ms: int = _BUSY_MS) -> None:
+        """``path`` None: in memory, and gone with the process."""
         self._lock = threading.RLock()
         self._depth = 0
         try:
-            self._connection = _open_read_only(path) if read_only else _open(path)
+            if path is None:
+                self._connection = _in_memory()
+            else:
+                self._connection = _open_read_only(path) if read_only else _open(path, busy_ms)
         except (sqlite3.Error, OSError) as error:
             raise JournalError("journal_unreadable", f"{path}: {error}") from error
 
@@ -61,6 +66,43 @@ class Database:
             except _UNWRITABLE as error:
                 raise JournalError("journal_failed", str(error)) from error
 
+    def meta_int(self, key: str, *, damaged: int | None = None) -> int:
+        """A number of the table ``meta``; 0 where there is none.
+
+        Raises:
+            JournalError: ``journal_damaged``: it is no number, and ``damaged`` does not say what to take it for.
+        """
+        rows = self.rows("SELECT value FROM meta WHERE key=?", (key,))
+        try:
+            return int(rows[0]["value"]) if rows else 0
+        except ValueError as error:
+            if damaged is not None:
+                return damaged
+            raise JournalError("journal_damaged", f"the journal's {key} is no number") from error
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Put a value there; part of the transaction that is open, where one is."""
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta (key,value) VALUES (?,?)", (key, value))
+
+    def check(self) -> None:
+        """Look at every page (SQLite's quick_check). Raises JournalError ``journal_damaged``."""
+        try:
+            said = [str(row[0]) for row in self.rows("PRAGMA quick_check(1)")]
+        except JournalError as error:
+            raise JournalError("journal_damaged", error.reason) from error
+        if said != ["ok"]:
+            raise JournalError("journal_damaged", one_line(" ".join(" ".join(said).split()), 300))
+
+    def in_memory(self) -> "Database":
+        """A copy that can be written to, and is gone with the process."""
+        copy = Database(None)
+        try:
+            self._connection.backup(copy._connection)
+        except sqlite3.Error as error:
+            raise JournalError("journal_damaged", str(error)) from error
+        return copy
+
     def close(self) -> None:
         """Close the file."""
         with self._lock:
@@ -76,11 +118,18 @@ class Database:
                 self._connection.execute("ROLLBACK")
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _in_memory() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    _bring_up(connection, Path(":memory:"))
+    return connection
+
+
+def _open(path: Path, busy_ms: int) -> sqlite3.Connection:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     os.close(descriptor)
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=busy_ms / 1000)
     try:
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode=WAL")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from agent.errors import JournalError, UntrustedError
+from agent.journal.anew import Anew
 from agent.journal.database import Database
 from agent.journal.records import (
     EndCause,
@@ -32,8 +33,20 @@ _USED_KEPT_S = 7 * 86400
 class Journal:
     """The write-ahead journal of one host. Thread-safe; every method raises JournalError when the disk says no."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self._db = Database(path, read_only=read_only)
+    def __init__(self, path: Path | None, *, read_only: bool = False, busy_ms: int = 2000) -> None:
+        self._db = Database(path, read_only=read_only, busy_ms=busy_ms)
+        self.anew = Anew(self._db)
+
+    def check(self) -> None:
+        """Raise JournalError ``journal_damaged`` when some of the file can't be read."""
+        self._db.check()
+
+    def in_memory(self) -> "Journal":
+        """A copy in memory, to go on with where the file can't be written."""
+        copy = Journal.__new__(Journal)
+        copy._db = self._db.in_memory()
+        copy.anew = Anew(copy._db)
+        return copy
 
     def close(self) -> None:
         """Close the file."""
@@ -45,7 +58,10 @@ class Journal:
         """Raise UntrustedError ``jti_replayed`` when this issuer's token id was ever taken, or may have been and is forgotten."""
         if self._db.rows("SELECT 1 FROM grants WHERE iss=? AND jti=?", (grant.iss, grant.jti)):
             raise UntrustedError("jti_replayed", "this token id was used before; sign a new grant", field="jti")
-        if grant.exp <= self._meta_int("forgotten_through"):
+        if grant.iat < self._db.meta_int("issued_from"):
+            reason = "it was signed before this host's journal began anew, so it may be a replay; sign a new grant"
+            raise UntrustedError("jti_replayed", reason, field="iat")
+        if grant.exp <= self._db.meta_int("forgotten_through"):
             raise UntrustedError("jti_replayed", "token ids of that time are no longer kept, so it may be a replay", field="exp")
 
     def knows_leftover(self, token: bytes) -> str | None:
@@ -211,7 +227,7 @@ class Journal:
 
     def last_uid(self) -> int:
         """The UID given out last; the next search begins after it, so a UID comes back as late as it can."""
-        return self._meta_int("last_uid")
+        return self._db.meta_int("last_uid")
 
     # Refusals and housekeeping
 
@@ -237,8 +253,8 @@ class Journal:
         with self._db.transaction() as db:
             rows = db.execute("SELECT id, exp FROM grants WHERE state='ended' AND exp<?", (through,)).fetchall()
             if rows:
-                forgotten = max(self._meta_int("forgotten_through"), *(row["exp"] for row in rows))
-                self._set_meta(db, "forgotten_through", str(forgotten))
+                forgotten = max(self._db.meta_int("forgotten_through"), *(row["exp"] for row in rows))
+                self._db.set_meta("forgotten_through", str(forgotten))
             for row in rows:
                 db.execute("DELETE FROM steps WHERE grant_id=?", (row["id"],))
                 db.execute("DELETE FROM notes WHERE grant_id=?", (row["id"],))
@@ -249,9 +265,9 @@ class Journal:
 
     def note_wall(self, wall_ns: int) -> None:
         """Raise the high-water mark of the wall clock; it never goes back."""
-        with self._db.transaction() as db:  # the look and the write are one, or a slower thread could set it back
+        with self._db.transaction():  # the look and the write are one, or a slower thread could set it back
             if wall_ns > self.last_wall_ns():
-                self._set_meta(db, "last_wall_ns", str(wall_ns))
+                self._db.set_meta("last_wall_ns", str(wall_ns))
 
     def carry(self, deadlines: Iterable[tuple[int, str, int]]) -> None:
         """After a reboot: the deadlines ``(grant id, boot id, boot ns)`` on the new boot clock, which the next start must find."""
@@ -263,19 +279,7 @@ class Journal:
 
     def last_wall_ns(self) -> int:
         """The latest wall time ever noted; 0 where that can't be read: ends go on, and the next note mends it."""
-        try:
-            return self._meta_int("last_wall_ns")
-        except JournalError as error:
-            if error.code != "journal_damaged":
-                raise
-            return 0
-
-    def _meta_int(self, key: str) -> int:
-        rows = self._db.rows("SELECT value FROM meta WHERE key=?", (key,))
-        try:
-            return int(rows[0]["value"]) if rows else 0
-        except ValueError as error:
-            raise JournalError("journal_damaged", f"the journal's {key} is no number") from error
+        return self._db.meta_int("last_wall_ns", damaged=0)
 
     def _move(self, db: sqlite3.Connection, grant_id: int, before: GrantState, sets: str, *values: object) -> None:
         """One step in a grant's life. One whose end has begun meanwhile never comes back to life."""
@@ -293,10 +297,7 @@ class Journal:
         )
         if taken.rowcount != 1:
             raise JournalError("uid_spoken_for", f"uid {uid} is another grant's, or something of it is left")
-        self._set_meta(db, "last_uid", str(uid))
-
-    def _set_meta(self, db: sqlite3.Connection, key: str, value: str) -> None:
-        db.execute("INSERT INTO meta (key,value) VALUES (?,?) ON CONFLICT (key) DO UPDATE SET value=excluded.value", (key, value))
+        self._db.set_meta("last_uid", str(uid))
 
     def _grants(self, where: str, parameters: tuple[object, ...] = ()) -> list[GrantRecord]:
         rows = self._db.rows(f"SELECT * FROM grants WHERE {where}", parameters)  # noqa: S608  # where is ours, values are bound

@@ -59,5 +59,8 @@ class Enforcer(Protocol):
     def revert(self, step: Step, writer: Writer) -> None:
         """Undo the change; absent means done. Raises HostError; the undo then stays open and is tried again."""
 
+    def found(self, reader: Reader) -> Sequence[Step]:
+        """Steps for all of this mechanism that Tidegate made and that stands on the host, to be undone without a journal."""
+
     def residue(self, steps: Sequence[Step], reader: Reader) -> Sequence[Residue]:
         """What of these (reverted) steps is still there."""

@@ -101,6 +101,13 @@ class HostKey:
             write_private_jwk(path, jwk.to_private_jwk(key, jwk.thumbprint(key.public_key())))
         return cls.load(path)
 
+    @classmethod
+    def unsaved(cls) -> "HostKey":
+        """A key that nobody knows and that is gone with the process: what it signs proves nothing."""
+        key = Ed25519PrivateKey.generate()
+        thumbprint = jwk.thumbprint(key.public_key())
+        return cls(jwk.to_private_jwk(key, thumbprint), thumbprint)
+
     @property
     def host_id(self) -> str:
         """What grants for this host name as audience when its configuration names nothing else."""

@@ -144,6 +144,10 @@ class FakeEnforcer:
             raise self.fail[step.target]
         self.done.append(f"-{step.target}")
 
+    def found(self, reader: object) -> Sequence[Step]:
+        del reader
+        return []
+
     def residue(self, steps: Sequence[Step], reader: object) -> Sequence[Residue]:
         del steps, reader
         if self.residue_error:

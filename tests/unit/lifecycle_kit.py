@@ -21,12 +21,14 @@ from agent.acting import Acting
 from agent.audit import HostIdentity, Trail
 from agent.config import Config
 from agent.errors import JournalError, RefusedError
+from agent.expiry.behind import Behind
 from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
 from agent.expiry.teardown import Teardown
 from agent.host.clock import NS, FakeClock
 from agent.host.contract import CommandResult, Group, User
 from agent.host.fake import KilledError
+from agent.host.timers import SystemdTimers
 from agent.journal import Journal
 from agent.pipeline import Pipeline
 from agent.recovery import stand_again, take_down
@@ -171,6 +173,7 @@ class World:
             inbox=Inbox(self.path / "inbox"),
             outbox=outbox,
             trail=trail,
+            behind=Behind("auto", SystemdTimers(systemd=self.path / "none"), journal, ledger, clock),
         )
         self.acting = Acting(self.pipeline, Inline())
         for pool in ("_cutting", "_again", "_clearing"):

@@ -333,7 +333,7 @@ def test_a_userdb_record_is_made_locked_and_goes_without_a_trace(tmp_path: Path)
     assert json.loads((root / "jit-alice.user").read_text()) == record
     host.add_membership("jit-alice", "adm")
     host.add_membership("deploy", "adm")
-    assert (root / "deploy:adm.membership").read_text() == "{}\n"
+    assert (root / "deploy:adm.membership").read_text() == '{"_tidegate": true}\n'
     host.drop_membership("deploy", "adm")
     for _ in range(2):
         host.delete("jit-alice", 70001)

@@ -1,0 +1,136 @@
+"""The backstop's program, kept ready: a private copy of Tidegate's own code, and the unit that systemd's timers start.
+
+A host whose /usr/lib/tidegate was deleted, or is being exchanged by an upgrade, still has to end what is open. So the daemon
+keeps what it runs by itself in a folder that only root reads, on disk, where a reboot finds it too. Python and the libraries it
+needs are the host's.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent.errors import HostError
+from agent.host import files
+from agent.host.timers import PREFIX
+
+HOME = Path("/var/lib/tidegate/backstop")
+CURRENT = HOME / "current"
+PROGRAM = "tidegate-backstop"
+UNIT = Path(f"/run/systemd/system/{PREFIX}@.service")
+_PACKAGES = ("agent", "enforcers")
+_SOURCE = Path(__file__).resolve().parents[2]
+
+_LAUNCHER = """\
+# Written by tidegated. Ends what is past its deadline when tidegated does not; started by systemd, see docs/ARCHITECTURE.md.
+import sys
+
+sys.path.insert(0, {folder!r})
+
+from agent.backstop import main
+
+main([*{arguments!r}, *sys.argv[1:]])
+"""
+_UNIT = """\
+# Written by tidegated; changes are overwritten.
+[Unit]
+Description=Tidegate: ends what is past its deadline, should tidegated not
+StartLimitIntervalSec=0
+CollectMode=inactive-or-failed
+
+[Service]
+Type=oneshot
+ExecStart={python} -I {program}
+Restart=on-failure
+RestartSec=5s
+TimeoutStartSec=10min
+OOMScoreAdjust=-900
+Nice=-10
+CPUWeight=1000
+LimitNOFILE=65536
+UMask=0077
+"""
+
+
+def keep(config_file: Path | None, home: Path = HOME, unit: Path = UNIT, source: Path = _SOURCE) -> str:
+    """Have the copy and the unit as this code is now; returns what is wrong, empty when nothing is. Never raises.
+
+    A copy that can't be made (a full disk) leaves the earlier one in use, or the code where it is.
+    """
+    arguments = ("--config", str(config_file)) if config_file else ()
+    trouble = ""
+    try:
+        _copy(home, source, arguments)
+    except (HostError, OSError) as error:
+        trouble = f"no copy of the backstop's program could be made in {home}: {error}"
+    program = home / "current" / PROGRAM
+    if unit.parent.is_dir():
+        try:
+            write_unit(program, unit)
+        except HostError as error:
+            trouble = f"{trouble}; {error}" if trouble else str(error)
+    return trouble if trouble or program.exists() else f"{program} is missing"
+
+
+def write_unit(program: Path = CURRENT / PROGRAM, unit: Path = UNIT) -> None:
+    """The template that timers start. Raises HostError ``write_failed``."""
+    text = _UNIT.format(python=sys.executable, program=program).encode()
+    if files.read_bounded(unit) != text:
+        files.atomic_write(unit, text, 0o644)
+
+
+def _copy(home: Path, source: Path, arguments: tuple[str, ...]) -> None:
+    """A folder for each state of the code, named by its digest; ``current`` leads to it, exchanged in one rename."""
+    found = list(_files(source))
+    digest = hashlib.sha256(repr(arguments).encode())
+    for path in found:
+        if path.suffix != ".pyc":
+            digest.update(f"{path.relative_to(source)}\0".encode() + path.read_bytes() + b"\0")
+    name = digest.hexdigest()[:16]
+    target = home / name
+    files.make_folder(home, 0o700)
+    if not target.is_dir():
+        half = home / f".{name}.{secrets.token_hex(4)}"
+        try:
+            for path in found:
+                place = half / path.relative_to(source)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                _write(place, path.read_bytes())
+                shutil.copystat(path, place)  # the times: by them Python knows that a .pyc is of this source
+            _write(half / PROGRAM, _LAUNCHER.format(folder=str(target), arguments=arguments).encode())
+            half.rename(target)
+        except OSError:
+            shutil.rmtree(half, ignore_errors=True)
+            raise
+    _point(home, name)
+    for other in home.iterdir():
+        if other.name not in {name, "current"}:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _files(source: Path) -> Iterator[Path]:
+    for package in _PACKAGES:
+        for path in sorted((source / package).rglob("*")):
+            if path.is_file() and path.suffix in {".py", ".pyc", ".sql", ".json"}:
+                yield path
+
+
+def _point(home: Path, name: str) -> None:
+    current = home / "current"
+    with contextlib.suppress(OSError):
+        if str(current.readlink()) == name:
+            return
+    temporary = home / f".current.{secrets.token_hex(4)}"
+    temporary.symlink_to(name)
+    temporary.rename(current)
