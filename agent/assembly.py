@@ -7,6 +7,7 @@ from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
 from agent.expiry.proving import Prover
 from agent.expiry.teardown import Teardown
+from agent.expiry.tombstones import Tombstones
 from agent.host.asking import HostAsker
 from agent.host.cgroups import Cgroups
 from agent.host.clock import Clock, RealClock
@@ -56,6 +57,7 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
         ending=Ending(host_id, clock, host_key, journal, ledger, outbox, trail),
         outbox=outbox,
         trail=trail,
+        tombstones=Tombstones(writer, table, journal, ledger, trail, clock),
     )
 
 

@@ -6,13 +6,14 @@ What is journaled here is enough to undo everything with nothing else at hand: r
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from agent.errors import JournalError, UntrustedError
 from agent.journal.database import Database
-from agent.journal.records import EndCause, GrantRecord, GrantState, JournaledStep, Refusal, StepState
-from agent.model import Grant, Json, Phase, Plan, Stage, Step
+from agent.journal.records import EndCause, GrantRecord, GrantState, JournaledStep, Refusal, StepState, dump_step, load_step
+from agent.journal.tombstones import Tombstones, dump
+from agent.model import Grant, Json, Plan
 from agent.model.text import one_line
 
 _REFUSALS_KEPT = 100
@@ -24,6 +25,7 @@ class Journal:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._db = Database(path, read_only=read_only)
+        self.tombstones = Tombstones(self._db)
 
     def close(self) -> None:
         """Close the file."""
@@ -82,7 +84,7 @@ class Journal:
             self._move(db, grant_id, GrantState.PENDING, "state=?", GrantState.OPENING)
             db.executemany(
                 "INSERT INTO steps (grant_id,seq,step,state) VALUES (?,?,?,?)",
-                [(grant_id, seq, _dump(step), StepState.INTEND) for seq, step in enumerate(plan.steps)],
+                [(grant_id, seq, dump_step(step), StepState.INTEND) for seq, step in enumerate(plan.steps)],
             )
 
     def opened(self, grant_id: int, now_ns: int) -> None:
@@ -129,8 +131,18 @@ class Journal:
         with self._db.transaction() as db:
             db.execute("UPDATE grants SET last_error=? WHERE id=?", (one_line(error), grant_id))
 
-    def ended(self, grant_id: int, now_ns: int, *, residue: int, receipt: tuple[str, str]) -> bool:
+    def ended(
+        self,
+        grant_id: int,
+        now_ns: int,
+        *,
+        residue: int,
+        receipt: tuple[str, str],
+        left: Mapping[int, Sequence[Json]] | None = None,
+    ) -> bool:
         """Nothing of the grant stands any more: UIDs become tombstones and the receipt ``(id, jws)`` is kept, together.
+
+        ``residue`` counts what is left of the grant; ``left`` says of each uid what, where that is known.
 
         False, with nothing changed, when it had ended before: the first receipt is the true one, and the UID may be another's.
         """
@@ -142,6 +154,10 @@ class Journal:
             if ended.rowcount != 1:
                 return False
             db.execute("UPDATE uids SET state='tombstone', since_ns=?, residue=? WHERE grant_id=?", (now_ns, residue, grant_id))
+            for uid, found in (left or {}).items():
+                db.execute(
+                    "UPDATE uids SET residue=?, found=? WHERE grant_id=? AND uid=?", (len(found), dump(found), grant_id, uid)
+                )
             db.execute(
                 "INSERT OR REPLACE INTO receipts (id,grant_id,issued_ns,jws) VALUES (?,?,?,?)",
                 (receipt[0], grant_id, now_ns, receipt[1]),
@@ -182,7 +198,7 @@ class Journal:
     def steps(self, grant_id: int) -> list[JournaledStep]:
         """The grant's steps in the order they were applied."""
         rows = self._db.rows("SELECT * FROM steps WHERE grant_id=? ORDER BY seq", (grant_id,))
-        return [JournaledStep(row["seq"], _load(row["step"]), StepState(row["state"]), row["error"]) for row in rows]
+        return [JournaledStep(row["seq"], load_step(row["step"]), StepState(row["state"]), row["error"]) for row in rows]
 
     def receipts(self, limit: int = 1000) -> list[tuple[str, str]]:
         """``(id, jws)`` of the latest receipts, newest first."""
@@ -295,16 +311,3 @@ class Journal:
             logins=tuple(json.loads(row["logins"])),
             not_containable=tuple(json.loads(row["not_containable"])),
         )
-
-
-def _dump(step: Step) -> str:
-    return json.dumps(step.to_json(), sort_keys=True, separators=(",", ":"))
-
-
-def _load(text: str) -> Step:
-    """A step that can't be read is one that no enforcer undoes: its grant stays live and loud, and all else of it is undone."""
-    try:
-        return Step.from_json(json.loads(text))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        what = one_line(f"a journaled step can't be read ({type(error).__name__}): {text}", 200)
-        return Step("unreadable", "unreadable", Stage.OPEN, Phase.CLOSE, "", what)

@@ -1,9 +1,11 @@
 """The rows of the journal as frozen values."""
 
+import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from agent.model import Step
+from agent.model import Phase, Stage, Step
+from agent.model.text import one_line
 
 
 class GrantState(StrEnum):
@@ -85,3 +87,17 @@ class Refusal:
     field: str
     jti: str
     sub: str
+
+
+def dump_step(step: Step) -> str:
+    """A step as its row has it."""
+    return json.dumps(step.to_json(), sort_keys=True, separators=(",", ":"))
+
+
+def load_step(text: str) -> Step:
+    """A step that can't be read is one that no enforcer undoes: its grant stays live and loud, and all else of it is undone."""
+    try:
+        return Step.from_json(json.loads(text))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = one_line(f"a journaled step can't be read ({type(error).__name__}): {text}", 200)
+        return Step("unreadable", "unreadable", Stage.OPEN, Phase.CLOSE, "", what)

@@ -4,14 +4,13 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 from agent.errors import HostError
 from agent.expiry.deadline import Deadline
 from agent.expiry.live import LiveGrant
 from agent.host.cgroups import Cgroups
 from agent.host.clock import NS, FakeClock
-from agent.host.fake import FakeHost
 from agent.host.processes import Process
 from agent.journal import GrantRecord, GrantState
 from agent.model import Enforcer, Phase, Residue, Step
@@ -144,20 +143,6 @@ class FakeEnforcer:
 def enforcers(fake: FakeEnforcer) -> Mapping[str, Enforcer]:
     """A registry of one."""
     return {"fake": cast(Enforcer, fake)}
-
-
-@dataclass
-class Host(FakeHost):
-    """The fake host, with folders to sweep."""
-
-    swept: dict[int, Any] = field(default_factory=dict)
-
-    def sweep_files(self, uids: Collection[int]) -> dict[int, tuple[list[str], list[str]]]:
-        found = {uid: self.swept.get(uid, ([], [])) for uid in uids}
-        for result in found.values():
-            if isinstance(result, Exception):
-                raise result
-        return found
 
 
 def live(

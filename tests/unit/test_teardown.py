@@ -13,8 +13,10 @@ from agent.expiry.live import LiveGrant
 from agent.expiry.teardown import Shut, Teardown
 from agent.host.clock import FakeClock
 from agent.host.contract import CommandResult, Writer
+from agent.host.fake import FakeHost
+from agent.host.found import Found
 from agent.model import Phase, Residue, Step
-from tests.unit.expiry_kit import ALICE, BOB, PATHS, FakeCgroups, FakeEnforcer, FakeTable, Host, enforcers, live, process
+from tests.unit.expiry_kit import ALICE, BOB, PATHS, FakeCgroups, FakeEnforcer, FakeTable, enforcers, live, process
 from tests.unit.journal_kit import step
 
 ERRORS: list[Exception] = [
@@ -31,7 +33,7 @@ class Scene:
 
     def __init__(self, *processes: object) -> None:
         self.clock = FakeClock()
-        self.host = Host()
+        self.host = FakeHost()
         self.fake = FakeEnforcer()
         self.table = FakeTable.of_processes(*processes)  # type: ignore[arg-type]
         self.table.cgroups = FakeCgroups(self.table)
@@ -95,7 +97,7 @@ def test_whatever_fails_for_one_the_other_ends_and_nothing_is_raised(where: str,
     elif where == "tell":
         scene.tell = fail
     elif where == "sweep":
-        scene.host.swept = {ALICE: error}
+        scene.host.remains.errors = {ALICE: error}
     elif where == "residue":
         scene.fake.residue_error = error
     elif where == "side door":
@@ -203,7 +205,9 @@ def test_nothing_to_shut_is_done() -> None:
 
 def test_a_file_name_that_is_no_utf8_is_told_in_text_that_can_be_signed() -> None:
     scene = Scene()
-    scene.host.swept = {ALICE: (["/tmp/\udcff\n\u202ex"], ["/dev/shm/\udc80: busy"])}
+    scene.host.remains.found = {
+        ALICE: [Found("file", "/tmp/\udcff\n\u202ex", "mine", True, ALICE), Found("file", "/dev/shm/\udc80", "busy", uid=ALICE)]
+    }
     scene.fake.residues = [Residue("cron", "/etc/cron.d/\udcfe", "by \ud800")]
     scene.fake.fail = {"t0": HostError("left", "/home/jit-alice/\udcff: busy")}
     shut = scene.shut(live(scene.clock))[0]
