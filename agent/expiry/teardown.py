@@ -104,6 +104,8 @@ class Teardown:
             self._remove(shut)
         if units:
             units.result()
+        self._detach(shuts, runtime=True)
+        self._search(shuts)
         self._search(shuts)
         for shut in shuts:
             self._look_back(shut)
@@ -186,12 +188,17 @@ class Teardown:
             return  # a live process on a removed account would be an orphan on a reusable UID
         shut.undone += self._revert(shut.live, Phase.REMOVE)
 
-    def _detach(self, shuts: Sequence[Shut]) -> None:
-        """What a tenant mounted goes first: its home could not be removed from under it."""
+    def _detach(self, shuts: Sequence[Shut], *, runtime: bool = False) -> None:
+        """What a tenant mounted goes before its home, which could not be removed from under it; runtime folders after systemd."""
         for shut in shuts:
-            if not shut.survivors and (homes := residue.homes(shut.live)):
-                found = _go_on_past(self._writer.remains.detach, homes) or []
-                shut.residue += residue.told(found, shut.live.tenants)
+            if shut.survivors or not (homes := residue.homes(shut.live)):
+                continue
+            try:
+                found = self._writer.remains.detach(homes, runtime=runtime)
+            except Exception as error:
+                shut.residue += residue.unsearched(shut.live, f"mounts: {_shown(error)}")
+            else:
+                shut.residue += residue.told([each for each in found if not (runtime and each.removed)], shut.live.tenants)
 
     def _search(self, shuts: Sequence[Shut]) -> None:
         """What the tenants left: one search for all of them, or one for each where that fails for some.

@@ -66,6 +66,7 @@ PASSING = (
 )
 # A scope or slice starts nothing: it only holds processes, and those are dead.
 _STARTS_NOTHING = (".scope", ".scope.d", ".slice", ".slice.d")
+_COUNTER = "/.SEQ"  # atd's
 
 Marks = dict[str, str]
 Baseline = Mapping[str, object]
@@ -108,7 +109,7 @@ class Taker:
                 if count >= _ENTRIES_MAX:
                     out.append(f"{place}: more than {_ENTRIES_MAX} entries")
                     break
-                if not skip(path) and not self.own(path):
+                if not skip(path) and not self.own(path) and not path.endswith(_COUNTER):
                     self._put(marks, path, out)
         return marks
 

@@ -86,8 +86,11 @@ class Remains(Protocol):
     def changes(self, before: Mapping[str, object], names: Collection[str]) -> list[Found]:
         """What of that differs from an earlier baseline; those that speak of ``names`` say so. None of it is touched."""
 
-    def detach(self, homes: Mapping[Path, int]) -> list[Found]:
-        """Unmount what these tenants (home → uid) mounted: by FUSE anywhere, by whatever means inside their homes."""
+    def detach(self, homes: Mapping[Path, int], *, runtime: bool = False) -> list[Found]:
+        """Unmount what these tenants (home → uid) mounted: by FUSE anywhere, by whatever means inside their homes.
+
+        With ``runtime`` their runtime folders too, which systemd takes away by itself, where it is there.
+        """
 
     def search(self, order: Search) -> list[Found]:
         """Look for, and remove where ordered, what uids own: files on local file systems, IPC objects.

@@ -38,9 +38,12 @@ class FakeRemains:
         del before, names
         return list(self.changed)
 
-    def detach(self, homes: Mapping[Path, int]) -> list[Found]:
+    def detach(self, homes: Mapping[Path, int], *, runtime: bool = False) -> list[Found]:
         """See contract.Remains."""
-        return [found for found in self.mounted if found.uid in homes.values()]
+        del runtime
+        gone = [found for found in self.mounted if found.uid in homes.values()]
+        self.mounted = [found for found in self.mounted if found not in gone]
+        return gone
 
     def search(self, order: Search) -> list[Found]:
         """See contract.Remains. What is found as removed is not found again."""

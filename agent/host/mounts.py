@@ -10,7 +10,9 @@ from pathlib import Path
 
 from agent.host.trees import opened
 
-_MOUNTINFO = Path("/proc/self/mountinfo")
+_HOSTS = Path("/proc/1")  # the host's own view: the daemon's unit gives it a mount namespace to itself
+_MOUNTINFO = _HOSTS / "mountinfo"
+_CLONE_NEWNS = 0x20000
 _OCTAL = re.compile(r"\\([0-7]{3})")
 # What is on no device and still this host's own. All else that is on none is the kernel's, a network's or a user's program.
 _LOCAL = frozenset({"tmpfs", "ramfs", "overlay", "mqueue", "zfs", "ubifs", "hugetlbfs", "aufs", "unionfs", "bcachefs"})
@@ -84,6 +86,16 @@ def local_points(found: Collection[Mount], nodev: Collection[str]) -> list[str]:
 def network_points(found: Collection[Mount], nodev: Collection[str]) -> tuple[str, ...]:
     """Mount points where a look could hang, or start an automounter."""
     return tuple(mount.point for mount in found if not is_local(mount.type, nodev))
+
+
+def join_hosts_namespace() -> None:
+    """See, and change, what is mounted as the host does, in a process of one thread. Where it is refused all stays as it is."""
+    with contextlib.suppress(OSError):
+        fd = os.open(_HOSTS / "ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNS)  # os.setns comes with Python 3.12
+        finally:
+            os.close(fd)
 
 
 def detach(point: str) -> None:

@@ -1,8 +1,10 @@
 """What grants leave on this host: the baseline before one opens, the search after one has ended, mounts, the host's files."""
 
 import contextlib
+import json
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Collection, Mapping
@@ -10,11 +12,11 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.errors import HostError
-from agent.host import files, ipc, searching
+from agent.host import command, detacher, files, ipc, searching
 from agent.host.account_marks import Rows, account_differences, mark
 from agent.host.baseline import PASSING, Baseline, Taker, differences
 from agent.host.found import UNSEARCHED, Found, Progress, Search
-from agent.host.mounts import Mount, detach, mounts
+from agent.host.mounts import Mount, mounts
 
 _SHARED_S = 1.0  # a baseline may be older than its grant, so the grants of one second have one; never younger
 _NAMED_IN_MAX = 64 * 1024
@@ -51,24 +53,19 @@ class HostRemains:
         found += account_differences(before, Rows.read(Path("/etc"), []), frozenset((login, group) for login, _, group in pairs))
         return found + self._new_mounts(before)
 
-    def detach(self, homes: Mapping[Path, int]) -> list[Found]:
+    def detach(self, homes: Mapping[Path, int], *, runtime: bool = False) -> list[Found]:
         """See contract.Remains. The last one mounted goes first."""
-        found: list[Found] = []
         try:
-            listed = mounts()
+            listed = [(each, uid) for each in reversed(mounts()) if (uid := _whose(each, homes, runtime)) is not None]
         except OSError as error:
             return [Found(UNSEARCHED, "mounts", error.strerror or "")]
-        for each in reversed(listed):
-            uid = _whose(each, homes)
-            if uid is None:
-                continue
-            try:
-                detach(each.point)
-            except OSError as error:
-                found.append(_mount(each, uid, f"can't be unmounted: {error.strerror}"))
-            else:
-                found.append(_mount(each, uid, "unmounted", removed=True))
-        return found[:_TOLD_MAX]
+        if not listed:
+            return []
+        errors = _detach([each.point for each, _ in listed])
+        return [
+            _mount(each, uid, f"can't be unmounted: {error}" if error else "unmounted", removed=not error)
+            for (each, uid), error in zip(listed, errors, strict=True)
+        ][:_TOLD_MAX]
 
     def search(self, order: Search) -> list[Found]:
         """See contract.Remains."""
@@ -115,11 +112,22 @@ class HostRemains:
         return []
 
 
-def _whose(found: Mount, homes: Mapping[Path, int]) -> int | None:
-    """The tenant whose mount it is: its own FUSE mount, or whatever is mounted inside its home."""
+def _detach(points: list[str]) -> list[str]:
+    """The error of each, empty when it is gone."""
+    try:
+        result = command.run([sys.executable, "-I", detacher.__file__], stdin=json.dumps(points).encode(), timeout_s=30.0)
+        errors = [str(error) for error in json.loads(result.stdout)] if result.ok else []
+    except (HostError, ValueError) as error:
+        return [str(error)] * len(points)
+    return errors if len(errors) == len(points) else ["the helper failed"] * len(points)
+
+
+def _whose(found: Mount, homes: Mapping[Path, int], runtime: bool) -> int | None:
+    """The tenant whose mount it is: its own FUSE mount, or whatever is mounted inside its home or runtime folder."""
     if (owner := found.of_uid()) is not None and owner in homes.values():
         return owner
-    return next((uid for home, uid in homes.items() if found.point.startswith(f"{home}/") or found.point == str(home)), None)
+    places = [(str(home), uid) for home, uid in homes.items()] + [(f"/run/user/{uid}", uid) for uid in homes.values() if runtime]
+    return next((uid for place, uid in places if found.point == place or found.point.startswith(f"{place}/")), None)
 
 
 def _mount(found: Mount, uid: int | None, detail: str, *, removed: bool = False) -> Found:

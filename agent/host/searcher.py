@@ -18,7 +18,7 @@ if __name__ == "__main__":  # run by its path, with no package around it
 
 from agent.host import archive
 from agent.host.found import UNSEARCHED, Found, Search, SetGid
-from agent.host.mounts import local_points, mounts, nodev_types
+from agent.host.mounts import join_hosts_namespace, local_points, mounts, nodev_types
 from agent.host.own import OwnRemover
 from agent.host.trees import opened, printable
 
@@ -263,7 +263,9 @@ def read_order(text: str) -> Search:
 def main() -> None:
     """One order, one answer."""
     os.nice(20)  # from wherever the daemon stands: to the end of the queue
-    found, entries = search(read_order(sys.stdin.read()))
+    order = read_order(sys.stdin.read())
+    join_hosts_namespace()
+    found, entries = search(order)
     answer = [[each.kind, each.where, each.detail, each.removed, each.uid] for each in found]
     json.dump({"entries": entries, "found": answer}, sys.stdout)
 

@@ -24,6 +24,7 @@ INFO = r"""21 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
 28 21 0:42 / /mnt/auto rw - autofs systemd-1 rw
 29 21 254:3 / /mnt/image ro - squashfs /dev/loop0 ro
 30 21 0:43 / /home/jit-alice/mnt rw - tmpfs none rw
+32 21 0:45 / /run/user/70001 rw - tmpfs tmpfs rw
 31 21 0:44 / /dev/mqueue rw - mqueue mqueue rw
 broken line
 """
@@ -36,14 +37,23 @@ def listed(tmp_path: Path) -> list[mounts.Mount]:
 
 
 def test_every_local_file_system_is_searched_once_and_no_other(listed: list[mounts.Mount]) -> None:
-    assert mounts.local_points(listed, NODEV) == ["/", "/tmp", "/mnt/only part", "/home/jit-alice/mnt", "/dev/mqueue"]
+    assert mounts.local_points(listed, NODEV) == [
+        "/",
+        "/tmp",
+        "/mnt/only part",
+        "/home/jit-alice/mnt",
+        "/run/user/70001",
+        "/dev/mqueue",
+    ]
     assert "/mnt/nfs" in mounts.network_points(listed, NODEV) and "/" not in mounts.network_points(listed, NODEV)
 
 
 def test_a_tenants_mounts_are_its_fuse_and_what_lies_in_its_home(listed: list[mounts.Mount]) -> None:
     homes = {Path("/home/jit-alice"): 70001}
-    assert [each.point for each in listed if _whose(each, homes) == 70001] == ["/home/jit-alice/ssh", "/home/jit-alice/mnt"]
-    assert [each.point for each in listed if _whose(each, {Path("/home/jit-al"): 70002}) is not None] == []
+    its = ["/home/jit-alice/ssh", "/home/jit-alice/mnt", "/run/user/70001"]
+    assert [each.point for each in listed if _whose(each, homes, True) == 70001] == its
+    assert [each.point for each in listed if _whose(each, homes, False) == 70001] == its[:2]
+    assert [each.point for each in listed if _whose(each, {Path("/home/jit-al"): 70002}, True) is not None] == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
@@ -56,6 +66,7 @@ mount -t tmpfs none {tmp_path}/real/mnt
 ln -s {tmp_path}/real {tmp_path}/home/link
 cd {Path(__file__).parents[2]}
 {sys.executable} -c '
+from pathlib import Path
 from agent.host import mounts
 for point in ("{tmp_path}/home/link/mnt", "{tmp_path}/real/mnt"):
     try:
@@ -63,7 +74,7 @@ for point in ("{tmp_path}/home/link/mnt", "{tmp_path}/real/mnt"):
         print("gone")
     except OSError as error:
         print("refused")
-print(sum(each.point == "{tmp_path}/real/mnt" for each in mounts.mounts()))'
+print(sum(each.point == "{tmp_path}/real/mnt" for each in mounts.mounts(Path("/proc/self/mountinfo"))))'
 """
     done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, check=False)
     if "permission" in done.stderr.lower():
