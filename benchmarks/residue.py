@@ -1,7 +1,7 @@
-"""What a baseline and a search for what is left cost: ``sudo python3 benchmarks/residue.py [--files 10000 --others 500000]``.
+"""What a baseline and a search for what is left cost: ``python3 benchmarks/residue.py [--files 10000 --others 500000]``.
 
-Makes FILES files of a tenant's number among OTHERS of root's, in a folder of its own that it removes again; then searches that folder,
-first looking only, then removing. Prints one JSON object: entries per second, seconds, and milliseconds of a baseline of this host.
+Makes FILES files of a tenant's number among OTHERS of root's, in a folder of its own that it removes again; then searches that
+folder, first looking only, then removing. Prints one JSON object: entries per second, seconds, milliseconds of a baseline.
 Changes nothing outside its folder. Run it as root (it gives files to uid 99999).
 """
 

@@ -106,7 +106,6 @@ class Teardown:
             units.result()
         self._detach(shuts, runtime=True)
         self._search(shuts)
-        self._search(shuts)
         for shut in shuts:
             self._look_back(shut)
         self._conclude(shuts)

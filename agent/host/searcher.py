@@ -34,6 +34,7 @@ _NAMED_MAX = 64  # of one kind, of one uid
 _ANSWER_MAX = 300_000  # bytes of names; the daemon reads 1 MiB
 _FOREIGN_MAX = 2_000_000  # entries in the folders of one other tenant
 _TENANTS = range(70000, 100000)
+_JOURNALS = ("/var/log/journal/", "/run/log/journal/")
 _ACL = ("system.posix_acl_access", "system.posix_acl_default")
 _ACL_USER, _ACL_GROUP = 0x02, 0x08
 
@@ -127,7 +128,7 @@ class Searcher:
         if found.st_gid in self._order.uids:
             detail = f"of the tenant's group, owned by uid {found.st_uid}"
             self._note(Found("group-file", f"{label}/{printable(name)}", detail, uid=found.st_gid))
-        if self._order.acls and not stat.S_ISLNK(found.st_mode):
+        if (self._order.acls or label.startswith(_JOURNALS)) and not stat.S_ISLNK(found.st_mode):
             self._acl(fd, name, label)
         if stat.S_ISDIR(found.st_mode):
             self._descend(fd, name, label, found, about, depth)
@@ -185,13 +186,23 @@ class Searcher:
                 self._note(Found("setgid", label, detail))
 
     def _acl(self, fd: int, name: str, label: str) -> None:
-        """Who is named in an access list (acl(5)) would be let in again as the next holder of the number."""
+        """Who is named in an access list (acl(5)) would be let in again as the next holder of the number.
+
+        journald names whom a journal is about in its access list: that entry is the tenant's own, and goes; the journal stays.
+        """
         path = f"/proc/self/fd/{fd}/{name}"
         with contextlib.suppress(OSError):  # gone, or of a file system that has none
             for attribute in os.listxattr(path, follow_symlinks=False):
-                if attribute in _ACL:
-                    for uid in acl_ids(os.getxattr(path, attribute, follow_symlinks=False)) & self._order.uids:
-                        self._note(Found("acl", f"{label}/{printable(name)}", "its access list names the tenant", uid=uid))
+                if attribute not in _ACL:
+                    continue
+                raw = os.getxattr(path, attribute, follow_symlinks=False)
+                named = acl_ids(raw) & self._order.uids
+                goes = bool(named) and self._remove and label.startswith(_JOURNALS)
+                if goes:
+                    os.setxattr(path, attribute, acl_without(raw, named), follow_symlinks=False)
+                for uid in named:
+                    detail = "was let read its journal" if goes else "its access list names the tenant"
+                    self._note(Found("acl", f"{label}/{printable(name)}", detail, goes, uid))
 
     def _weary(self, uid: int, label: str) -> bool:
         """Whether another tenant's folders have taken more than their share; told once."""
@@ -228,6 +239,13 @@ def acl_ids(raw: bytes) -> set[int]:
     """The uids and gids an access list names: a header of 4 bytes, then tag, permissions and id (linux/posix_acl_xattr.h)."""
     entries = struct.iter_unpack("<HHI", raw[4 : 4 + (len(raw) - 4) // 8 * 8])
     return {ident for tag, _, ident in entries if tag in {_ACL_USER, _ACL_GROUP}}
+
+
+def acl_without(raw: bytes, ids: Collection[int]) -> bytes:
+    """The same access list without the entries of these uids and gids."""
+    entries = [raw[at : at + 8] for at in range(4, len(raw) - 7, 8)]
+    kept = [entry for entry in entries if not acl_ids(raw[:4] + entry) & set(ids)]
+    return raw[:4] + b"".join(kept)
 
 
 def search(order: Search) -> tuple[list[Found], int]:

@@ -148,7 +148,7 @@ def test_each_thing_that_a_tenant_leaves_is_told_and_gone(clean: Scene, ssh_key:
     # Somebody mends it; the next look frees the number.
     clean.host.run("mv /srv/shared/folder/of-deploy /srv/shared/; rm /srv/shared/of-deploy")
     clean.restart()
-    clean.host.wait_for(lambda: not clean.status()["uids_kept_back"], timeout=30, what="the uid is free")
+    clean.host.wait_for(lambda: not clean.status()["uids_kept_back"], timeout=60, what="the uid is free")
     assert owned(clean, uid) == []
 
 
@@ -206,9 +206,8 @@ def test_a_home_to_be_archived_takes_with_it_what_lies_elsewhere(clean: Scene, s
 
 def test_a_group_that_was_lent_does_not_live_on_in_a_setgid_file_unseen(clean: Scene) -> None:
     jti = clean.open(group("deploy", "games"))
-    clean.host.run(
-        "runuser -u deploy -- sh -c 'cp /usr/bin/id /home/deploy/games; chgrp games /home/deploy/games; chmod 2755 /home/deploy/games'"
-    )
+    keep = "cd /home/deploy && cp /usr/bin/id games && chgrp games games && chmod 2755 games"
+    clean.host.run(["runuser", "-u", "deploy", "--", "sh", "-c", keep])
     found = end(clean, jti)
     assert told(found, False) == {("setgid", "/home/deploy/games")}
     assert clean.host.run("rm /home/deploy/games").returncode == 0

@@ -119,7 +119,7 @@ def test_kinds_are_told_apart(tmp_path: Path) -> None:
 
 
 @as_root
-def test_an_access_list_that_names_the_uid_is_told(tmp_path: Path) -> None:
+def test_an_access_list_that_names_the_uid_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path / "shared", 0)
     entries = [(0x01, 6, 0xFFFFFFFF), (0x02, 6, ALICE), (0x04, 4, 0xFFFFFFFF), (0x10, 6, 0xFFFFFFFF), (0x20, 4, 0xFFFFFFFF)]
     raw = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
@@ -130,6 +130,11 @@ def test_an_access_list_that_names_the_uid_is_told(tmp_path: Path) -> None:
     assert [each.kind for each in look(tmp_path, acls=True)] == ["acl"]
     assert look(tmp_path) == []
     assert acl_ids(raw) == {ALICE}
+    assert path.read_text() == "x" and os.getxattr(path, "system.posix_acl_access") == raw, "told, not touched"
+    monkeypatch.setattr("agent.host.searcher._JOURNALS", (str(tmp_path),))
+    assert [(each.kind, each.removed) for each in look(tmp_path, remove=False)] == [("acl", False)]
+    assert [(each.kind, each.removed) for each in look(tmp_path)] == [("acl", True)]
+    assert look(tmp_path, acls=True) == [] and path.exists(), "of a journal the entry goes, and nothing else"
     assert acl_ids(b"") == acl_ids(raw[:7]) == set()
 
 
