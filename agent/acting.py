@@ -30,6 +30,7 @@ class Acting:
         self._again = pool_of(4, "again")
         self._clearing = pool_of(4, "clear")
         self._beside = pipeline.teardown.beside = pool_of(4, "units")
+        self._looking = pool_of(1, "look")
 
     def act(self, alarms: Sequence[Alarm]) -> None:
         """Set off what these alarms ask for; returns at once."""
@@ -46,6 +47,8 @@ class Acting:
             submit(self._again, self._pipeline.sweep, swept, lent)
         if any(alarm.act is Act.MARK for alarm in alarms):
             submit(self._again, self._mark)
+        if any(alarm.act is Act.LOOK for alarm in alarms):
+            submit(self._looking, self._pipeline.tombstones.look_again)
         for alarm in alarms:
             live = ledger.get(alarm.grant_id)
             if live and alarm.act is Act.OPEN:
@@ -63,7 +66,8 @@ class Acting:
 
     def stop(self) -> None:
         """Wait for what is under way; the journal has the rest for the next start."""
-        for pool in (self._cutting, self._again, self._clearing, self._beside):
+        self._pipeline.writer.remains.stop()
+        for pool in (self._cutting, self._again, self._clearing, self._beside, self._looking):
             pool.shutdown(cancel_futures=True)
 
     def _mark(self) -> None:

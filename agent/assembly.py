@@ -9,6 +9,7 @@ from agent.expiry.ledger import Ledger
 from agent.expiry.proving import Prover
 from agent.expiry.reserve import Reserve
 from agent.expiry.teardown import Teardown
+from agent.expiry.tombstones import Tombstones
 from agent.host.asking import HostAsker
 from agent.host.cgroups import Cgroups
 from agent.host.clock import Clock, RealClock
@@ -65,6 +66,7 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
         behind=Behind(config.backstop, SystemdTimers(), journal, ledger, clock),
         outbox=outbox,
         trail=trail,
+        tombstones=Tombstones(writer, table, journal, ledger, trail, clock),
     )
 
 

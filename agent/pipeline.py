@@ -13,7 +13,7 @@ from agent import enforcement, planning, policy, trust
 from agent.audit import AuditEvent, EventKind, Trail
 from agent.config import Config
 from agent.errors import DeniedError, HostError, JournalError, RefusedError, TidegateError, UnenforceableError
-from agent.expiry import notice, story
+from agent.expiry import notice, residue, story
 from agent.expiry.behind import Behind
 from agent.expiry.deadline import Deadline
 from agent.expiry.ending import Ending
@@ -21,6 +21,7 @@ from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
 from agent.expiry.proving import Prover
 from agent.expiry.teardown import Shut, Teardown
+from agent.expiry.tombstones import Tombstones
 from agent.host.clock import NS, Clock
 from agent.host.contract import Writer
 from agent.host.lent import Lent
@@ -66,6 +67,7 @@ class Pipeline:
     outbox: Outbox
     trail: Trail
     behind: Behind
+    tombstones: Tombstones
     closing: str = ""  # why nothing is opened now (docs/decisions/0025); empty when it may be
     unready: dict[str, TidegateError] = field(default_factory=dict)  # enforcer → why it can't be used now
 
@@ -161,6 +163,7 @@ class Pipeline:
         try:
             go_on()
             self.behind.arm(live)
+            residue.take_baseline(live, self.writer, self.journal)
             self.prover.before(live, plan.steps)
             enforcement.apply(plan.steps, self.enforcers, self.writer, lambda _step: go_on())
             opened_ns = self.clock.wall_ns()

@@ -14,6 +14,8 @@ from agent.journal import EndCause, GrantState
 from agent.model import Step
 from agent.pipeline import Pipeline
 
+LOOK_AT_START_S = 5  # former tenants' UIDs: once the start is over
+
 
 def take_down(pipeline: Pipeline) -> list[Shut]:
     """Before anything else: cut what has ended, or was only half open, while nobody was looking.
@@ -39,6 +41,8 @@ def stand_again(pipeline: Pipeline) -> None:
     for live in pipeline.ledger.all():
         if live.state is GrantState.OPEN:
             _stand_again(pipeline, live)
+    pipeline.writer.remains.baseline()  # the first grant of a start need not wait for the host's files to be read
+    pipeline.ledger.look_again(LOOK_AT_START_S)
 
 
 def _stand_again(pipeline: Pipeline, live: LiveGrant) -> None:

@@ -125,6 +125,8 @@ HOST = {
     "proc_unreadable": "/proc can't be read, so nobody knows what lives. The end kills unseen, and is tried again.",
     "read_failed": "A file can't be read: see the text.",
     "remove_failed": "A file can't be removed (immutable, read-only). Mend it; the end is tried again.",
+    "search_failed": "The search for what a tenant left could not be made: see the text. It is tried again, and later made up for.",
+    "search_stopped": "The daemon stopped meanwhile. The search begins anew at its next start.",
     "socket_unavailable": "The control socket can't be made: see the text (the folder /run/tidegate).",
     "step_crashed": "A fault in an enforcer: the grant was undone. Please report it.",
     "timer_unavailable": "The kernel gives no timerfd. Without it there are no deadlines, so the daemon does not start.",

@@ -16,8 +16,10 @@ from agent.cli.output import EXIT_DONE, EXIT_FAILED, json_option, reporting, sho
 from agent.config import DEFAULT_PATH, Config, config_path, load_config
 from agent.control import client
 from agent.errors import ConfigError, TidegateError
+from agent.expiry.tombstones import advice
 from agent.model.text import counted, printable
 
+_GRAVES_SHOWN = 20
 _SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
@@ -75,6 +77,28 @@ def _agent(config: Config) -> Iterator[Finding]:
             problem,
             "mend what it names: a file is taken up at once, all else within 15 s, or by: systemctl kill -s HUP tidegated",
         )
+
+    yield from _kept_back(config)
+
+
+def _kept_back(config: Config) -> Iterator[Finding]:
+    """UIDs of former tenants of whom something is left; the daemon looks again before it answers."""
+    try:
+        answer = cast(dict[str, object], client.call(config.paths.control_socket, "tombstones", look=True))
+    except TidegateError as error:
+        yield Finding("uids", "warn", f"not known which UIDs are kept back: {error}", "journalctl -u tidegated")
+        return
+    graves = cast(list[dict[str, object]], answer["tombstones"])
+    if not graves:
+        yield Finding("uids", "ok", "nothing is left of former tenants")
+    for grave in graves[:_GRAVES_SHOWN]:
+        left = [found for found in cast(list[dict[str, str]], grave["left"]) if isinstance(found, dict)]
+        first = left[0] if left else {"kind": "", "where": "unknown", "detail": ""}
+        detail = f"{grave['uid']} ({grave['login']}) is kept back since {grave['since']}, {grave['count']} left, such as "
+        yield Finding("uids", "warn", f"{detail}{first['kind']} {first['where']}: {first['detail']}", advice(first["kind"]))
+    if len(graves) > _GRAVES_SHOWN:
+        more = f"{len(graves) - _GRAVES_SHOWN} more UIDs are kept back"
+        yield Finding("uids", "warn", more, "tidegate doctor --json shows no more either; mend the first, and ask again")
 
 
 def _files(config: Config) -> Iterator[Finding]:

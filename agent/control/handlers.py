@@ -32,6 +32,7 @@ class Handlers:
         """op → handler."""
         return {
             "status": self._status,
+            "tombstones": self._tombstones,
             "grants": self._grants,
             "grant": self._grant,
             "revoke": self._revoke,
@@ -57,6 +58,15 @@ class Handlers:
             "problems": [*self._problems(), *stuck],
             "grants": [views.grant(found.record, found, pipeline.clock) for found in live],
             "refusals": [views.refusal(found) for found in pipeline.journal.refusals()],
+            "searching": views.searching(pipeline.writer.remains.progress()),
+            "uids_kept_back": len(pipeline.tombstones.all()),
+        }
+
+    def _tombstones(self, _peer: Peer, request: Mapping[str, object]) -> object:
+        """The UIDs that are kept back; with ``look`` looked at again first, at most once a minute."""
+        graves = self._pipeline.tombstones
+        return {
+            "tombstones": [views.tombstone(found) for found in (graves.asked() if request.get("look") is True else graves.all())]
         }
 
     def _grants(self, _peer: Peer, request: Mapping[str, object]) -> object:

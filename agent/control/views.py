@@ -2,7 +2,8 @@
 
 from agent.expiry.live import LiveGrant
 from agent.host.clock import NS, Clock, rfc3339
-from agent.journal import GrantRecord, GrantState
+from agent.host.found import Progress
+from agent.journal import GrantRecord, GrantState, Tombstone
 from agent.journal.records import JournaledStep, Refusal
 from agent.model.summary import summarise
 from agent.pipeline import Admitted
@@ -79,6 +80,22 @@ def refusal(found: Refusal) -> dict[str, object]:
         "jti": found.jti,
         "subject": found.sub,
     }
+
+
+def tombstone(found: Tombstone) -> dict[str, object]:
+    """One UID that is kept back, and what of its former tenant is left."""
+    return {
+        "uid": found.uid,
+        "login": found.login,
+        "since": rfc3339(found.since_ns),
+        "count": found.count,
+        "left": list(found.found),
+    }
+
+
+def searching(found: Progress | None) -> dict[str, object] | None:
+    """The search for what is left that runs now."""
+    return None if found is None else {"entries": found.entries, "where": found.where, "seconds": int(found.seconds)}
 
 
 def _time(wall_ns: int | None) -> str | None:

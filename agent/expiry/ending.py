@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from agent.audit import AuditEvent, EventKind, Trail
 from agent.errors import JournalError, TidegateError
-from agent.expiry import receipt, story
+from agent.expiry import receipt, residue, story
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
 from agent.expiry.reserve import Reserve
@@ -128,9 +128,12 @@ class Ending:
             return [self._retry(live)]
         ident = f"receipt-{live.record.digest[:32]}"
         jws = self._host_key.sign(receipt.RECEIPT_TYP, receipt.claims(shut, host_id=self._host_id, receipt_id=ident, by=self._by))
-        left = sum(not found.removed for found in shut.residue)  # what was removed keeps no UID from coming back
-        self._journal.ended(live.id, shut.ended_ns, residue=left, receipt=(ident, jws))
+        left = {uid: residue.left_of(shut.residue, uid) for uid in live.tenants}
+        count = sum(map(len, left.values()))
+        self._journal.ended(live.id, shut.ended_ns, residue=count, receipt=(ident, jws), left=left)
         self._ledger.ended(live)
+        if count:
+            self._ledger.look_again()
         return story.ended(shut, self._clock.wall_ns())
 
     def _retry(self, live: LiveGrant) -> AuditEvent:

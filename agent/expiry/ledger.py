@@ -20,6 +20,7 @@ RETRY_MOST_MS = 60_000
 RETRY_ALIVE_MOST_MS = 1000  # while a process of it lives: what a fork bomb gets between two attempts
 ASK_AGAIN_MS = 250
 MARK_S = 60
+LOOK_S = 3600
 _HOST = 0  # alarms that are about no grant
 _ASK_AGAIN = -1
 
@@ -35,6 +36,7 @@ class Ledger:
         self._swept: dict[int, dict[int, str]] = {}
         self._lent_swept: dict[int, tuple[Lent, ...]] = {}
         self._marking = False
+        self._look_ns: int | None = None
         self.rearm = rearm
 
     def load(self, journal: Journal) -> list[LiveGrant]:
@@ -123,12 +125,23 @@ class Ledger:
         self.rearm()
         return wait_ms
 
+    def look_again(self, in_s: int = LOOK_S) -> None:
+        """Have former tenants' UIDs looked at again so late from now, unless that is set for an earlier time."""
+        with self._lock:
+            at_ns = self._clock.boot_ns() + in_s * NS
+            if self._look_ns is None or at_ns < self._look_ns:
+                self._look_ns = at_ns
+                self._schedule.add(Alarm(Act.LOOK, _HOST), boot_ns=at_ns)
+        self.rearm()
+
     def take_due(self) -> list[Alarm]:
         """Alarms that are due on either clock; each is handed out once."""
         with self._lock:
             found = self._schedule.due(self._clock.wall_ns(), self._clock.boot_ns())
             if any(alarm.act is Act.MARK for alarm in found):
                 self._mark_later()
+            if any(alarm.act is Act.LOOK for alarm in found):
+                self._look_ns = None
             return found
 
     def next_wake(self) -> tuple[int | None, int | None]:

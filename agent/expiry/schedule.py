@@ -18,6 +18,7 @@ class Act(StrEnum):
     SHUT = "shut"
     SWEEP = "sweep"
     MARK = "mark"  # write down how late it is
+    LOOK = "look"  # look again at what former tenants left
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -6,6 +6,7 @@ from agent.expiry.live import LiveGrant
 from agent.expiry.teardown import Shut
 from agent.model.text import one_line
 
+RESIDUE_TOLD = 50  # of what is left, in one event; the receipt has more
 LATE_MS = 1000  # past this an end is told as late, beside the receipt that says it to the millisecond
 
 
@@ -52,5 +53,5 @@ def ended(shut: Shut, at_ns: int) -> list[AuditEvent]:
         events.append(event(live, EventKind.TEARDOWN_LATE, at_ns, ok=False, late_ms=late_ms))
     left = [found.to_json() for found in shut.residue if not found.removed]
     if left:
-        events.append(event(live, EventKind.RESIDUE_FOUND, at_ns, ok=False, residue=left))
+        events.append(event(live, EventKind.RESIDUE_FOUND, at_ns, ok=False, residue=left[:RESIDUE_TOLD], count=len(left)))
     return [*events, about]

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from agent.enforcement import revert
 from agent.errors import TidegateError
+from agent.expiry import residue
 from agent.expiry.live import LiveGrant
 from agent.expiry.sever import PATIENCE_S, Severed, sever
 from agent.host.cgroups import Cgroups
@@ -101,13 +102,15 @@ class Teardown:
         This may take as long as a tenant's files make it take, so no other's end may wait for it.
         """
         units = self._stop_units_beside([uid for shut in shuts if not shut.survivors for uid in shut.live.tenants])
+        self._detach(shuts)
         for shut in shuts:
             self._remove(shut)
-        self._sweep_files(shuts)
         for shut in shuts:
             self._disarm_group(shut)
         if units:
             units.result()
+        self._detach(shuts, runtime=True)
+        self._search(shuts)
         for shut in shuts:
             self._look_back(shut)
         self._conclude(shuts)
@@ -217,23 +220,42 @@ class Teardown:
             return  # a live process on a removed account would be an orphan on a reusable UID
         shut.undone += self._revert(shut.live, Phase.REMOVE)
 
-    def _sweep_files(self, shuts: Sequence[Shut]) -> None:
-        """What the tenants left in shared folders: one walk for all of them, or one for each where that fails for some."""
-        gone = [shut for shut in shuts if not shut.survivors]
+    def _detach(self, shuts: Sequence[Shut], *, runtime: bool = False) -> None:
+        """What a tenant mounted goes before its home, which could not be removed from under it; runtime folders after systemd."""
+        for shut in shuts:
+            if shut.survivors or not (homes := residue.homes(shut.live)):
+                continue
+            try:
+                found = self._writer.remains.detach(homes, runtime=runtime)
+            except Exception as error:
+                shut.residue += residue.unsearched(shut.live, f"mounts: {_shown(error)}")
+            else:
+                shut.residue += residue.told([each for each in found if not (runtime and each.removed)], shut.live.tenants)
+
+    def _search(self, shuts: Sequence[Shut]) -> None:
+        """What the tenants left: one search for all of them, or one for each where that fails for some.
+
+        Of a grant that is to be tried again only where everybody may write: what would start something must not wait.
+        """
+        for whole in (True, False):
+            gone = [shut for shut in shuts if not shut.survivors and bool(shut.errors) is not whole]
+            self._search_for(gone, whole)
+
+    def _search_for(self, gone: Sequence[Shut], whole: bool) -> None:
         try:
-            swept = self._writer.sweep_files([uid for shut in gone for uid in shut.live.tenants])
+            order = residue.order([shut.live for shut in gone], self._writer, self._writer.config.paths.archive, whole=whole)
+            found = self._writer.remains.search(order) if order.uids or order.setgid else []
         except Exception as error:
             if len(gone) > 1:
                 for shut in gone:
-                    self._sweep_files([shut])
-            elif gone:  # what is left is not known, so it is not over
+                    self._search_for([shut], whole)
+            elif gone and gone[0].live.attempts < residue.GIVEN_UP_AFTER:  # what is left is not known, so it is not over
                 gone[0].undone.append((-1, f"files: {_shown(error)}"))
+            elif gone:
+                gone[0].residue += residue.unsearched(gone[0].live, _shown(error))
             return
         for shut in gone:
-            for uid in shut.live.tenants:
-                removed, left = swept[uid]
-                shut.residue += [Residue("file", path, "owned by the tenant", removed=True) for path in removed]
-                shut.residue += [Residue("file", path, "owned by the tenant") for path in left]
+            shut.residue += residue.told(found, shut.live.tenants)
 
     def _disarm_group(self, shut: Shut) -> None:
         """A file that was given a lent group and its set-id bit would give the group back to whoever runs it."""
@@ -256,6 +278,10 @@ class Teardown:
                 shut.residue += enforcer.residue(steps, self._writer)
         except Exception as error:  # as above
             shut.undone.append((-1, f"residue: {_shown(error)}"))
+        try:
+            shut.residue += residue.changes(shut.live, self._writer)
+        except Exception as error:  # the host's own files keep no grant from being over
+            shut.residue.append(Residue("unsearched", "this host's own files", _shown(error), of_host=True))
         shut.residue = [_printable(found) for found in shut.residue]
 
     def _conclude(self, shuts: Sequence[Shut]) -> None:

@@ -10,7 +10,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from agent.errors import HostError
@@ -34,13 +34,20 @@ def find_tool(name: str) -> Path | None:
     return next((path for path in candidates if path.is_file() and os.access(path, os.X_OK)), None)
 
 
-def run(argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
+def run(
+    argv: Sequence[str],
+    *,
+    stdin: bytes | None = None,
+    timeout_s: float = 30.0,
+    hear: Callable[[bytes], None] | None = None,
+) -> CommandResult:
     """Run a tool to its end. A non-zero exit is the caller's to judge (see :func:`require`).
 
     Args:
         argv: the tool's name or absolute path, then its arguments. Never a shell.
         stdin: bytes for its standard input; None is /dev/null.
         timeout_s: seconds until its whole process group is killed.
+        hear: is given what it writes to stderr, as it does; what this raises ends the tool, and goes on.
 
     Raises:
         HostError: ``tool_missing`` (no such tool), ``tool_failed`` (it could not be started), ``tool_late``.
@@ -63,7 +70,7 @@ def run(argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 3
     except (OSError, ValueError) as error:
         raise HostError("tool_failed", f"{path} could not be started: {error}") from error
     try:
-        stdout, stderr, late = _exchange(process, stdin or b"", time.monotonic() + timeout_s)
+        stdout, stderr, late = _exchange(process, stdin or b"", time.monotonic() + timeout_s, hear)
     finally:
         _kill_group(process.pid)  # before the leader is reaped: until then nothing else can have its group's number
         with process:
@@ -81,7 +88,9 @@ def require(result: CommandResult, what: str) -> CommandResult:
     raise HostError("tool_failed", f"{what}: {result.argv[0]} exited with {result.returncode}: {said[-1][:300]}")
 
 
-def _exchange(process: subprocess.Popen[bytes], stdin: bytes, deadline: float) -> tuple[bytes, bytes, bool]:
+def _exchange(
+    process: subprocess.Popen[bytes], stdin: bytes, deadline: float, hear: Callable[[bytes], None] | None
+) -> tuple[bytes, bytes, bool]:
     """Feed stdin and read both streams until the process has ended and they closed, or the deadline (monotonic) passed."""
     assert process.stdout is not None and process.stderr is not None  # noqa: S101  (both were asked for as pipes)
     kept = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
@@ -103,8 +112,10 @@ def _exchange(process: subprocess.Popen[bytes], stdin: bytes, deadline: float) -
                     selector.unregister(end)
                 elif key.fileobj is process.stdin:
                     todo = _feed(process, selector, todo)
-                elif not _take(key.fd, kept[key.fd]):
+                elif not (chunk := _take(key.fd, kept[key.fd])):
                     selector.unregister(key.fileobj)
+                elif hear is not None and key.fd == process.stderr.fileno():
+                    hear(chunk)
     return bytes(kept[process.stdout.fileno()]), bytes(kept[process.stderr.fileno()]), running
 
 
@@ -123,11 +134,11 @@ def _feed(process: subprocess.Popen[bytes], selector: selectors.BaseSelector, to
     return todo
 
 
-def _take(fd: int, kept: bytearray) -> bool:
-    """Read once; keep what fits under the cap. False at the end of the stream."""
+def _take(fd: int, kept: bytearray) -> bytes:
+    """Read once; keep what fits under the cap. Empty at the end of the stream."""
     chunk = os.read(fd, _CHUNK)
     kept += chunk[: OUTPUT_MAX - len(kept)]
-    return bool(chunk)
+    return chunk
 
 
 def _kill_group(pid: int) -> None:

@@ -1,11 +1,12 @@
 """What the stages may ask of a host: ``Reader`` changes nothing, ``Writer`` does.."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from agent.config import Config as Config  # noqa: PLC0414  (for enforcers, which know no other module of the host's)
+from agent.host.found import Found, Progress, Search
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,34 @@ class Node:
     interpreter: str = ""
 
 
+class Remains(Protocol):
+    """What grants leave behind: taken note of before one opens, looked for after one has ended. Everything is bounded."""
+
+    def baseline(self) -> Mapping[str, object]:
+        """What of the host's own a tenant with root's powers might add to, as it is now: JSON, some kilobytes."""
+
+    def changes(self, before: Mapping[str, object], names: Collection[str]) -> list[Found]:
+        """What of that differs from an earlier baseline; those that speak of ``names`` say so. None of it is touched."""
+
+    def detach(self, homes: Mapping[Path, int], *, runtime: bool = False) -> list[Found]:
+        """Unmount what these tenants (home → uid) mounted: by FUSE anywhere, by whatever means inside their homes.
+
+        With ``runtime`` their runtime folders too, which systemd takes away by itself, where it is there.
+        """
+
+    def search(self, order: Search) -> list[Found]:
+        """Look for, and remove where ordered, what uids own: files on local file systems, IPC objects.
+
+        Raises HostError when it can't be known; a place that could not be looked at is found as ``unsearched``.
+        """
+
+    def progress(self) -> Progress | None:
+        """How far the search that runs now is."""
+
+    def stop(self) -> None:
+        """End the search that runs, for the daemon stops."""
+
+
 class Reader(Protocol):
     """Looking at the host. Nothing here changes it; every read is bounded."""
 
@@ -132,6 +161,10 @@ class Reader(Protocol):
 class Writer(Reader, Protocol):
     """Changing the host. Every method is idempotent; removing what is absent is done."""
 
+    @property
+    def remains(self) -> Remains:
+        """What grants leave behind on this host."""
+
     def write(self, path: Path, data: bytes, mode: int = 0o644) -> None:
         """Atomically (temporary name, fsync, rename, fsync of the folder) put a root-owned file there."""
 
@@ -160,12 +193,6 @@ class Writer(Reader, Protocol):
         """Delete the home tree (dirfd, O_NOFOLLOW), first packing it into the archive folder when asked.
 
         Never touches a tree whose top is owned by another uid.
-        """
-
-    def sweep_files(self, uids: Collection[int]) -> dict[int, tuple[list[str], list[str]]]:
-        """Unlink what these uids own in the world-writable folders and the at spool, in one bounded walk.
-
-        Returns uid → ``(removed, left)``.
         """
 
     def disarm(self, uids: Collection[int], homes: Sequence[Path]) -> list[str]:

@@ -7,12 +7,62 @@ from pathlib import Path
 from agent.config import Config
 from agent.errors import HostError
 from agent.host.contract import Account, CommandResult, Group, HomeDisposal, Node, User
+from agent.host.found import Found, Progress, Search
 
 Answer = Callable[[Sequence[str], bytes | None], CommandResult]
 
 
 class KilledError(BaseException):
     """The process died here (SIGKILL): nothing after it ran. No ``except Exception`` catches it, as none would."""
+
+
+@dataclass
+class FakeRemains:
+    """What is left on a host in memory: ``found`` by uid, ``changed`` since any baseline; ``errors`` by uid, of a search for it."""
+
+    found: dict[int, list[Found]] = field(default_factory=dict)
+    changed: list[Found] = field(default_factory=list)
+    mounted: list[Found] = field(default_factory=list)
+    errors: dict[int, Exception] = field(default_factory=dict)
+    baselines: int = 0
+    orders: list[Search] = field(default_factory=list)
+    stopped: bool = False
+
+    def baseline(self) -> dict[str, object]:
+        """See contract.Remains."""
+        self.baselines += 1
+        return {"version": 1}
+
+    def changes(self, before: Mapping[str, object], names: Collection[str]) -> list[Found]:
+        """See contract.Remains."""
+        del before, names
+        return list(self.changed)
+
+    def detach(self, homes: Mapping[Path, int], *, runtime: bool = False) -> list[Found]:
+        """See contract.Remains."""
+        del runtime
+        gone = [found for found in self.mounted if found.uid in homes.values()]
+        self.mounted = [found for found in self.mounted if found not in gone]
+        return gone
+
+    def search(self, order: Search) -> list[Found]:
+        """See contract.Remains. What is found as removed is not found again."""
+        self.orders.append(order)
+        for uid in order.uids & set(self.errors):
+            raise self.errors[uid]
+        told = [found for uid in sorted(order.uids) for found in self.found.get(uid, [])]
+        if order.remove:
+            for uid in order.uids:
+                self.found[uid] = [found for found in self.found.get(uid, []) if not found.removed]
+        return told
+
+    def progress(self) -> Progress | None:
+        """See contract.Remains."""
+        return None
+
+    def stop(self) -> None:
+        """See contract.Remains."""
+        self.stopped = True
 
 
 @dataclass
@@ -33,6 +83,7 @@ class FakeHost:
     made: set[tuple[str, str]] = field(default_factory=set)
     nodes: dict[Path, Node] = field(default_factory=dict)
     commands: Mapping[str, Answer] = field(default_factory=dict)
+    remains: FakeRemains = field(default_factory=FakeRemains)
     fail_at: int | None = None
     kill: bool = False
     after: bool = False
@@ -224,10 +275,6 @@ class FakeHost:
         self._change(f"dispose_home {path}", act)
         left = (f"{path}: owned by uid {self.homes[path]}",) if path in self.homes else ()
         return HomeDisposal(archive=name if name in self.archives else None, left=left)
-
-    def sweep_files(self, uids: Collection[int]) -> dict[int, tuple[list[str], list[str]]]:
-        """See contract.Writer. Nothing lies about on a fake host."""
-        return {uid: ([], []) for uid in uids}
 
     def disarm(self, uids: Collection[int], homes: Sequence[Path]) -> list[str]:
         """See contract.Writer. Nothing has set-id bits on a fake host."""

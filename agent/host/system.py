@@ -10,9 +10,10 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.errors import HostError
-from agent.host import atjobs, chain, command, files, homes, setid, trees
+from agent.host import atjobs, chain, command, files, homes, setid
 from agent.host.accounts import AccountBackend, backends, choose_backend
 from agent.host.contract import Account, CommandResult, Group, HomeDisposal, Node, User
+from agent.host.remains import HostRemains
 
 NSCD_SOCKETS = (Path("/run/nscd/socket"), Path("/var/run/nscd/socket"))
 _NO_GID = 2**31 - 2  # getgrouplist(3) wants a primary group; one that nobody has is easily taken out again
@@ -28,6 +29,7 @@ class SystemHost:
         self._config = config
         self._etc = etc
         self._all = backends(config, etc)
+        self.remains = HostRemains(config)
 
     @property
     def config(self) -> Config:
@@ -167,10 +169,6 @@ class SystemHost:
         """See contract.Writer."""
         target = self._config.paths.archive / f"{path.name}-{label}.tar.gz" if archive else None
         return homes.dispose_home(path, uid, target)
-
-    def sweep_files(self, uids: Collection[int]) -> dict[int, tuple[list[str], list[str]]]:
-        """See contract.Writer and trees.sweep_files."""
-        return {uid: (swept.removed, swept.left) for uid, swept in trees.sweep_files(uids).items()}
 
     def disarm(self, uids: Collection[int], homes: Sequence[Path]) -> list[str]:
         """See contract.Writer and setid.disarm."""

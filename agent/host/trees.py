@@ -11,17 +11,13 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # FS_IOC_GETFLAGS, FS_IOC_SETFLAGS (linux/fs.h)
 _APPEND, _IMMUTABLE = 0x20, 0x10
 LEFT_MAX = 64  # how many leftovers a report names
-_SHARED = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108  (to clean, not to write)
-# at jobs first (Debian's place, and Fedora's): what would start something is not to wait behind what merely lies about.
-SWEEP_ROOTS = (Path("/var/spool/cron/atjobs"), Path("/var/spool/at"), *_SHARED, Path("/run/lock"), Path("/var/mail"))
 
 
 def mount_id(fd: int) -> int:
@@ -171,87 +167,3 @@ def remove_tree(parent: int, name: str, uid: int, label: str, *, deadline_s: flo
     except OSError as error:
         return [f"{label}: {error.strerror}"]
     return remover.left
-
-
-@dataclass(slots=True)
-class Swept:
-    """What a sweep did about one uid: paths it removed, and ``path: reason`` for what is still there."""
-
-    removed: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-
-
-class _Sweep:
-    """One bounded walk for what some uids own."""
-
-    def __init__(self, uids: Collection[int], entries: int, deadline_s: float) -> None:
-        self.found = {uid: Swept() for uid in uids}
-        self.budget = entries
-        self.deep = False
-        self.deadline = time.monotonic() + deadline_s
-
-    def left_of_all(self, what: str) -> None:
-        """Something that keeps the walk from knowing, whoever it concerns."""
-        for swept in self.found.values():
-            swept.left.append(what)
-
-    def _too_deep(self, label: str) -> None:
-        """Told once a root: deep trees of anybody's are no reason for a long receipt."""
-        if not self.deep:
-            self.deep = True
-            self.left_of_all(f"{label}: deeper than a sweep looks")
-
-    def walk(self, fd: int, label: str, depth: int) -> None:
-        """Go through one folder; ``depth`` more levels below it."""
-        mount = mount_id(fd)
-        for name in names_in(fd):
-            self.budget -= 1
-            if self.budget < 0 or time.monotonic() > self.deadline:
-                self.left_of_all(f"{label}: more entries than one sweep looks at")
-                return
-            with contextlib.suppress(FileNotFoundError):
-                self._entry(fd, name, f"{label}/{printable(name)}", mount, depth)
-
-    def _entry(self, parent: int, name: str, label: str, mount: int, depth: int) -> None:
-        try:
-            found = os.lstat(name, dir_fd=parent)
-            swept, folder = self.found.get(found.st_uid), stat.S_ISDIR(found.st_mode)
-            if swept and folder:
-                left = remove_tree(parent, name, found.st_uid, label, deadline_s=max(0.0, self.deadline - time.monotonic()))
-                swept.left += left
-                if not left:
-                    swept.removed.append(label)
-            elif folder and depth <= 0:
-                self._too_deep(label)
-            elif folder:
-                with opened(name, parent) as fd:
-                    if mount_id(fd) == mount:
-                        self.walk(fd, label, depth - 1)
-            elif swept:
-                _forced(lambda: os.unlink(name, dir_fd=parent), parent, name)
-                swept.removed.append(label)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            self.left_of_all(f"{label}: {error.strerror}")
-
-
-def sweep_files(
-    uids: Collection[int], roots: Sequence[Path] = SWEEP_ROOTS, *, entries: int = 200_000, deadline_s: float = 10.0
-) -> dict[int, Swept]:
-    """Unlink what these uids own in shared folders, eight levels deep; a folder one owns goes with all that is in it.
-
-    One walk for all of them. Never raises for a missing root.
-    """
-    sweep = _Sweep(uids, entries, deadline_s)
-    for root in roots if uids else ():
-        sweep.deep = False
-        sweep.budget = entries  # one for each root: what somebody piles up in one hides nothing in another
-        try:
-            with opened(str(root)) as fd:
-                sweep.walk(fd, str(root), 8)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            sweep.left_of_all(f"{root}: {error.strerror}")
-    return sweep.found

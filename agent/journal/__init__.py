@@ -2,5 +2,6 @@
 
 from agent.journal.journal import Journal
 from agent.journal.records import EndCause, GrantRecord, GrantState, StepState
+from agent.journal.tombstones import Tombstone
 
-__all__ = ["EndCause", "GrantRecord", "GrantState", "Journal", "StepState"]
+__all__ = ["EndCause", "GrantRecord", "GrantState", "Journal", "StepState", "Tombstone"]

@@ -6,7 +6,7 @@ What is journaled here is enough to undo everything with nothing else at hand: r
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from agent.errors import JournalError, UntrustedError
@@ -20,10 +20,12 @@ from agent.journal.records import (
     Refusal,
     StepState,
     cause_of,
+    dump_step,
     step_of,
     texts_of,
 )
-from agent.model import Grant, Json, Plan, Step
+from agent.journal.tombstones import Tombstones, dump
+from agent.model import Grant, Json, Plan
 from agent.model.text import one_line
 
 _REFUSALS_KEPT = 100
@@ -34,8 +36,12 @@ class Journal:
     """The write-ahead journal of one host. Thread-safe; every method raises JournalError when the disk says no."""
 
     def __init__(self, path: Path | None, *, read_only: bool = False, busy_ms: int = 2000) -> None:
-        self._db = Database(path, read_only=read_only, busy_ms=busy_ms)
-        self.anew = Anew(self._db)
+        self._over(Database(path, read_only=read_only, busy_ms=busy_ms))
+
+    def _over(self, db: Database) -> None:
+        self._db = db
+        self.anew = Anew(db)
+        self.tombstones = Tombstones(db)
 
     def check(self) -> None:
         """Raise JournalError ``journal_damaged`` when some of the file can't be read."""
@@ -44,8 +50,7 @@ class Journal:
     def in_memory(self) -> "Journal":
         """A copy in memory, to go on with where the file can't be written."""
         copy = Journal.__new__(Journal)
-        copy._db = self._db.in_memory()
-        copy.anew = Anew(copy._db)
+        copy._over(self._db.in_memory())
         return copy
 
     def close(self) -> None:
@@ -108,7 +113,7 @@ class Journal:
             self._move(db, grant_id, GrantState.PENDING, "state=?", GrantState.OPENING)
             db.executemany(
                 "INSERT INTO steps (grant_id,seq,step,state) VALUES (?,?,?,?)",
-                [(grant_id, seq, _dump(step), StepState.INTEND) for seq, step in enumerate(plan.steps)],
+                [(grant_id, seq, dump_step(step), StepState.INTEND) for seq, step in enumerate(plan.steps)],
             )
 
     def opened(self, grant_id: int, now_ns: int) -> None:
@@ -155,8 +160,18 @@ class Journal:
         with self._db.transaction() as db:
             db.execute("UPDATE grants SET last_error=? WHERE id=?", (one_line(error), grant_id))
 
-    def ended(self, grant_id: int, now_ns: int, *, residue: int, receipt: tuple[str, str]) -> bool:
+    def ended(
+        self,
+        grant_id: int,
+        now_ns: int,
+        *,
+        residue: int,
+        receipt: tuple[str, str],
+        left: Mapping[int, Sequence[Json]] | None = None,
+    ) -> bool:
         """Nothing of the grant stands any more: UIDs become tombstones and the receipt ``(id, jws)`` is kept, together.
+
+        ``residue`` counts what is left of the grant; ``left`` says of each uid what, where that is known.
 
         False, with nothing changed, when it had ended before: the first receipt is the true one, and the UID may be another's.
         """
@@ -168,6 +183,10 @@ class Journal:
             if ended.rowcount != 1:
                 return False
             db.execute("UPDATE uids SET state='tombstone', since_ns=?, residue=? WHERE grant_id=?", (now_ns, residue, grant_id))
+            for uid, found in (left or {}).items():
+                db.execute(
+                    "UPDATE uids SET residue=?, found=? WHERE grant_id=? AND uid=?", (len(found), dump(found), grant_id, uid)
+                )
             db.execute(
                 "INSERT OR REPLACE INTO receipts (id,grant_id,issued_ns,jws) VALUES (?,?,?,?)",
                 (receipt[0], grant_id, now_ns, receipt[1]),
@@ -314,7 +333,3 @@ class Journal:
             logins=texts_of(row["logins"]),
             not_containable=texts_of(row["not_containable"]),
         )
-
-
-def _dump(step: Step) -> str:
-    return json.dumps(step.to_json(), sort_keys=True, separators=(",", ":"))

@@ -108,6 +108,11 @@ def texts_of(text: str) -> tuple[str, ...]:
     return tuple(str(each) for each in found) if isinstance(found, list) else ()
 
 
+def dump_step(step: Step) -> str:
+    """A step as its row has it."""
+    return json.dumps(step.to_json(), sort_keys=True, separators=(",", ":"))
+
+
 def step_of(text: str) -> Step:
     """A step that can't be read is one that no enforcer undoes: its grant stays live and loud, and all else of it is undone."""
     try:

@@ -55,7 +55,8 @@ CREATE TABLE IF NOT EXISTS uids (
   login TEXT NOT NULL,
   state TEXT NOT NULL CHECK (state IN ('reserved','tombstone')),
   since_ns INTEGER NOT NULL,
-  residue INTEGER NOT NULL DEFAULT 0
+  residue INTEGER NOT NULL DEFAULT 0, -- how much is left
+  found TEXT NOT NULL DEFAULT '[]' -- JSON list: the first of it
 ) STRICT;
 
 CREATE TABLE IF NOT EXISTS receipts (

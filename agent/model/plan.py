@@ -82,12 +82,18 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Residue:
-    """Something found after teardown that should not be there, or is not ours to delete."""
+    """Something found after teardown that should not be there, or is not ours to delete.
+
+    ``uid``: whose it is; None concerns every account of the grant. ``of_host``: the host's own, though otherwise than when the
+    grant opened: it is told, never touched, and keeps no UID from coming back.
+    """
 
     kind: str
     where: str
     detail: str = ""
     removed: bool = False
+    uid: int | None = None
+    of_host: bool = False
 
     def to_json(self) -> dict[str, Json]:
         """As the receipt shows it."""

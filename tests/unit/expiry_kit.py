@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 from agent.errors import HostError
 from agent.expiry.deadline import Deadline
@@ -162,9 +162,8 @@ def enforcers(fake: FakeEnforcer) -> Mapping[str, Enforcer]:
 
 @dataclass
 class Host(FakeHost):
-    """The fake host, with folders to sweep."""
+    """The fake host, with at jobs and set-group-id files."""
 
-    swept: dict[int, Any] = field(default_factory=dict)
     at_jobs: set[tuple[int, int]] = field(default_factory=set)  # (uid, gid)
     at_error: Exception | None = None
 
@@ -180,13 +179,6 @@ class Host(FakeHost):
         found = {job for job in self.at_jobs if job[0] == uid and job[1] in gids}
         self.at_jobs -= found
         return len(found)
-
-    def sweep_files(self, uids: Collection[int]) -> dict[int, tuple[list[str], list[str]]]:
-        found = {uid: self.swept.get(uid, ([], [])) for uid in uids}
-        for result in found.values():
-            if isinstance(result, Exception):
-                raise result
-        return found
 
 
 def live(

@@ -138,34 +138,6 @@ cat {tmp_path}/precious/file; ls {tmp_path}/home
 
 
 @as_root
-def test_a_sweep_takes_what_the_uid_owns_and_nothing_else(tmp_path: Path) -> None:
-    root = tmp_path / "tmp"
-    (root / "theirs/sub").mkdir(parents=True)
-    (root / "ours/inner").mkdir(parents=True)
-    for name, uid in (("a", UID), ("b", 0), ("theirs/sub/c", UID), ("theirs/sub/d", 0), ("ours/inner/e", 0)):
-        (root / name).write_text("")
-        os.chown(root / name, uid, 0)
-    (root / "link").symlink_to("/etc/passwd")
-    os.chown(root / "link", UID, 0, follow_symlinks=False)
-    os.chown(root / "ours", UID, 0)
-    swept = trees.sweep_files([UID], (root, tmp_path / "none"))[UID]
-    removed, left = swept.removed, swept.left
-    assert {Path(path).relative_to(root).as_posix() for path in removed} == {"a", "theirs/sub/c", "ours", "link"}
-    assert left == []
-    assert sorted(p.relative_to(root).as_posix() for p in root.rglob("*")) == ["b", "theirs", "theirs/sub", "theirs/sub/d"]
-    assert Path("/etc/passwd").exists()
-
-
-def test_a_sweep_is_bounded(tmp_path: Path) -> None:
-    for number in range(20):
-        (tmp_path / str(number)).write_text("")
-    swept = trees.sweep_files([os.geteuid() + 1], (tmp_path,), entries=10)[os.geteuid() + 1]
-    removed, left = swept.removed, swept.left
-    assert removed == []
-    assert len(left) == 1
-
-
-@as_root
 def test_a_home_is_made_whole_and_an_unfinished_one_is_made_anew(tmp_path: Path) -> None:
     skel, home = tmp_path / "skel", tmp_path / "home/jit-a"
     (skel / ".config").mkdir(parents=True)

@@ -14,6 +14,7 @@ from agent.expiry.live import LiveGrant
 from agent.expiry.teardown import Shut, Teardown
 from agent.host.clock import FakeClock
 from agent.host.contract import CommandResult, Writer
+from agent.host.found import Found
 from agent.host.lent import Lent
 from agent.model import Json, Phase, Residue, Step
 from agent.model.lent import to_json
@@ -98,7 +99,7 @@ def test_whatever_fails_for_one_the_other_ends_and_nothing_is_raised(where: str,
     elif where == "tell":
         scene.tell = fail
     elif where == "sweep":
-        scene.host.swept = {ALICE: error}
+        scene.host.remains.errors = {ALICE: error}
     elif where == "residue":
         scene.fake.residue_error = error
     elif where == "side door":
@@ -206,7 +207,9 @@ def test_nothing_to_shut_is_done() -> None:
 
 def test_a_file_name_that_is_no_utf8_is_told_in_text_that_can_be_signed() -> None:
     scene = Scene()
-    scene.host.swept = {ALICE: (["/tmp/\udcff\n\u202ex"], ["/dev/shm/\udc80: busy"])}
+    scene.host.remains.found = {
+        ALICE: [Found("file", "/tmp/\udcff\n\u202ex", "mine", True, ALICE), Found("file", "/dev/shm/\udc80", "busy", uid=ALICE)]
+    }
     scene.fake.residues = [Residue("cron", "/etc/cron.d/\udcfe", "by \ud800")]
     scene.fake.fail = {"t0": HostError("left", "/home/jit-alice/\udcff: busy")}
     shut = scene.shut(live(scene.clock))[0]
