@@ -199,7 +199,11 @@ class Supervisor:
                 selector.register(source, selectors.EVENT_READ, name)
             if self._control not in sources:
                 selector.register(self._control, selectors.EVENT_READ, "hang-up")
-            ready = [str(chosen.data) for chosen, _ in selector.select(timeout)]
+            if self._notify not in sources:
+                # systemd tells of each reload, too: with ten of them unread, the host's PID 1 would wait for a reader for ever.
+                selector.register(self._notify, selectors.EVENT_READ, "drain")
+            while (ready := [str(chosen.data) for chosen, _ in selector.select(timeout)]) == ["drain"]:
+                self._notify.recv(4096)
         if "owner" in ready or "hang-up" in ready:
             raise Ended("the owner is gone")
         return ready[0] if ready else ""
