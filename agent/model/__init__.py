@@ -12,10 +12,12 @@ from agent.model.grant import (
     VerifiedToken,
     Want,
 )
+from agent.model.order import Bulletin, Revocation, SubjectFormat
 from agent.model.plan import Json, JsonObject, Phase, Plan, Residue, Stage, Step
 
 __all__ = [
     "AccountWant",
+    "Bulletin",
     "Enforcer",
     "Grant",
     "GroupWant",
@@ -25,11 +27,13 @@ __all__ = [
     "Plan",
     "PlanContext",
     "Residue",
+    "Revocation",
     "RoleWant",
     "Signer",
     "SshWant",
     "Stage",
     "Step",
+    "SubjectFormat",
     "SudoWant",
     "VerifiedToken",
     "Want",
