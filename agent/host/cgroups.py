@@ -78,6 +78,23 @@ class Cgroups:
         except OSError as error:
             return error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ENODEV}
 
+    def children(self, group: str) -> list[str]:
+        """The groups right below one; none where it is absent."""
+        path = self._file(group, "cgroup.procs")
+        try:
+            return [f"{group}/{entry.name}" for entry in path.parent.iterdir() if entry.is_dir()] if path else []
+        except OSError:
+            return []
+
+    def pids(self, group: str) -> list[int]:
+        """The processes in a group and below it, as far as it can be read."""
+        path = self._file(group, "cgroup.procs")
+        try:
+            here = [int(word) for word in path.read_text(encoding="ascii").split()] if path else []
+        except OSError:
+            return []
+        return here + [pid for child in self.children(group) for pid in self.pids(child)]
+
     def _holds_us(self, group: str) -> bool:
         return any(own.startswith(group.rstrip("/") + "/") for own in self._untouched)
 

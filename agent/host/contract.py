@@ -159,5 +159,8 @@ class Writer(Reader, Protocol):
         Returns uid → ``(removed, left)``.
         """
 
+    def drop_jobs(self, uids: Collection[int]) -> None:
+        """Unlink the at jobs that these uids have queued, and nothing else of theirs."""
+
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
         """Run a tool that changes the host. Raises HostError when missing or late; a non-zero exit is the caller's."""

@@ -215,6 +215,9 @@ class FakeHost:
         """See contract.Writer. Nothing lies about on a fake host."""
         return {uid: ([], []) for uid in uids}
 
+    def drop_jobs(self, uids: Collection[int]) -> None:
+        """See contract.Writer. Nobody has queued anything on a fake host."""
+
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
         """See contract.Writer."""
         results: list[CommandResult] = []

@@ -158,6 +158,10 @@ class SystemHost:
         """See contract.Writer and trees.sweep_files."""
         return {uid: (swept.removed, swept.left) for uid, swept in trees.sweep_files(uids).items()}
 
+    def drop_jobs(self, uids: Collection[int]) -> None:
+        """See contract.Writer."""
+        trees.sweep_files(uids, trees.JOB_ROOTS)
+
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
         """See contract.Writer."""
         return command.run(argv, stdin=stdin, timeout_s=timeout_s)

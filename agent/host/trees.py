@@ -21,7 +21,8 @@ _APPEND, _IMMUTABLE = 0x20, 0x10
 LEFT_MAX = 64  # how many leftovers a report names
 _SHARED = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108  (to clean, not to write)
 # at jobs first (Debian's place, and Fedora's): what would start something is not to wait behind what merely lies about.
-SWEEP_ROOTS = (Path("/var/spool/cron/atjobs"), Path("/var/spool/at"), *_SHARED, Path("/run/lock"), Path("/var/mail"))
+JOB_ROOTS = (Path("/var/spool/cron/atjobs"), Path("/var/spool/at"))
+SWEEP_ROOTS = (*JOB_ROOTS, *_SHARED, Path("/run/lock"), Path("/var/mail"))
 
 
 def mount_id(fd: int) -> int:
