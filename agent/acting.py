@@ -16,6 +16,7 @@ from agent.expiry.schedule import Act, Alarm
 from agent.expiry.teardown import Shut
 from agent.journal import EndCause
 from agent.pipeline import Pipeline
+from agent.suspending import is_stale, resume, suspend
 
 log = logging.getLogger("tidegate")
 
@@ -39,6 +40,12 @@ class Acting:
             grants = [live for alarm in due if (live := ledger.get(alarm.grant_id))]
             if grants:
                 submit(pool, self._cut, grants)
+        drained = [live for alarm in alarms if alarm.act is Act.DRAINED and (live := ledger.get(alarm.grant_id))]
+        if drained:
+            submit(self._cutting, self._cut, drained)
+        stale = [live for alarm in alarms if alarm.act is Act.SUSPEND and (live := ledger.get(alarm.grant_id))]
+        if stale:
+            submit(self._cutting, self._suspend, stale)
         swept = {uid: login for alarm in alarms if alarm.act is Act.SWEEP for uid, login in ledger.to_sweep(alarm).items()}
         if swept:
             submit(self._again, self._pipeline.sweep, swept)
@@ -48,6 +55,8 @@ class Acting:
             live = ledger.get(alarm.grant_id)
             if live and alarm.act is Act.OPEN:
                 submit(self._taking, self._pipeline.open_pending, live)
+            elif live and alarm.act is Act.RESUME:
+                submit(self._taking, resume, self._pipeline, live)
             elif live and alarm.act is Act.WARN:
                 submit(self._again, notice.warn, live, alarm.note)
 
@@ -72,6 +81,11 @@ class Acting:
 
     def _cut(self, grants: Sequence[LiveGrant]) -> None:
         self.clear(self._pipeline.cut(grants, EndCause.EXPIRED))
+
+    def _suspend(self, grants: Sequence[LiveGrant]) -> None:
+        """A bulletin may have come between the alarm and now: what is fresh has its alarm set anew."""
+        suspend(self._pipeline, [live for live in grants if is_stale(self._pipeline, live)])
+        self._pipeline.ledger.watch_freshness()
 
 
 def pool_of(size: int, name: str) -> ThreadPoolExecutor:

@@ -15,6 +15,7 @@ from agent.host.system import SystemHost
 from agent.journal import Journal
 from agent.model import Enforcer
 from agent.pipeline import Pipeline
+from agent.sessions.who import Sessions
 from agent.spool import Inbox, Outbox
 from enforcers import REGISTRY
 
@@ -38,6 +39,7 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
         on_drop=lambda dropped: trail.emit([_dropped(clock, kind, name) for kind, name in dropped]),
     )
     ledger = Ledger(clock)
+    cgroups = Cgroups.find()
     return Pipeline(
         config=config,
         host_id=host_id,
@@ -50,12 +52,13 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
         journal=journal,
         ledger=ledger,
         table=table,
-        teardown=Teardown(writer, enforcers, table, Cgroups.find(), clock),
+        teardown=Teardown(writer, enforcers, table, cgroups, clock),
         prover=Prover(HostAsker(writer), config, clock, journal, ledger, trail),
         inbox=Inbox(paths.inbox),
         ending=Ending(host_id, clock, host_key, journal, ledger, outbox, trail),
         outbox=outbox,
         trail=trail,
+        sessions=Sessions(table, cgroups, clock),
     )
 
 

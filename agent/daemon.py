@@ -66,7 +66,7 @@ class Daemon:
         host_key = trust.HostKey.load_or_create(config.paths.host_key)
         self.pipeline = assemble(config, keys, Journal(config.paths.state_db), host_key)
         self._acting = Acting(self.pipeline, self._taking)
-        self._intake = Intake(self.pipeline)
+        self._intake = Intake(self.pipeline, self._acting.clear)
         self._reloading = Reloading(configured, keys, self.pipeline, self._problems, self._start_anew)
         self._anew = False  # start again, with another configuration
         self._watching = Watching(

@@ -53,6 +53,8 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str) -> dict[str, object]:
         "backstops": sorted({str(name) for _, step in live.steps for name in _names(step.data.get("backstops"))}),
         "not_containable": list(live.record.not_containable),
         "proof": _proof(live),
+        "suspensions": live.notes.get("suspensions", []),
+        "superseded_by": live.superseded_by,
         "recordings": [],
         "attempts": live.attempts,
     }

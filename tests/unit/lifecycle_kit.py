@@ -30,6 +30,7 @@ from agent.host.fake import KilledError
 from agent.journal import Journal
 from agent.pipeline import Pipeline
 from agent.recovery import stand_again, take_down
+from agent.sessions.who import Sessions
 from agent.spool import Inbox, Outbox
 from enforcers.sudoers_rule import PROBE
 from tests.unit.enforcer_fixtures import ENFORCERS, KEY, answer, sshd_says
@@ -171,6 +172,7 @@ class World:
             inbox=Inbox(self.path / "inbox"),
             outbox=outbox,
             trail=trail,
+            sessions=Sessions(self.table, cgroups, clock),
         )
         self.acting = Acting(self.pipeline, Inline())
         for pool in ("_cutting", "_again", "_clearing"):
