@@ -215,7 +215,7 @@ class Prover:
 
 
 def _stands(live: LiveGrant) -> bool:
-    return live.state is GrantState.OPEN and not live.shutting and not live.cancel
+    return live.state is GrantState.OPEN and not (live.shutting or live.cancel or live.drain)
 
 
 def _dict(value: Json) -> dict[str, Json]:

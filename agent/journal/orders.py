@@ -17,7 +17,8 @@ from agent.model.text import folded, one_line
 KEPT_S = 180 * 86400  # a grant lasts 90 days at most, and may come some time after it was issued
 KEPT_OF_ONE_ISSUER = 20_000
 REPLACES = "replaces"  # note of a grant that takes another's place: the logins whose processes end before it is open
-CARRIED = ("baseline",)  # notes about the host before the accounts were made: as true of the grant that takes them over
+# Notes about the host before the accounts or rules were made: as true of the grant that takes them over.
+CARRIED = ("baseline", "sudo_before")
 
 
 @dataclass(frozen=True, slots=True)
