@@ -5,17 +5,18 @@ its own few; so has coming back to what would not end.
 """
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 
 from agent.errors import JournalError
 from agent.expiry import notice
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act, Alarm
 from agent.expiry.teardown import Shut
+from agent.host.threads import pool_of, submit
 from agent.journal import EndCause
 from agent.pipeline import Pipeline
+from agent.suspending import is_stale, resume, suspend
 
 log = logging.getLogger("tidegate")
 
@@ -23,14 +24,15 @@ log = logging.getLogger("tidegate")
 class Acting:
     """The threads of teardown. ``taking`` is the one that opens: a pending grant's time comes there."""
 
-    def __init__(self, pipeline: Pipeline, taking: Executor) -> None:
+    def __init__(self, pipeline: Pipeline, taking: Executor, pools: Callable[[int, str], Executor] = pool_of) -> None:
         self._pipeline = pipeline
         self._taking = taking
-        self._cutting = pool_of(16, "cut")
-        self._again = pool_of(4, "again")
-        self._clearing = pool_of(4, "clear")
-        self._beside = pipeline.teardown.beside = pool_of(4, "units")
-        self._looking = pool_of(1, "look")
+        self._cutting = pools(16, "cut")
+        self._again = pools(4, "again")
+        self._clearing = pools(4, "clear")
+        pipeline.prover.ready(pools)
+        self._beside = pipeline.teardown.beside = pools(4, "units")
+        self._looking = pools(1, "look")
 
     def act(self, alarms: Sequence[Alarm]) -> None:
         """Set off what these alarms ask for; returns at once."""
@@ -40,6 +42,12 @@ class Acting:
             grants = [live for alarm in due if (live := ledger.get(alarm.grant_id))]
             if grants:
                 submit(pool, self._cut, grants)
+        drained = [live for alarm in alarms if alarm.act is Act.DRAINED and (live := ledger.get(alarm.grant_id))]
+        if drained:
+            submit(self._cutting, self._cut, drained)
+        stale = [live for alarm in alarms if alarm.act is Act.SUSPEND and (live := ledger.get(alarm.grant_id))]
+        if stale:
+            submit(self._cutting, self._suspend, stale)
         sweeps = [alarm for alarm in alarms if alarm.act is Act.SWEEP]
         swept = {uid: login for alarm in sweeps for uid, login in ledger.to_sweep(alarm).items()}
         lent = [lent for alarm in sweeps for lent in ledger.lent_to_sweep(alarm)]
@@ -53,6 +61,8 @@ class Acting:
             live = ledger.get(alarm.grant_id)
             if live and alarm.act is Act.OPEN:
                 submit(self._taking, self._pipeline.open_pending, live)
+            elif live and alarm.act is Act.RESUME:
+                submit(self._taking, resume, self._pipeline, live)
             elif live and alarm.act is Act.WARN:
                 submit(self._again, notice.warn, live, alarm.note)
 
@@ -79,23 +89,7 @@ class Acting:
     def _cut(self, grants: Sequence[LiveGrant]) -> None:
         self.clear(self._pipeline.cut(grants, EndCause.EXPIRED))
 
-
-def pool_of(size: int, name: str) -> ThreadPoolExecutor:
-    """So many threads, all of them started now: with no memory left a thread that dies at birth holds up its maker for ever."""
-    pool = ThreadPoolExecutor(size, thread_name_prefix=name)
-    all_there = threading.Barrier(size)
-    for _ in range(size):
-        pool.submit(all_there.wait)
-    return pool
-
-
-def submit(pool: Executor, work: Callable[..., object], *arguments: object) -> None:
-    """A job whose failure is a bug, and is told as one."""
-    pool.submit(_told, work, *arguments)
-
-
-def _told(work: Callable[..., object], *arguments: object) -> None:
-    try:
-        work(*arguments)
-    except Exception as error:
-        log.error("a job failed", exc_info=error)
+    def _suspend(self, grants: Sequence[LiveGrant]) -> None:
+        """A bulletin may have come between the alarm and now: what is fresh has its alarm set anew."""
+        suspend(self._pipeline, [live for live in grants if is_stale(self._pipeline, live)])
+        self._pipeline.ledger.watch_freshness()

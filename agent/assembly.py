@@ -19,6 +19,7 @@ from agent.host.timers import SystemdTimers
 from agent.journal import Journal
 from agent.model import Enforcer
 from agent.pipeline import Pipeline
+from agent.sessions.who import Sessions
 from agent.spool import Inbox, Outbox
 from enforcers import REGISTRY
 
@@ -67,6 +68,7 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
         outbox=outbox,
         trail=trail,
         tombstones=Tombstones(writer, table, journal, ledger, trail, clock),
+        sessions=Sessions(table, cgroups, clock),
     )
 
 

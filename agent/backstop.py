@@ -188,6 +188,7 @@ def _take(opening: lock.Lock) -> bool:
 def _pipeline(config: Config, alone: bool) -> Pipeline:
     kept = open_kept(config, mend=alone, busy_ms=_BUSY_MS)
     pipeline = assemble(config, trust.KeyStore(config.paths.trust_dir), kept.journal, kept.host_key, by=standby.PROGRAM)
+    pipeline.prover.ready()
     if kept.lost:
         take_in_found(pipeline)
     return pipeline

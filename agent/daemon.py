@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 
 from agent import VERSION, keeping, trust
-from agent.acting import Acting, pool_of, submit
+from agent.acting import Acting
 from agent.assembly import assemble
 from agent.audit import EventKind
 from agent.config import config_path
@@ -30,6 +30,7 @@ from agent.guarding import Guarding
 from agent.host import start
 from agent.host.clock import DeadlineTimer
 from agent.host.config_store import ConfigStore
+from agent.host.threads import pool_of, submit
 from agent.intake import Intake
 from agent.recovery import stand_again, take_down
 from agent.reloading import Reloading
@@ -68,7 +69,7 @@ class Daemon:
         self.pipeline = assemble(config, keys, kept.journal, kept.host_key)
         self._guarding = Guarding(configured, kept, self.pipeline, self._problems)
         self._acting = Acting(self.pipeline, self._taking)
-        self._intake = Intake(self.pipeline)
+        self._intake = Intake(self.pipeline, self._acting.clear)
         self._reloading = Reloading(configured, keys, self.pipeline, self._problems, self._start_anew)
         self._anew = False  # start again, with another configuration
         self._watching = Watching(

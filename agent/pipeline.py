@@ -13,7 +13,7 @@ from agent import enforcement, planning, policy, trust
 from agent.audit import AuditEvent, EventKind, Trail
 from agent.config import Config
 from agent.errors import DeniedError, HostError, JournalError, RefusedError, TidegateError, UnenforceableError
-from agent.expiry import notice, residue, story
+from agent.expiry import notice, residue, story, superseding
 from agent.expiry.behind import Behind
 from agent.expiry.deadline import Deadline
 from agent.expiry.ending import Ending
@@ -27,9 +27,11 @@ from agent.host.contract import Writer
 from agent.host.lent import Lent
 from agent.host.processes import ProcessTable
 from agent.journal import EndCause, GrantState, Journal
-from agent.model import AccountWant, Enforcer, Grant, Plan, SudoWant
+from agent.journal.orders import CARRIED, TakeOver
+from agent.model import AccountWant, Enforcer, Grant, Plan, Step, SudoWant
 from agent.model.summary import summarise
-from agent.planning import uids
+from agent.planning import Replacement, uids
+from agent.sessions.who import Sessions
 from agent.spool import Inbox, Outbox
 
 log = logging.getLogger("tidegate")
@@ -43,6 +45,9 @@ class Admitted:
     rule: str
     plan: Plan
     not_containable: tuple[str, ...] = ()  # why what it gives amounts to root
+    fresh_within_s: int | None = None  # it stands open only while a bulletin of its issuer is no older than that
+    old: LiveGrant | None = None  # the live grant whose place it takes
+    change: Replacement | None = None  # how, where anything of the old one stands
 
 
 @dataclass(slots=True)
@@ -68,6 +73,7 @@ class Pipeline:
     trail: Trail
     behind: Behind
     tombstones: Tombstones
+    sessions: Sessions
     closing: str = ""  # why nothing is opened now (docs/decisions/0025); empty when it may be
     unready: dict[str, TidegateError] = field(default_factory=dict)  # enforcer → why it can't be used now
 
@@ -76,10 +82,12 @@ class Pipeline:
     def open(self, token: bytes) -> LiveGrant:
         """Open what the token grants, or hold it until its time comes. Raises with nothing changed, or everything undone."""
         admitted = self.admit(token)
-        begins_later = admitted.grant.nbf * NS > self.clock.wall_ns()
-        live = self._accept(admitted, token, planned=None if begins_later else admitted.plan)
-        if not begins_later:
-            self._apply(live, admitted.plan)
+        if admitted.old is not None:
+            return self._replace(admitted, admitted.old, token)
+        waits = admitted.grant.nbf * NS > self.clock.wall_ns() or not self._is_fresh(admitted)
+        live = self._accept(admitted, token, planned=None if waits else admitted.plan)
+        if not waits:
+            self._apply(live, admitted.plan.steps)
         return live
 
     def admit(self, token: bytes, *, own: LiveGrant | None = None) -> Admitted:
@@ -96,6 +104,8 @@ class Pipeline:
         grant = trust.decode(verified, host_id=self.host_id, now_s=now_s, decoders=decoders)
         if own is None:
             self.journal.refuse_replay(grant)
+            self.journal.orders.refuse_revoked(grant.iss, grant.jti, grant.sub, grant.iat)
+        old = superseding.target(grant, self.ledger) if own is None else None
         live = self._live_for_policy(own)
         verdict = policy.judge(
             grant, self.policies.policy, now_s=now_s, live=live, is_ours=self._is_ours, changeable=self._changeable
@@ -104,9 +114,18 @@ class Pipeline:
             raise DeniedError(verdict.code, verdict.reason, field=verdict.field)
         _refuse_what_is_not_built(verdict.grant)
         self._refuse_unready(verdict.grant)
-        self._refuse_taken(verdict.grant, own)
-        plan = planning.plan(verdict.grant, self.enforcers, self.writer, self._uids())
-        return Admitted(verdict.grant, verdict.rule, plan, verdict.not_containable)
+        self._refuse_taken(verdict.grant, own or old)
+        change = None
+        if old is not None and old.state is GrantState.OPEN:
+            change = planning.replacement(
+                old.steps, old.uids, superseding.plan_over(verdict.grant, old, self.enforcers, self.writer)
+            )
+        plan = change.plan if change else planning.plan(verdict.grant, self.enforcers, self.writer, self._uids())
+        admitted = Admitted(verdict.grant, verdict.rule, plan, verdict.not_containable, verdict.fresh_within_s, old, change)
+        if old is not None and (grant.nbf > now_s or not self._is_fresh(admitted)):
+            reason = "takes another grant's place, so it must begin at once, and any bulletin that it needs be fresh"
+            raise UnenforceableError("supersedes_begins_later", reason, field="supersedes")
+        return admitted
 
     def open_pending(self, live: LiveGrant) -> None:
         """The time of a grant that was to begin later has come: decide again, by the keys and policy of now, and open it."""
@@ -119,21 +138,60 @@ class Pipeline:
             log.error("grant %s waits, it can't be judged now: %s", live.record.jti, error)
             self.ledger.postpone_opening(live)
             return
+        live.fresh_within_s = admitted.fresh_within_s
+        if not self._is_fresh(admitted):
+            return  # the bulletin that it waits for comes back here (agent.orders.freshen)
         if not self.ledger.begin_opening(live):
             return
         try:
-            self.journal.intend(live.id, admitted.plan, self.clock.wall_ns())
+            self.journal.intend(live.id, admitted.plan, self.clock.wall_ns(), fresh_within_s=admitted.fresh_within_s)
         except JournalError as error:
             log.error("grant %s waits, it can't be written down now: %s", live.record.jti, error)
             self.ledger.postpone_opening(live)
             return
         live.steps, live.uids = list(enumerate(admitted.plan.steps)), dict(admitted.plan.uids)
         try:
-            self._apply(live, admitted.plan)
+            self._apply(live, admitted.plan.steps)
         except TidegateError as error:
             log.error("grant %s could not be opened: %s", live.record.jti, error)
 
-    def _accept(self, admitted: Admitted, token: bytes, planned: Plan | None) -> LiveGrant:
+    def _replace(self, admitted: Admitted, old: LiveGrant, token: bytes) -> LiveGrant:
+        """Put this grant in the old one's place: what is lost is undone first, then what is new is done, then who lost it ends.
+
+        From ``_accept`` on the new one owns the accounts: what fails after it ends them too: no session is left without a grant.
+        """
+        jti, change = admitted.grant.jti, admitted.change
+        if not self.ledger.begin_replacing(old):
+            raise superseding.not_open(old)
+        over = TakeOver(old.id, change.taken if change else (), f"by grant {jti}", change.narrowed if change else None)
+        try:
+            live = self._accept(admitted, token, planned=admitted.plan, over=over)
+        except JournalError:
+            self.ledger.give_back(old)
+            raise
+        live.notes = {name: value for name, value in old.notes.items() if name in CARRIED}
+        old.steps, old.uids, old.superseded_by = list(change.gone if change else ()), {}, jti
+        old.state = GrantState.SHUTTING
+        self.ending.begin([old], EndCause.SUPERSEDED, over.told)
+        shuts = self.teardown.cut([old], lambda _live: 0)
+        self.clear(shuts)
+        trouble = next((error for shut in shuts for error in shut.errors), "")
+        self._apply(
+            live, change.apply if change else admitted.plan.steps, lambda: self._leave_no_old(live, over.narrowed or (), trouble)
+        )
+        return live
+
+    def _leave_no_old(self, live: LiveGrant, narrowed: Sequence[str], trouble: str) -> None:
+        """Before a replacement counts as open: whoever lost something is out. Raises HostError ``narrowing_failed``."""
+        tenants = {uid: login for login, uid in live.uids.items() if login in narrowed}
+        if tenants:
+            notice.tell_narrowed(live)
+            severed = self.teardown.end_processes(tenants)
+            trouble = trouble or next((name for found in severed.values() for name in found.survivors), "")
+        if trouble:
+            raise HostError("narrowing_failed", f"what the old grant gave and this one does not could not be ended: {trouble}")
+
+    def _accept(self, admitted: Admitted, token: bytes, planned: Plan | None, over: TakeOver | None = None) -> LiveGrant:
         now_ns = self.clock.wall_ns()
         deadline = Deadline.starting_now(admitted.grant.exp, self.clock)
         record = self.journal.accept(
@@ -145,15 +203,17 @@ class Pipeline:
             boot=(deadline.boot_id, deadline.boot_ns),
             plan=planned,
             not_containable=admitted.not_containable,
+            fresh_within_s=admitted.fresh_within_s,
+            over=over,
         )
-        live = LiveGrant(record, deadline, record.state)
+        live = LiveGrant(record, deadline, record.state, fresh_within_s=admitted.fresh_within_s)
         if planned is not None:
             live.steps, live.uids, live.opener = list(enumerate(planned.steps)), dict(planned.uids), True
         self.ledger.add(live)
         self.trail.emit([story.event(live, EventKind.GRANT_ACCEPTED, now_ns)])
         return live
 
-    def _apply(self, live: LiveGrant, plan: Plan) -> None:
+    def _apply(self, live: LiveGrant, steps: Sequence[Step], then: Callable[[], None] = lambda: None) -> None:
         """Run the steps; whatever stops them, undo what was done before the error goes on."""
 
         def go_on() -> None:
@@ -164,8 +224,9 @@ class Pipeline:
             go_on()
             self.behind.arm(live)
             residue.take_baseline(live, self.writer, self.journal)
-            self.prover.before(live, plan.steps)
-            enforcement.apply(plan.steps, self.enforcers, self.writer, lambda _step: go_on())
+            self.prover.before(live, steps)
+            enforcement.apply(steps, self.enforcers, self.writer, lambda _step: go_on())
+            then()
             opened_ns = self.clock.wall_ns()
             self.journal.opened(live.id, opened_ns)
             self.ledger.opened(live, opened_ns)
@@ -176,7 +237,7 @@ class Pipeline:
             if isinstance(error, JournalError):  # the grant was taken and undone: that is its answer, and no reason to wait
                 raise HostError(error.code, error.reason) from error
             raise
-        self.trail.emit(story.opened(live, opened_ns))
+        self.trail.emit(story.opened(live, opened_ns, steps))
         self.prover.opened(live)
 
     # Shutting
@@ -243,6 +304,9 @@ class Pipeline:
                 reason = f"{want.identifier} is another live grant's account"
                 raise UnenforceableError("account_exists", reason, field=f"authorization_details[{index}].identifier")
 
+    def _is_fresh(self, admitted: Admitted) -> bool:
+        return self.ledger.freshness.holds(admitted.grant.iss, admitted.fresh_within_s)
+
     def _refuse_unready(self, grant: Grant) -> None:
         for want in grant.wants:
             if want.type in self.unready:
@@ -254,5 +318,3 @@ def _refuse_what_is_not_built(grant: Grant) -> None:
     if grant.recording_required:
         reason = "a recorded session is required and this host has no recorder"
         raise UnenforceableError("recording_unavailable", reason, field="recording.required")
-    if grant.supersedes is not None:
-        raise UnenforceableError("supersedes_unavailable", "this host can't replace a live grant yet", field="supersedes")

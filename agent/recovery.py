@@ -4,15 +4,20 @@ Recovery replays journaled steps; it never plans anew.
 """
 
 import contextlib
+from dataclasses import replace
 
-from agent import enforcement
+from agent import draining, enforcement
 from agent.errors import JournalError, UnenforceableError
+from agent.expiry import notice, story
 from agent.expiry.live import LiveGrant
 from agent.expiry.teardown import Shut
 from agent.host.clock import NS
 from agent.journal import EndCause, GrantState
+from agent.journal.orders import REPLACES
 from agent.model import Step
+from agent.orders import end_what_was_revoked
 from agent.pipeline import Pipeline
+from agent.suspending import is_stale, resume, stand_suspended, suspend
 
 LOOK_AT_START_S = 5  # former tenants' UIDs: once the start is over
 
@@ -25,10 +30,20 @@ def take_down(pipeline: Pipeline) -> list[Shut]:
     pipeline.teardown.thaw_left()
     grants = pipeline.ledger.load(pipeline.journal)
     pipeline.ending.recall(grants)
-    half_open = [live for live in grants if live.state is GrantState.OPENING]
+    replacing = [live for live in grants if _replaces(live) and not live.deadline.passed(pipeline.clock)]
+    for live in replacing:
+        _hold(pipeline, live)
+    half_open = [live for live in grants if live.state is GrantState.OPENING and not live.opener]
     over = [live for live in grants if live.state is GrantState.SHUTTING or live.deadline.passed(pipeline.clock)]
     shuts = pipeline.cut(half_open, EndCause.FAILED, "the agent stopped while it was opening this grant")
     shuts += pipeline.cut(over, EndCause.EXPIRED)
+    with contextlib.suppress(JournalError):  # it is asked again at the next start; a journal that can't be read opens nothing
+        shuts += end_what_was_revoked(pipeline)
+    shuts += draining.restart(pipeline)
+    stale = [live for live in pipeline.ledger.all() if live.state is GrantState.OPEN and is_stale(pipeline, live)]
+    suspended = [live for live in pipeline.ledger.all() if live.state is GrantState.SUSPENDED]
+    if stale or suspended:
+        suspend(pipeline, [*stale, *suspended])
     pipeline.ending.ship_receipts()
     pipeline.outbox.clean()
     with contextlib.suppress(JournalError):  # house-keeping: another start will do
@@ -41,6 +56,12 @@ def stand_again(pipeline: Pipeline) -> None:
     for live in pipeline.ledger.all():
         if live.state is GrantState.OPEN:
             _stand_again(pipeline, live)
+        elif live.state is GrantState.OPENING and _replaces(live):
+            _go_on_replacing(pipeline, live)
+        elif live.state is GrantState.SUSPENDED:
+            if live.record.boot_id != pipeline.clock.boot_id():
+                stand_suspended(pipeline, live)
+            resume(pipeline, live)
     pipeline.writer.remains.baseline()  # the first grant of a start need not wait for the host's files to be read
     pipeline.ledger.look_again(LOOK_AT_START_S)
 
@@ -76,3 +97,38 @@ def _stand_again(pipeline: Pipeline, live: LiveGrant) -> None:
             pipeline.shut([live], EndCause.EXPIRED)
         else:
             pipeline.prover.opened(live)
+
+
+def _replaces(live: LiveGrant) -> bool:
+    """Whether it was taking another grant's place when the agent stopped: it owns that one's accounts, so it goes on."""
+    return live.state is GrantState.OPENING and REPLACES in live.notes
+
+
+def _hold(pipeline: Pipeline, live: LiveGrant) -> None:
+    """Until it can go on. Where it gives less than the old one, the old one's doors and sessions are ended now."""
+    live.opener = True
+    if live.notes[REPLACES] != []:
+        copy = replace(live, began_ns=None, doors_ns=None, last_process_ns=None)
+        pipeline.teardown.cut([copy], notice.tell_narrowed)
+
+
+def _go_on_replacing(pipeline: Pipeline, live: LiveGrant) -> None:
+    """Every step again, exactly as journaled, whichever of them stand already."""
+
+    def go_on(_step: Step | None = None) -> None:
+        if live.cancel or live.deadline.passed(pipeline.clock):
+            raise UnenforceableError("ended_while_opening", "the grant ended while it took another's place")
+
+    try:
+        go_on()
+        enforcement.apply([step for _, step in live.steps], pipeline.enforcers, pipeline.writer, go_on)
+        opened_ns = pipeline.clock.wall_ns()
+        pipeline.journal.opened(live.id, opened_ns)
+        pipeline.ledger.opened(live, opened_ns)
+        go_on()
+    except Exception as error:
+        live.opener = False
+        pipeline.shut([live], EndCause.FAILED, f"could not take another grant's place at start: {error}")
+    else:
+        pipeline.trail.emit(story.opened(live, opened_ns))
+        pipeline.prover.opened(live)

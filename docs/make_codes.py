@@ -21,6 +21,7 @@ SOURCES = (
     "agent/pipeline.py",
     "agent/keeping.py",
     "agent/expiry/behind.py",
+    "agent/expiry/superseding.py",
     "agent/spool",
     "agent/journal",
     "agent/planning",
@@ -56,7 +57,14 @@ INBOX = {
     "host_not_ready": "`tidegate status` says what is wrong with this host; mend it, then sign a new grant.",
     "jti_replayed": "Sign a new grant with a new jti: one is good once, also after a refusal while it was being opened.",
     "recording_unavailable": "This version records nothing. Ask without recording, and let a rule without `recording: required` allow it.",
-    "supersedes_unavailable": "This version replaces no live grant. Revoke the old one, then deliver the new one without supersedes.",
+    "bulletin_replayed": "Give each bulletin of an issuer a higher seq than the one before, and deliver them in that order.",
+    "grant_revoked": "It was revoked, by its id or its subject's, before it came: sign a new grant, issued after the revocation.",
+    "supersedes_account_differs": "Give the same full_name and account as the grant whose place it takes; else revoke that, then deliver this one without supersedes.",
+    "supersedes_begins_later": "Let nbf have come and the issuer's bulletin be fresh: until then the old grant stands.",
+    "supersedes_not_open": "The grant it names is suspended, draining or ending. Deliver it again when that one is open, or without supersedes when it is over.",
+    "supersedes_other_accounts": "Give account entries for exactly the logins of the grant whose place it takes.",
+    "supersedes_other_subject": "Supersede only grants of the same sub.",
+    "supersedes_unknown": "The grant it names has ended, never came, or is another issuer's: deliver this one without supersedes.",
 }
 ENFORCERS = {
     "account_exists": "Choose another login: one of that name is there, and nothing is adopted.",
@@ -118,6 +126,7 @@ HOST = {
     "journal_unreadable": "state.db can't be opened: see the text. Don't delete it while grants are live: it is what knows them.",
     "kill_failed": "A process could not be signalled; it is tried again. Look at it with ps if it stays.",
     "kill_refused": "Refused to signal PID 1. Please report it.",
+    "narrowing_failed": "Something that the old grant gave could not be ended, so both were ended. See the text, then deliver a new grant.",
     "not_a_file": "Something else has a file's name: a symlink, a folder. Remove it.",
     "outbox_too_large": "One file is longer than the whole outbox may be.",
     "outbox_unwritable": "Mend /var/lib/tidegate/spool/outbox. Receipts wait in the journal until then.",
@@ -151,6 +160,7 @@ COMMAND = {
     "receipt_malformed": "The file is signed by the host and is no receipt.",
     "receipt_unknown": "The grant is live: there is a receipt once it has ended.",
     "request_malformed": "The request to the control socket is not what this version takes.",
+    "session_unknown": "It has ended, or the id is mistyped: `tidegate sessions list` shows those there are.",
     "request_unknown": "The command is newer than the daemon: `systemctl restart tidegated` after an upgrade.",
 }
 ADVICE = {**INBOX, **ENFORCERS, **HOST, **COMMAND}

@@ -17,9 +17,11 @@ class EventKind(StrEnum):
     GRANT_REFUSED = "grant.refused"
     GRANT_OPENED = "grant.opened"
     GRANT_FAILED = "grant.failed"
-    GRANT_ENDED = "grant.ended"  # code: expired, revoked, failed, policy
+    GRANT_ENDED = "grant.ended"  # code: expired, revoked, failed, policy, superseded
     GRANT_SUSPENDED = "grant.suspended"
     GRANT_RESUMED = "grant.resumed"
+    GRANT_DRAINING = "grant.draining"  # revoked with time to leave: no new login
+    REVOCATION_TAKEN = "revocation.taken"  # a control plane's; detail: format, value, issuers, revoked
     ACCOUNT_CREATED = "account.created"
     ACCOUNT_DELETED = "account.deleted"
     GROUP_JOINED = "group.joined"

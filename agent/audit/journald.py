@@ -28,6 +28,8 @@ MESSAGE_IDS: Mapping[EventKind, str] = {
     EventKind.GRANT_ENDED: "d1bf09436d804dd5ac260153f0ba150e",
     EventKind.GRANT_SUSPENDED: "f42fbfc0e10d40c8aacd5d15ca54b78f",
     EventKind.GRANT_RESUMED: "218ae9ef90854720bdbb4f4ea36655d8",
+    EventKind.GRANT_DRAINING: "4f3a0026e1d842d29c36439fc96a9115",
+    EventKind.REVOCATION_TAKEN: "3f0a358f8fa8453c9661fc6f1f7606d5",
     EventKind.ACCOUNT_CREATED: "86fbb9b9a58341c7bf63bdaeeaf7860f",
     EventKind.ACCOUNT_DELETED: "c88849d4dac146bf95def8d8379f4ada",
     EventKind.GROUP_JOINED: "ca5f63ab2663494dbbc4a947a1530ad1",

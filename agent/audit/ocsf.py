@@ -64,6 +64,8 @@ MAPPING: Mapping[EventKind, Mapped] = {
     EventKind.GRANT_ENDED: Mapped(3004, 11, "Deactivate", failed_severity=4),
     EventKind.GRANT_SUSPENDED: Mapped(3004, 12, "Suspend", severity=2, failed_severity=4),
     EventKind.GRANT_RESUMED: Mapped(3004, 13, "Resume"),
+    EventKind.GRANT_DRAINING: Mapped(3004, 3, "Update", severity=2, failed_severity=4),
+    EventKind.REVOCATION_TAKEN: Mapped(3004, 3, "Update", severity=2, failed_severity=4),
     EventKind.ACCOUNT_CREATED: Mapped(3001, 1, "Create"),
     EventKind.ACCOUNT_DELETED: Mapped(3001, 6, "Delete", failed_severity=4),
     EventKind.GROUP_JOINED: Mapped(3006, 3, "Add User"),

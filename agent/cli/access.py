@@ -9,9 +9,28 @@ import click
 
 from agent.cli.daemon_view import ask
 from agent.cli.output import EXIT_DONE, EXIT_FAILED, duration, json_option, reporting, show, table
+from agent.errors import RefusedError
 from agent.model.text import printable
+from agent.settings import duration as seconds_of
 
 Object = dict[str, object]
+
+
+class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic only in later versions of click
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Seconds, a day at most."""
+        try:
+            found = seconds_of(value, "drain")
+        except RefusedError as error:
+            self.fail(error.reason, param, ctx)
+        if not 1 <= found <= 86400:
+            self.fail("at most 24h", param, ctx)
+        return found
+
+
+DURATION = _Duration()
 
 
 @click.command()
@@ -55,19 +74,30 @@ def show_grant(config_file: Path | None, jti: str, as_json: bool) -> None:
 @click.argument("jti", required=False)
 @click.option("--subject", metavar="S", help="End every grant of this subject (the grant's sub).")
 @click.option("--all", "everything", is_flag=True, help="End every grant on this host.")
+@click.option("--drain", "drain_s", type=DURATION, help="Let no new login in now, and end sessions after that time: 90s, 5m, 1h.")
 @click.option("--reason", default="", help="Why; it goes into the receipt and the audit trail.")
 @json_option
 @click.pass_obj
 @reporting
-def revoke(config_file: Path | None, jti: str | None, subject: str | None, everything: bool, reason: str, as_json: bool) -> None:
+def revoke(
+    config_file: Path | None,
+    jti: str | None,
+    subject: str | None,
+    everything: bool,
+    drain_s: int | None,
+    reason: str,
+    as_json: bool,
+) -> None:
     """End access now: one grant, a subject's, or all.
 
-    Returns when it is shut. Exits 1 when no live grant is meant (with --all that is done, not failed), and when something could
-    not be ended: that says NOT OVER, and is tried again by itself: see `tidegate status`.
+    Returns when it is shut, with --drain when no new login is possible: its sessions are told how long is left, and end by then,
+    or at the grant's own end if that is sooner; also over a restart of the daemon. Exits 1 when no live
+    grant is meant (with --all that is done, not failed), and when something could not be ended: that says NOT OVER, and is tried
+    again by itself: see `tidegate status`.
     """
     if sum((jti is not None, subject is not None, everything)) != 1:
         raise click.UsageError("name one JTI, or --subject S, or --all")
-    found = cast(Object, ask(config_file, "revoke", jti=jti, subject=subject, all=everything, reason=reason))
+    found = cast(Object, ask(config_file, "revoke", jti=jti, subject=subject, all=everything, reason=reason, drain_s=drain_s))
     show(found, as_json, lambda: _revoked_text(found))
     sys.exit(EXIT_DONE if all(entry["ended"] for entry in cast(list[Object], found["revoked"])) else EXIT_FAILED)
 
@@ -79,8 +109,11 @@ def _status_text(found: Object) -> str:
     live = cast(list[Object], found["grants"])
     later = [entry for entry in live if entry["state"] == "pending"]
     ending = [entry for entry in live if entry["state"] == "shutting" and entry["doors_closed"] and entry["last_process_dead"]]
-    now = [entry for entry in live if entry not in later and entry not in ending]
+    suspended = [entry for entry in live if entry["state"] == "suspended"]
+    now = [entry for entry in live if entry not in later and entry not in ending and entry not in suspended]
     lines += ["", "Who can get in now:", _grants_table(now)] if now else ["", "Nobody can get in through Tidegate now."]
+    if suspended:
+        lines += ["", "Suspended (nobody gets in until a fresh bulletin comes):", _grants_table(suspended)]
     if ending:
         lines += ["", "Out, but not cleaned up whole (tried again by itself):", _ending_table(ending)]
     if later:
@@ -129,7 +162,14 @@ def _second(moment: object) -> str:
 
 
 def _why(entry: Object) -> str:
-    return " ".join(part for part in (str(entry["ticket"]), str(entry["reason"]), str(entry["error"])) if part) or "-"
+    return (
+        " ".join(
+            part
+            for part in (str(entry["ticket"]), str(entry["reason"]), str(entry.get("suspended", "")), str(entry["error"]))
+            if part
+        )
+        or "-"
+    )
 
 
 def _grant_text(found: Object) -> str:
@@ -139,6 +179,7 @@ def _grant_text(found: Object) -> str:
         "issuer",
         "state",
         "access",
+        "suspended",
         "reason",
         "ticket",
         "rule",
@@ -150,23 +191,31 @@ def _grant_text(found: Object) -> str:
         "error",
     )
     lines = [f"grant {printable(str(found['jti']))}"]
-    lines += [f"  {name:<9} {printable(str(found[name]))}" for name in names if found[name] not in {None, ""}]
+    lines += [f"  {name:<9} {printable(str(found[name]))}" for name in names if found.get(name) not in {None, ""}]
     lines += [printable(f"  {entry['state']:<9} {entry['what']}") for entry in steps]
     return "\n".join(lines)
 
 
 def _revoked_text(found: Object) -> str:
     ended = cast(list[Object], found["revoked"])
-    if not ended:
+    draining = [
+        f"{_named(entry)}: no new login; sessions end at {_second(entry['until'])}Z"
+        for entry in cast(list[Object], found.get("draining", []))
+    ]
+    if not ended and not draining:
         return "Nothing to revoke: no grant is live."
-    return "\n".join(_revoked_line(entry) for entry in ended)
+    return "\n".join([*(_revoked_line(entry) for entry in ended), *draining])
 
 
 def _revoked_line(entry: Object) -> str:
-    said = [f"{printable(str(entry['jti']))} ({printable(str(entry['subject']))}): {'ended' if entry['ended'] else 'NOT OVER'}"]
+    said = [f"{_named(entry)}: {'ended' if entry['ended'] else 'NOT OVER'}"]
     if entry["doors_ms"] is not None:
         said.append(f"doors shut in {entry['doors_ms']} ms")
     if entry["last_process_ms"] is not None:
         said.append(f"last process dead in {entry['last_process_ms']} ms")
     again = "" if entry["ended"] else "; it is tried again by itself, `tidegate status` shows how it stands"
     return ", ".join(said) + (f": {printable(str(entry['error']))}" if entry["error"] else "") + again
+
+
+def _named(entry: Object) -> str:
+    return f"{printable(str(entry['jti']))} ({printable(str(entry['subject']))})"

@@ -14,6 +14,7 @@ from agent.cli.output import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAG
 from agent.cli.plan import plan
 from agent.cli.policy import policy
 from agent.cli.receipts import receipts
+from agent.cli.sessions import sessions
 from agent.cli.tokens import keygen, sign, verify
 
 
@@ -33,6 +34,7 @@ def cli(context: click.Context, config_file: Path | None) -> None:
     \b
     At 3 a.m.:
       tidegate status              who can get in now, as what, until when, why; and what is wrong
+      tidegate sessions list       who is in right now (`sessions kill ID`: end one session)
       tidegate revoke JTI          end one grant now (--subject S: all of a person's, --all: everything)
       tidegate receipts list       proof of what has ended (`receipts verify FILE`: is it genuine)
       tidegate doctor              what is wrong with this host and how to mend it
@@ -43,7 +45,7 @@ def cli(context: click.Context, config_file: Path | None) -> None:
     context.obj = config_file
 
 
-for command in (status, grants, revoke, receipts, plan, verify, keygen, sign, policy, doctor):
+for command in (status, grants, sessions, revoke, receipts, plan, verify, keygen, sign, policy, doctor):
     cli.add_command(command)
 
 

@@ -6,8 +6,10 @@ import logging
 from collections.abc import Callable, Mapping
 
 from agent import VERSION
+from agent.audit import EventKind
 from agent.control import views
 from agent.control.server import Handler, Peer
+from agent.draining import drain
 from agent.errors import HostError, InvalidGrantError
 from agent.expiry import story
 from agent.expiry.live import LiveGrant
@@ -15,14 +17,16 @@ from agent.host.clock import NS
 from agent.journal import EndCause, GrantRecord
 from agent.model.text import counted, one_line
 from agent.pipeline import Pipeline
+from agent.sessions.who import Session
 
 log = logging.getLogger("tidegate")
 _ENDED_SHOWN = 50
+_DRAIN_MAX_S = 86400
 _NAMED_MAX = 128  # characters of what was asked for, as an error says it again
 
 
 class Handlers:
-    """The questions, and the one order (revoke); every caller is root or in the admin group, by the socket's mode."""
+    """The questions, and two orders (revoke, kill_session); every caller is root or in the admin group, by the socket's mode."""
 
     def __init__(self, pipeline: Pipeline, problems: Callable[[], list[str]]) -> None:
         self._pipeline = pipeline
@@ -36,6 +40,8 @@ class Handlers:
             "grants": self._grants,
             "grant": self._grant,
             "revoke": self._revoke,
+            "sessions": self._sessions,
+            "kill_session": self._kill_session,
             "receipts": self._receipts,
             "receipt": self._receipt,
             "host_key": self._host_key,
@@ -57,6 +63,9 @@ class Handlers:
             "policy": f"{counted(len(pipeline.policies.policy.rules), 'rule')} from {pipeline.policies.folder}",
             "problems": [*self._problems(), *stuck],
             "grants": [views.grant(found.record, found, pipeline.clock) for found in live],
+            "bulletins": [
+                views.bulletin(held, held.exp * NS <= pipeline.clock.wall_ns()) for held in pipeline.ledger.freshness.all()
+            ],
             "refusals": [views.refusal(found) for found in pipeline.journal.refusals()],
             "searching": views.searching(pipeline.writer.remains.progress()),
             "uids_kept_back": len(pipeline.tombstones.all()),
@@ -93,6 +102,9 @@ class Handlers:
         text = f"by uid {peer.uid} on this host" + (f": {_reason(request)}" if request.get("reason") else "")
         # Also where somebody was first, whose words the receipt and the event have: an order is never given unseen.
         log.warning("uid %d (pid %d) orders the end of %d grant(s): %s", peer.uid, peer.pid, len(chosen), text)
+        drained = drain(self._pipeline, chosen, _seconds(request), text) if request.get("drain_s") else []
+        begun = {live.id for live in drained}
+        chosen = [live for live in chosen if live.id not in begun]
         shuts = self._pipeline.shut(chosen, EndCause.REVOKED, text)
         claimed = {shut.live.id for shut in shuts}
         waiting = [live for live in chosen if live.id not in claimed]
@@ -108,8 +120,31 @@ class Handlers:
                 }
                 for shut in shuts
             ]
-            + [_under_way(live) for live in waiting]
+            + [_under_way(live) for live in waiting],
+            "draining": [views.draining(live) for live in drained],
         }
+
+    def _sessions(self, _peer: Peer, _request: Mapping[str, object]) -> object:
+        return {"sessions": [views.session(found, live) for found, live in self._who()]}
+
+    def _kill_session(self, peer: Peer, request: Mapping[str, object]) -> object:
+        """One session ends, its grant goes on."""
+        ident = str(request.get("id"))
+        chosen = [(found, live) for found, live in self._who() if found.id == ident]
+        if not chosen:
+            reason = f"no live session {ident[:_NAMED_MAX]!r}; `tidegate sessions list` shows those there are"
+            raise HostError("session_unknown", reason)
+        (found, live), pipeline = chosen[0], self._pipeline
+        left = pipeline.sessions.end(found)
+        detail: dict[str, object] = {"session": found.id, "killed": len(found.pids) - len(left), "by_uid": peer.uid}
+        pipeline.trail.emit([story.event(live, EventKind.SESSION_SEVERED, pipeline.clock.wall_ns(), ok=not left, **detail)])
+        return {**views.session(found, live), "ended": not left, "left": left}
+
+    def _who(self) -> list[tuple[Session, LiveGrant]]:
+        """Every session of a live grant's own accounts."""
+        by_uid = {uid: live for live in self._pipeline.ledger.all() for uid in live.tenants}
+        tenants = {uid: login for live in by_uid.values() for uid, login in live.tenants.items()}
+        return [(found, by_uid[found.uid]) for found in self._pipeline.sessions.of(tenants)] if tenants else []
 
     def _receipts(self, _peer: Peer, _request: Mapping[str, object]) -> object:
         return {"receipts": [_receipt(ident, jws) for ident, jws in self._pipeline.journal.receipts()]}
@@ -174,6 +209,13 @@ def _reason(request: Mapping[str, object]) -> str:
     if not isinstance(reason, str):
         raise InvalidGrantError("request_malformed", "must be a string", field="reason")
     return one_line(reason)
+
+
+def _seconds(request: Mapping[str, object]) -> int:
+    found = request.get("drain_s")
+    if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= _DRAIN_MAX_S:
+        raise InvalidGrantError("request_malformed", f"must be 1 to {_DRAIN_MAX_S} seconds", field="drain_s")
+    return found
 
 
 def _under_way(live: LiveGrant) -> dict[str, object]:

@@ -4,20 +4,26 @@ from agent.expiry.live import LiveGrant
 from agent.host.clock import NS, Clock, rfc3339
 from agent.host.found import Progress
 from agent.journal import GrantRecord, GrantState, Tombstone
-from agent.journal.records import JournaledStep, Refusal
+from agent.journal.records import HeldBulletin, JournaledStep, Refusal
 from agent.model.summary import summarise
 from agent.pipeline import Admitted
+from agent.sessions.who import Session
+from agent.suspending import why
 
 
 def grant(record: GrantRecord, live: LiveGrant | None, clock: Clock) -> dict[str, object]:
     """One grant: who, as what, until when, why, and how it stands."""
     state = live.state if live else record.state
-    left_ns = live.deadline.remaining_ns(clock) if live else 0
+    left_ns = (live.drain or live.deadline).remaining_ns(clock) if live else 0
     return {
         "jti": record.jti,
         "issuer": record.iss,
         "subject": record.sub,
-        "state": state.value,
+        "state": live.shown_state if live else state.value,
+        "suspended": why(live) if live and _waits(live, clock) else "",
+        "fresh_within_s": live.fresh_within_s if live else record.fresh_within_s,
+        "drained_by": rfc3339(live.drain.wall_ns) if live and live.drain else None,
+        "supersedes": record.supersedes,
         "logins": list(record.logins),
         "access": record.summary,
         "reason": record.reason,
@@ -39,6 +45,44 @@ def grant(record: GrantRecord, live: LiveGrant | None, clock: Clock) -> dict[str
     }
 
 
+def session(found: Session, live: LiveGrant) -> dict[str, object]:
+    """One login: whose, by which grant, from where, since when, on what terminal, doing what."""
+    return {
+        "id": found.id,
+        "login": found.login,
+        "uid": found.uid,
+        "jti": live.record.jti,
+        "subject": live.record.sub,
+        "from": found.remote,
+        "since": rfc3339(found.since_ns),
+        "tty": found.tty or None,
+        "commands": list(found.commands),
+        "processes": len(found.pids),
+    }
+
+
+def draining(live: LiveGrant) -> dict[str, object]:
+    """A grant that was revoked with time to leave."""
+    return {"jti": live.record.jti, "subject": live.record.sub, "until": rfc3339((live.drain or live.deadline).wall_ns)}
+
+
+def bulletin(held: HeldBulletin, expired: bool) -> dict[str, object]:
+    """The latest sign of life of an issuer; ``expired`` by this host's clock."""
+    return {
+        "issuer": held.iss,
+        "seq": held.seq,
+        "issued": rfc3339(held.iat * NS),
+        "expires": rfc3339(held.exp * NS),
+        "expired": expired,
+    }
+
+
+def _waits(live: LiveGrant, clock: Clock) -> bool:
+    """Shut, or not yet open, for want of a fresh bulletin."""
+    begun = live.record.nbf * NS <= clock.wall_ns()
+    return live.state is GrantState.SUSPENDED or (live.state is GrantState.PENDING and live.fresh_within_s is not None and begun)
+
+
 def plan(admitted: Admitted) -> dict[str, object]:
     """What a grant would change, none of it done."""
     grant = admitted.grant
@@ -51,6 +95,10 @@ def plan(admitted: Admitted) -> dict[str, object]:
         "begins": rfc3339(grant.nbf * NS),
         "ends": rfc3339(grant.exp * NS),
         "not_containable": list(admitted.not_containable),
+        "fresh_within_s": admitted.fresh_within_s,
+        "supersedes": admitted.old.record.jti if admitted.old else None,
+        "undone": [found.summary for _, found in admitted.change.gone] if admitted.change else [],
+        "narrowed": list(admitted.change.narrowed) if admitted.change else [],
         "uids": dict(admitted.plan.uids),
         "steps": [found.to_json() for found in admitted.plan.steps],
     }

@@ -1,23 +1,20 @@
 """The live grants in memory, and the alarms that go with them. The journal is the truth on disk; this is what acts on it."""
 
 import logging
-import threading
 from collections.abc import Callable, Iterator
 
 from agent.errors import JournalError
+from agent.expiry.claims import RETRY_ALIVE_MOST_MS, RETRY_MOST_MS, STAND_AGAIN, WARNINGS_S, Claims, read_drain
 from agent.expiry.deadline import Deadline
 from agent.expiry.live import LiveGrant
-from agent.expiry.schedule import Act, Alarm, Schedule
+from agent.expiry.schedule import Act, Alarm
 from agent.host.clock import NS, Clock
 from agent.host.lent import Lent
-from agent.journal import EndCause, GrantRecord, GrantState, Journal
+from agent.journal import EndCause, GrantRecord, GrantState, Journal, StepState
 
 log = logging.getLogger("tidegate")
-WARNINGS_S = (300, 60, 1)  # the last so that the reason is on the screen before the terminal is gone
 SWEEPS_MS = (250, 1000, 5000)
 RETRY_FIRST_MS = 250
-RETRY_MOST_MS = 60_000
-RETRY_ALIVE_MOST_MS = 1000  # while a process of it lives: what a fork bomb gets between two attempts
 ASK_AGAIN_MS = 250
 MARK_S = 60
 LOOK_S = 3600
@@ -25,19 +22,15 @@ _HOST = 0  # alarms that are about no grant
 _ASK_AGAIN = -1
 
 
-class Ledger:
+class Ledger(Claims):
     """Every grant that is not ended. Thread-safe; ``rearm`` is called, from any thread, when the next alarm may have changed."""
 
     def __init__(self, clock: Clock, rearm: Callable[[], None] = lambda: None) -> None:
-        self._clock = clock
-        self._lock = threading.RLock()
-        self._live: dict[int, LiveGrant] = {}
-        self._schedule = Schedule()
+        super().__init__(clock, rearm)
         self._swept: dict[int, dict[int, str]] = {}
         self._lent_swept: dict[int, tuple[Lent, ...]] = {}
         self._marking = False
         self._look_ns: int | None = None
-        self.rearm = rearm
 
     def load(self, journal: Journal) -> list[LiveGrant]:
         """At start: take every live grant from the journal, its deadline carried over a reboot; returns them."""
@@ -45,6 +38,7 @@ class Ledger:
         try:
             # Or each restart, with the wall clock set back, would give the grant again what was left of it at the reboot.
             journal.carry(carried)
+            journal.orders.anchor(self.freshness.all())
             self.mark(journal)
         except JournalError as error:
             log.error("deadlines hold until the next restart, but could not be written down: %s", error)
@@ -53,16 +47,18 @@ class Ledger:
     def read(self, journal: Journal) -> list[tuple[int, str, int]]:
         """Take them from the journal and write nothing; returns the deadlines to be carried over, as Journal.carry takes them."""
         last_wall_ns = journal.last_wall_ns()
+        self.freshness.load(journal.orders.bulletins(), last_wall_ns)
         carried: list[tuple[int, str, int]] = []
         for record in journal.live():
-            steps = [(found.seq, found.step) for found in journal.steps(record.id)]
+            steps = [(found.seq, found.step) for found in journal.steps(record.id) if found.state is not StepState.TAKEN]
             deadline = Deadline(record.exp * NS, record.boot_deadline_ns, record.boot_id).in_this_boot(self._clock, last_wall_ns)
-            if deadline.boot_id != record.boot_id and record.state is not GrantState.OPEN:  # that one when it stands again
+            if deadline.boot_id != record.boot_id and record.state not in STAND_AGAIN:  # those when they stand again
                 carried.append((record.id, deadline.boot_id, deadline.boot_ns))
             live = LiveGrant(record, deadline, record.state, steps)
             live.uids, live.notes = dict(record.uids), journal.notes(record.id)
-            live.opened_ns = record.opened_ns
+            live.opened_ns, live.fresh_within_s = record.opened_ns, record.fresh_within_s
             live.cause, live.cause_text, live.attempts = record.cause, record.cause_text, record.attempts
+            read_drain(live, self._clock, last_wall_ns)
             self.add(live)
         return carried
 
@@ -89,9 +85,11 @@ class Ledger:
             if live.shutting or live.id not in self._live:
                 return
             live.state = GrantState.OPEN
+            self.watch_freshness_of(live)
+            self.set_drain(live)
             for seconds in WARNINGS_S:
                 before = seconds * NS
-                if live.deadline.wall_ns - before > opened_ns:
+                if live.deadline.remaining_ns(self._clock) > before and not live.drain:
                     wall_ns, boot_ns = live.deadline.wall_ns - before, live.deadline.boot_ns - before
                     self._schedule.add(Alarm(Act.WARN, live.id, seconds), wall_ns=wall_ns, boot_ns=boot_ns)
         self.rearm()

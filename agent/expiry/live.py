@@ -29,6 +29,10 @@ class LiveGrant:
     last_process_ns: int | None = None
     killed: list[str] = field(default_factory=list)  # over all attempts, as the receipt names them
     killed_count: int = 0
+    fresh_within_s: int | None = None  # it stands open only while a bulletin of its issuer is no older than that
+    suspending: bool = False  # a thread is closing and severing it right now
+    drain: Deadline | None = None  # no login any more, and its sessions end then: it was revoked with time to leave
+    superseded_by: str | None = None
     alive: bool = False  # some process of it outlived the last attempt
     attempts: int = 0
     error: str = ""
@@ -37,6 +41,11 @@ class LiveGrant:
     def id(self) -> int:
         """The journal's id."""
         return self.record.id
+
+    @property
+    def shown_state(self) -> str:
+        """The state as people are told it: one that is being drained is neither open nor shut."""
+        return "draining" if self.drain and self.state is GrantState.OPEN else self.state.value
 
     @property
     def archives(self) -> bool:

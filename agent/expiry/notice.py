@@ -7,18 +7,41 @@ from agent.sessions import terminals
 _WHY = {
     EndCause.EXPIRED: "your access has ended: its time is up",
     EndCause.REVOKED: "your access has ended: it was revoked",
+    EndCause.SUPERSEDED: "your access has ended: another grant took its place",
 }
 
 
 def warn(live: LiveGrant, seconds_left: int) -> int:
     """How long is left; a second before the end, that it is now. Returns how many terminals took it."""
+    why = "now: it was revoked" if live.drain else "now: its time is up"
     minutes = f"in {seconds_left // 60} minute{'s' if seconds_left >= 120 else ''}"
-    return _tell(live, f"your access ends {minutes if seconds_left >= 60 else 'now: its time is up'}")
+    return _tell(live, f"your access ends {minutes if seconds_left >= 60 else why}")
 
 
 def tell_the_end(live: LiveGrant) -> int:
     """Why it ended, just before the terminal goes. Returns how many terminals took it."""
     return _tell(live, _WHY.get(live.cause or EndCause.EXPIRED, "your access has ended"))
+
+
+def tell_suspended(live: LiveGrant) -> int:
+    """Why it is shut though its time is not up, just before the terminal goes."""
+    return _tell(
+        live, "your access is suspended: this host has had no fresh word from who granted it; it opens again when that comes"
+    )
+
+
+def tell_drain(live: LiveGrant, seconds_left: int) -> int:
+    """It was revoked with time to leave."""
+    return _tell(live, f"your access was revoked: no new login is possible, and this session ends in {_span(seconds_left)}")
+
+
+def tell_narrowed(live: LiveGrant) -> int:
+    """Its grant was replaced by one that gives less, so nothing that began under the old one goes on."""
+    return _tell(live, "your access was changed and this session ends now; log in again for what is granted still")
+
+
+def _span(seconds: int) -> str:
+    return f"{seconds // 60} minute{'s' if seconds >= 120 else ''}" if seconds >= 60 else f"{seconds} s"
 
 
 def _tell(live: LiveGrant, message: str) -> int:

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
 
 from agent.audit import EventKind, Trail
@@ -20,6 +20,7 @@ from agent.expiry.live import LiveGrant
 from agent.expiry.teardown import Shut
 from agent.host.asking import NOT_ASKED, Answer, Asker, Right
 from agent.host.clock import Clock, rfc3339
+from agent.host.threads import pool_of
 from agent.journal import GrantState, Journal
 from agent.model import Json, Step
 from agent.model.text import one_line
@@ -53,9 +54,12 @@ class Prover:
         self._trail = trail
         self._lock = threading.Lock()
         self._waiting: list[LiveGrant] = []
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prove")
-        self._closing = ThreadPoolExecutor(4, thread_name_prefix="prove-end")
-        self._beside = ThreadPoolExecutor(5, thread_name_prefix="prove-sshd")  # one for each of the others, so none waits
+        self._pools: tuple[Executor, Executor, Executor] | None = None
+
+    def ready(self, pools: Callable[[int, str], Executor] = pool_of) -> None:
+        """From now on all is proved; before, nothing is asked (who only looks at what a grant would change needs no threads)."""
+        # The last: one for each of the others, so none waits.
+        self._pools = pools(1, "prove"), pools(4, "prove-end"), pools(5, "prove-sshd")
 
     def before(self, live: LiveGrant, steps: Sequence[Step]) -> None:
         """What sudo lets the accounts that were there run already: what is more afterwards has come with the grant."""
@@ -66,11 +70,13 @@ class Prover:
 
     def opened(self, live: LiveGrant) -> None:
         """Ask about a grant that has just opened; returns at once."""
+        if self._pools is None:
+            return
         with self._lock:
             if live not in self._waiting:
                 self._waiting.append(live)
         try:
-            self._pool.submit(self._prove_opened)
+            self._pools[0].submit(self._prove_opened)
         except RuntimeError:  # told to stop: the next start does not ask again, and the receipt has no answer then
             log.warning("grant %s is not proved: the agent stops", live.record.jti)
 
@@ -86,11 +92,11 @@ class Prover:
         For a crowd that ends together it does not wait: their accounts go first.
         """
         stood = [shut for shut in shuts if shut.live.steps]
-        if not stood:
+        if not stood or self._pools is None:
             return Closing([], None)
         try:
-            asked = self._closing.submit(self._ask, [shut.live for shut in stood], opened=False)
-        except RuntimeError as error:  # no thread to be had
+            asked = self._pools[1].submit(self._ask, [shut.live for shut in stood], opened=False)
+        except RuntimeError as error:  # told to stop
             log.error("the closing of %d grants is not proved: %s", len(stood), error)
             return Closing([], None)
         if len(stood) <= _AT_ONCE:
@@ -124,11 +130,12 @@ class Prover:
 
     def settle(self) -> None:
         """Wait until all that has opened so far is asked about."""
-        self._pool.submit(lambda: None).result()
+        if self._pools is not None:
+            self._pools[0].submit(lambda: None).result()
 
     def stop(self) -> None:
         """Wait for what is under way, at most some seconds."""
-        for pool in (self._pool, self._closing, self._beside):
+        for pool in self._pools or ():
             pool.shutdown(cancel_futures=True)
 
     def _prove_opened(self) -> None:
@@ -154,7 +161,7 @@ class Prover:
         at = rfc3339(self._clock.wall_ns())
         steps = [[step for _, step in live.steps] for live in grants]
         asked = [proof.questions(each) for each in steps]
-        sshd = self._beside.submit(self._asker.sshd, [question for each in asked for question in each])
+        sshd = _running(self._pools)[2].submit(self._asker.sshd, [question for each in asked for question in each])
         sudo = self._ask_sudo(grants, steps, opened=opened)
         answers = iter(sshd.result())
         ssh = [proof.of_sshd(each, [next(answers) for _ in each]) for each in asked]
@@ -214,8 +221,14 @@ class Prover:
             log.error("a proof could not be written down: %s", error)
 
 
+def _running(pools: tuple[Executor, Executor, Executor] | None) -> tuple[Executor, Executor, Executor]:
+    if pools is None:
+        raise RuntimeError("the prover is not ready")
+    return pools
+
+
 def _stands(live: LiveGrant) -> bool:
-    return live.state is GrantState.OPEN and not live.shutting and not live.cancel
+    return live.state is GrantState.OPEN and not (live.shutting or live.cancel or live.drain)
 
 
 def _dict(value: Json) -> dict[str, Json]:

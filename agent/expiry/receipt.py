@@ -57,6 +57,8 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str, by: str = "tidegated") 
         "backstops_absent": _backstops(live, "backstops_absent", "absent"),
         "not_containable": list(live.record.not_containable),
         "proof": _proof(live),
+        "suspensions": live.notes.get("suspensions", []),
+        "superseded_by": live.superseded_by,
         "recordings": [],
         "attempts": live.attempts,
     }

@@ -25,7 +25,7 @@ def reaches_root(live: LiveGrant) -> bool:
 
 def take_baseline(live: LiveGrant, writer: Writer, journal: Journal) -> None:
     """Before the first step of a grant that reaches so far. What can't be looked at stands in the note. Raises JournalError."""
-    if not reaches_root(live):
+    if not reaches_root(live) or BASELINE in live.notes:  # one that takes another's place has the other's: it is older
         return
     try:
         found = _json(writer.remains.baseline())

@@ -16,6 +16,9 @@ class Act(StrEnum):
     OPEN = "open"
     WARN = "warn"
     SHUT = "shut"
+    SUSPEND = "suspend"  # its issuer's bulletin may be stale by now
+    RESUME = "resume"  # look whether it is fresh again
+    DRAINED = "drained"  # the time its sessions were given is over
     SWEEP = "sweep"
     MARK = "mark"  # write down how late it is
     LOOK = "look"  # look again at what former tenants left

@@ -1,9 +1,12 @@
 """What happened to a live grant, as audit events. Pure."""
 
+from collections.abc import Sequence
+
 from agent.audit import AuditEvent, EventKind, events_of_steps
 from agent.expiry import receipt
 from agent.expiry.live import LiveGrant
 from agent.expiry.teardown import Shut
+from agent.model import Step
 from agent.model.text import one_line
 
 RESIDUE_TOLD = 50  # of what is left, in one event; the receipt has more
@@ -35,10 +38,11 @@ def mend(live: LiveGrant) -> str:
     return f"it is tried again by itself; once what is in its way is mended, `tidegate revoke {live.record.jti}` tries at once"
 
 
-def opened(live: LiveGrant, at_ns: int) -> list[AuditEvent]:
-    """Access stands: the grant, and each account, membership and privilege it made."""
+def opened(live: LiveGrant, at_ns: int, steps: Sequence[Step] | None = None) -> list[AuditEvent]:
+    """Access stands: the grant, and each account, membership and privilege it made, or of these ``steps`` alone."""
     about = event(live, EventKind.GRANT_OPENED, at_ns)
-    return [about, *events_of_steps([step for _, step in live.steps], False, about=about, uids=live.uids)]
+    made = [step for _, step in live.steps] if steps is None else steps
+    return [about, *events_of_steps(made, False, about=about, uids=live.uids)]
 
 
 def ended(shut: Shut, at_ns: int) -> list[AuditEvent]:

@@ -96,6 +96,25 @@ class Teardown:
         self._sever(shuts)
         return shuts
 
+    def set_aside(self, shuts: Sequence[Shut]) -> None:
+        """After a cut, of what is to come back: forget the jobs it has queued and the units it ran in, and remove nothing else."""
+        uids = [uid for shut in shuts if not shut.survivors for uid in shut.live.tenants]
+        for uid in uids:
+            try:
+                self._writer.drop_at_jobs(uid)
+            except Exception as error:  # told; whatever an at job starts is ended by the next look
+                log.error("at jobs of suspended tenants: %s", _shown(error))
+        self._stop_units(uids)
+
+    def close_logins(self, live: LiveGrant) -> list[str]:
+        """Shut the way in for new logins alone (keys and principals); what runs goes on. Returns what went wrong."""
+        logins = [step for _, step in live.steps if step.enforcer == "ssh"]
+        return [f"{step.summary}: {error}" for step, error in revert(logins, self._enforcers, Phase.CLOSE, self._writer)]
+
+    def end_processes(self, tenants: dict[int, str]) -> dict[int, Severed]:
+        """End every process of these tenants (uid → login); their doors are the caller's. Never raises."""
+        return self._end_processes(tenants) if tenants else {}
+
     def clear(self, shuts: Sequence[Shut]) -> None:
         """Remove and sweep what sessions stood on, and look back. Never raises: what fails stands in each one's ``errors``.
 

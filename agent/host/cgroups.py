@@ -129,6 +129,23 @@ class Cgroups:
             with contextlib.suppress(OSError):
                 os.setxattr(path, _FROZEN_BY_US, b"1") if frozen else os.removexattr(path, _FROZEN_BY_US)
 
+    def children(self, group: str) -> list[str]:
+        """The groups right below one; none where it is absent."""
+        path = self._file(group, "cgroup.procs")
+        try:
+            return [f"{group}/{entry.name}" for entry in path.parent.iterdir() if entry.is_dir()] if path else []
+        except OSError:
+            return []
+
+    def pids(self, group: str) -> list[int]:
+        """The processes in a group and below it, as far as it can be read."""
+        path = self._file(group, "cgroup.procs")
+        try:
+            here = [int(word) for word in path.read_text(encoding="ascii").split()] if path else []
+        except OSError:
+            return []
+        return here + [pid for child in self.children(group) for pid in self.pids(child)]
+
     def _holds_us(self, group: str) -> bool:
         return any(own.startswith(group.rstrip("/") + "/") for own in self._untouched)
 

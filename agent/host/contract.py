@@ -203,8 +203,8 @@ class Writer(Reader, Protocol):
         the world-writable folders, in a bounded walk. Returns the paths.
         """
 
-    def drop_at_jobs(self, uid: int, gids: Collection[int]) -> int:
-        """Remove at(1) jobs of the uid that would run with one of these gids; returns how many. Raises HostError."""
+    def drop_at_jobs(self, uid: int, gids: Collection[int] | None = None) -> int:
+        """Remove at(1) jobs of the uid, all or those that would run with one of these gids; returns how many. Raises HostError."""
 
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
         """Run a tool that changes the host. Raises HostError when missing or late; a non-zero exit is the caller's."""

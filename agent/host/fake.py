@@ -286,7 +286,7 @@ class FakeHost:
         del uid, gids, since_ns
         return []
 
-    def drop_at_jobs(self, uid: int, gids: Collection[int]) -> int:
+    def drop_at_jobs(self, uid: int, gids: Collection[int] | None = None) -> int:
         """See contract.Writer. Nobody's jobs wait on a fake host."""
         del uid, gids
         return 0

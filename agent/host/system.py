@@ -179,7 +179,7 @@ class SystemHost:
         user = self.user_by_uid(uid)
         return setid.disarm_group([*([Path(user.home)] if user else []), *setid.SHARED], uid, gids, since_ns)
 
-    def drop_at_jobs(self, uid: int, gids: Collection[int]) -> int:
+    def drop_at_jobs(self, uid: int, gids: Collection[int] | None = None) -> int:
         """See contract.Writer."""
         return atjobs.drop_jobs(uid, gids)
 

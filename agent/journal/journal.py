@@ -12,6 +12,8 @@ from pathlib import Path
 from agent.errors import JournalError, UntrustedError
 from agent.journal.anew import Anew
 from agent.journal.database import Database
+from agent.journal.forgetting import Forgetting
+from agent.journal.orders import TakeOver
 from agent.journal.records import (
     EndCause,
     GrantRecord,
@@ -29,17 +31,16 @@ from agent.model import Grant, Json, Plan
 from agent.model.text import one_line
 
 _REFUSALS_KEPT = 100
-_USED_KEPT_S = 7 * 86400
 
 
-class Journal:
+class Journal(Forgetting):
     """The write-ahead journal of one host. Thread-safe; every method raises JournalError when the disk says no."""
 
     def __init__(self, path: Path | None, *, read_only: bool = False, busy_ms: int = 2000) -> None:
         self._over(Database(path, read_only=read_only, busy_ms=busy_ms))
 
     def _over(self, db: Database) -> None:
-        self._db = db
+        super().__init__(db)
         self.anew = Anew(db)
         self.tombstones = Tombstones(db)
 
@@ -85,32 +86,37 @@ class Journal:
         boot: tuple[str, int],
         plan: Plan | None,
         not_containable: Sequence[str] = (),
+        fresh_within_s: int | None = None,
+        over: TakeOver | None = None,
     ) -> GrantRecord:
         """Note an accepted grant; from here on its jti is used. With a plan it is OPENING, its steps intended; else PENDING."""
         logins = json.dumps(sorted({want.identifier for want in grant.wants}))
         with self._db.transaction() as db:
             cursor = db.execute(
-                "INSERT INTO grants (jti,iss,sub,state,token,digest,nbf,exp,reason,ticket,summary,rule,logins,"
-                "not_containable,received_ns,boot_id,boot_deadline_ns) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                "INSERT INTO grants (jti,iss,sub,state,token,digest,iat,nbf,exp,reason,ticket,summary,rule,logins,not_containable,"
+                "received_ns,boot_id,boot_deadline_ns,fresh_within_s,supersedes) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
-                    *(grant.jti, grant.iss, grant.sub, GrantState.PENDING, token, grant.digest, grant.nbf, grant.exp),
+                    *(grant.jti, grant.iss, grant.sub, GrantState.PENDING, token, grant.digest, grant.iat, grant.nbf, grant.exp),
                     *(grant.reason, grant.ticket, summary, rule, logins, json.dumps(not_containable), received_ns, *boot),
+                    *(fresh_within_s, grant.supersedes),
                 ),
             )
             grant_id = int(cursor.lastrowid or 0)
             self.note_wall(received_ns)
+            if over is not None:
+                self.orders.take_over(grant_id, over)
             if plan is not None:
-                self.intend(grant_id, plan, received_ns)
+                self.intend(grant_id, plan, received_ns, fresh_within_s=fresh_within_s)
         return self.grant(grant_id)
 
     # Opening
 
-    def intend(self, grant_id: int, plan: Plan, now_ns: int) -> None:
+    def intend(self, grant_id: int, plan: Plan, now_ns: int, *, fresh_within_s: int | None = None) -> None:
         """Write every step of the plan down before the first is done (and the UIDs with them)."""
         with self._db.transaction() as db:
             for login, uid in plan.uids.items():
                 self._reserve(db, uid, grant_id, login, now_ns)
-            self._move(db, grant_id, GrantState.PENDING, "state=?", GrantState.OPENING)
+            self._move(db, grant_id, GrantState.PENDING, "state=?, fresh_within_s=?", GrantState.OPENING, fresh_within_s)
             db.executemany(
                 "INSERT INTO steps (grant_id,seq,step,state) VALUES (?,?,?,?)",
                 [(grant_id, seq, dump_step(step), StepState.INTEND) for seq, step in enumerate(plan.steps)],
@@ -265,22 +271,6 @@ class Journal:
         """The latest refusals, newest first."""
         rows = self._db.rows("SELECT * FROM refusals ORDER BY id DESC")
         return [Refusal(**{key: row[key] for key in Refusal.__slots__}) for row in rows]
-
-    def forget_before(self, now_s: int, keep_s: int = 90 * 86400) -> int:
-        """Drop grants that ended and expired more than ``keep_s`` ago; their token ids stay refused by expiry. Returns how many."""
-        through = now_s - max(keep_s, _USED_KEPT_S)
-        with self._db.transaction() as db:
-            rows = db.execute("SELECT id, exp FROM grants WHERE state='ended' AND exp<?", (through,)).fetchall()
-            if rows:
-                forgotten = max(self._db.meta_int("forgotten_through"), *(row["exp"] for row in rows))
-                self._db.set_meta("forgotten_through", str(forgotten))
-            for row in rows:
-                db.execute("DELETE FROM steps WHERE grant_id=?", (row["id"],))
-                db.execute("DELETE FROM notes WHERE grant_id=?", (row["id"],))
-                db.execute("DELETE FROM receipts WHERE grant_id=?", (row["id"],))
-                db.execute("DELETE FROM uids WHERE grant_id=? AND residue=0 AND state='tombstone'", (row["id"],))
-                db.execute("DELETE FROM grants WHERE id=?", (row["id"],))
-        return len(rows)
 
     def note_wall(self, wall_ns: int) -> None:
         """Raise the high-water mark of the wall clock; it never goes back."""

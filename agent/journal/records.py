@@ -14,6 +14,7 @@ class GrantState(StrEnum):
     PENDING = "pending"  # accepted, begins in the future
     OPENING = "opening"  # steps are being applied
     OPEN = "open"
+    SUSPENDED = "suspended"  # closed and severed, not removed: it may come back
     SHUTTING = "shutting"  # its end has begun; some of it may still stand
     ENDED = "ended"
 
@@ -24,6 +25,7 @@ class StepState(StrEnum):
     INTEND = "intend"
     DONE = "done"
     UNDONE = "undone"
+    TAKEN = "taken"  # over by the grant that superseded this one: that one undoes it
 
 
 class EndCause(StrEnum):
@@ -33,6 +35,7 @@ class EndCause(StrEnum):
     REVOKED = "revoked"
     FAILED = "failed"  # could not be opened whole, so it was undone
     POLICY = "policy"  # pending, and no longer allowed when its time came
+    SUPERSEDED = "superseded"  # another grant of the same subject took its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,9 @@ class GrantRecord:
     uids: dict[str, int] = field(default_factory=dict)
     logins: tuple[str, ...] = ()
     not_containable: tuple[str, ...] = ()
+    iat: int = 0
+    fresh_within_s: int | None = None
+    supersedes: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,19 @@ class JournaledStep:
     step: Step
     state: StepState
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBulletin:
+    """The latest bulletin of an issuer. ``wall_ns`` and ``boot_ns`` (of ``boot_id``): one moment on both clocks, when it came."""
+
+    iss: str
+    seq: int
+    iat: int
+    exp: int
+    wall_ns: int
+    boot_id: str
+    boot_ns: int
 
 
 @dataclass(frozen=True, slots=True)

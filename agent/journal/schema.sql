@@ -6,9 +6,10 @@ CREATE TABLE IF NOT EXISTS grants (
   jti TEXT NOT NULL,
   iss TEXT NOT NULL,
   sub TEXT NOT NULL,
-  state TEXT NOT NULL CHECK (state IN ('pending','opening','open','shutting','ended')),
+  state TEXT NOT NULL CHECK (state IN ('pending','opening','open','suspended','shutting','ended')),
   token BLOB NOT NULL,
   digest TEXT NOT NULL,
+  iat INTEGER NOT NULL,
   nbf INTEGER NOT NULL,
   exp INTEGER NOT NULL,
   reason TEXT NOT NULL,
@@ -26,6 +27,8 @@ CREATE TABLE IF NOT EXISTS grants (
   cause_text TEXT NOT NULL DEFAULT '',
   attempts INTEGER NOT NULL DEFAULT 0,
   last_error TEXT NOT NULL DEFAULT '',
+  fresh_within_s INTEGER, -- it needs a bulletin of its issuer no older than that; NULL: none
+  supersedes TEXT, -- jti of the grant whose place it took
   UNIQUE (iss, jti)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS grants_live ON grants (state) WHERE state <> 'ended';
@@ -35,7 +38,7 @@ CREATE TABLE IF NOT EXISTS steps (
   grant_id INTEGER NOT NULL REFERENCES grants (id),
   seq INTEGER NOT NULL,
   step TEXT NOT NULL,
-  state TEXT NOT NULL CHECK (state IN ('intend','done','undone')),
+  state TEXT NOT NULL CHECK (state IN ('intend','done','undone','taken')),
   error TEXT NOT NULL DEFAULT '',
   PRIMARY KEY (grant_id, seq)
 ) STRICT, WITHOUT ROWID;
@@ -77,3 +80,27 @@ CREATE TABLE IF NOT EXISTS refusals (
   jti TEXT NOT NULL,
   sub TEXT NOT NULL
 ) STRICT;
+
+-- What was revoked, by whom, kept for grants that have not come yet. iat: of the revocation; through it a subject's are revoked.
+CREATE TABLE IF NOT EXISTS revocations (
+  iss TEXT NOT NULL,
+  format TEXT NOT NULL CHECK (format IN ('jwt_id','iss_sub','email')),
+  value TEXT NOT NULL,
+  iat INTEGER NOT NULL,
+  told TEXT NOT NULL,
+  noted_s INTEGER NOT NULL,
+  PRIMARY KEY (iss, format, value)
+) STRICT, WITHOUT ROWID;
+
+-- What is known of an issuer. revoked_through: revocations up to that iat are no longer kept one by one, so all grants are refused.
+-- The bulletin: wall_ns and boot_ns are one moment, on both clocks, from which its age is counted.
+CREATE TABLE IF NOT EXISTS issuers (
+  iss TEXT PRIMARY KEY,
+  revoked_through INTEGER NOT NULL DEFAULT -1,
+  seq INTEGER NOT NULL DEFAULT -1,
+  iat INTEGER NOT NULL DEFAULT 0,
+  exp INTEGER NOT NULL DEFAULT 0,
+  wall_ns INTEGER NOT NULL DEFAULT 0,
+  boot_id TEXT NOT NULL DEFAULT '',
+  boot_ns INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;

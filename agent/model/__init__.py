@@ -13,10 +13,12 @@ from agent.model.grant import (
     Want,
 )
 from agent.model.lent import lent_by
+from agent.model.order import Bulletin, Revocation, SubjectFormat
 from agent.model.plan import Json, JsonObject, Phase, Plan, Residue, Stage, Step
 
 __all__ = [
     "AccountWant",
+    "Bulletin",
     "Enforcer",
     "Grant",
     "GroupWant",
@@ -26,11 +28,13 @@ __all__ = [
     "Plan",
     "PlanContext",
     "Residue",
+    "Revocation",
     "RoleWant",
     "Signer",
     "SshWant",
     "Stage",
     "Step",
+    "SubjectFormat",
     "SudoWant",
     "VerifiedToken",
     "Want",

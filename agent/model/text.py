@@ -16,6 +16,16 @@ def printable(value: str) -> str:
     return value if value.isprintable() else "".join(map(_seen, value))  # isprintable() is the stricter
 
 
+def folded(value: str) -> str:
+    """Without case, width or outer space."""
+    return unicodedata.normalize("NFKC", value).casefold().strip()
+
+
+def same_person(one: str, other: str) -> bool:
+    """Compared without case, width or outer space: a second spelling of oneself is no second person."""
+    return folded(one) == folded(other)
+
+
 def counted(number: int, noun: str) -> str:
     """``1 rule``, ``2 rules``: for nouns that take a plain s."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -2,5 +2,6 @@
 
 from agent.planning.commands import changeable
 from agent.planning.plan import plan
+from agent.planning.supersede import Replacement, Without, replacement
 
-__all__ = ["changeable", "plan"]
+__all__ = ["Replacement", "Without", "changeable", "plan", "replacement"]

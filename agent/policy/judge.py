@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from agent.model import Grant, GroupWant, SudoWant
+from agent.model import Grant, GroupWant, RoleWant, SudoWant
 from agent.model.grant import AccountWant
 from agent.policy import ceilings, entries, roles
 from agent.policy.case import Case, Changeable
-from agent.policy.model import Allowed, Denied, Entry, LiveGrant, Policy, Rule
+from agent.policy.model import Allowed, Denied, Entry, LiveGrant, Policy, Role, Rule
 from agent.policy.privileged import privileged_group
 
 # In this order: what is asked for a whole grant, then each of its entries.
@@ -84,7 +84,14 @@ def _allowed(case: Case) -> Allowed:
         recording_required=case.grant.recording_required or case.rule.recording_required,
     )
     told = dict.fromkeys(reason for entry in case.entries for reason in _not_containable(entry, case))
-    return Allowed(grant, case.rule.name, tuple(told))
+    asked = [case.rule.fresh_within_s, *(role.fresh_within_s for role in _roles_of(case))]
+    return Allowed(grant, case.rule.name, tuple(told), min((found for found in asked if found is not None), default=None))
+
+
+def _roles_of(case: Case) -> list[Role]:
+    return [
+        case.policy.roles[want.name] for want in case.grant.wants if isinstance(want, RoleWant) and want.name in case.policy.roles
+    ]
 
 
 def _not_containable(entry: Entry, case: Case) -> list[str]:

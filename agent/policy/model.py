@@ -102,6 +102,7 @@ class Rule:
     ticket: TicketCeiling = TicketCeiling()
     reason_required: bool = False
     recording_required: bool = False
+    fresh_within_s: int | None = None  # the issuer's latest bulletin may be that old, or the grant is suspended; none: any age
     approvals: Approvals = Approvals()
     privileged_groups: tuple[str, ...] = ()
     root_equivalent: tuple[Command, ...] = ()
@@ -114,6 +115,7 @@ class Role:
 
     name: str
     entries: tuple[Want, ...]
+    fresh_within_s: int | None = None  # as a rule's
     origin: Origin = Origin(Path(), 1)
 
 
@@ -144,11 +146,13 @@ class Allowed:
     """Yes, by ``rule``. ``grant`` has its roles replaced by their entries and ``recording_required`` as grant or rule ask.
 
     ``not_containable``: why each root-equivalent command or privileged group in it can't be contained once used; for the receipt.
+    ``fresh_within_s``: how old the issuer's latest bulletin may be while it stands open: the least that its rule and roles say.
     """
 
     grant: Grant
     rule: str
     not_containable: tuple[str, ...] = ()
+    fresh_within_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

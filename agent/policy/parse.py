@@ -21,10 +21,12 @@ CONCURRENT_MAX = 100_000
 THRESHOLD_MAX = 16
 DURATION_MAX_S = 90 * 86400  # the contract's own ceiling on exp - nbf
 ROLE_ENTRIES_MAX = 32
+FRESH_MIN_S, FRESH_MAX_S = 10, 7 * 86400  # shorter than a bulletin takes to come would only flap
 
 TOP_KEYS = ("rules", "roles", "extra_privileged_groups", "extra_root_equivalent")
 RULE_KEYS = ("subjects", "max_duration", "max_ahead", "max_concurrent", "max_concurrent_per_subject", "accounts", "ssh", "sudo",
-             "groups", "roles", "ticket", "reason", "recording", "approvals", "privileged_groups", "root_equivalent")  # fmt: skip
+             "groups", "roles", "ticket", "reason", "recording", "approvals", "fresh_within",
+             "privileged_groups", "root_equivalent")  # fmt: skip
 ACCOUNT_KEYS = ("create", "prefix", "shells", "groups", "home", "existing")
 SSH_KEYS = ("keys", "principals", "actions", "source_networks", "require_source_address")
 
@@ -49,6 +51,7 @@ def rule(node: Node) -> Rule:
         ticket=_part(section, "ticket", _ticket) or TicketCeiling(),
         reason_required=_part(section, "reason", _reason) or False,
         recording_required=section.optional("recording", fields.choice("required", "optional"), "optional") == "required",
+        fresh_within_s=section.optional("fresh_within", _freshness, None),
         approvals=_part(section, "approvals", _approvals) or Approvals(),
         privileged_groups=section.many("privileged_groups", fields.group_name, least=0),
         root_equivalent=section.many("root_equivalent", command, least=0),
@@ -122,7 +125,7 @@ def _approvals(node: Node) -> Approvals:
 def role(name: str, node: Node, decoders: Decoders) -> Role:
     """One member of ``roles``: its entries, decoded as in a grant but for the identifier, which the grant gives."""
     node.read(lambda _value, field: fields.role_name(name, field))
-    section = Section(node, required=("entries",))
+    section = Section(node, required=("entries",), optional=("fresh_within",))
     nodes = elements(section.node.locate(f"{node.key}.entries"))
     if len(nodes) > ROLE_ENTRIES_MAX:
         raise nodes[0].error("list_length", f"a role has at most {ROLE_ENTRIES_MAX} entries")
@@ -132,7 +135,7 @@ def role(name: str, node: Node, decoders: Decoders) -> Role:
         if isinstance(want, AccountWant | SshWant) and any(isinstance(other, type(want)) for other in wants):
             raise entry.error("entry_twice", f"a role has at most one {want.type} entry")
         wants.append(want)
-    return Role(name, tuple(wants), Origin(node.path, node.line))
+    return Role(name, tuple(wants), section.optional("fresh_within", _freshness, None), Origin(node.path, node.line))
 
 
 def _role_entry(node: Node, decoders: Decoders) -> Want:
@@ -172,6 +175,13 @@ def _granted_time(value: object, field: str) -> int:
     found = duration(value, field)
     if found > DURATION_MAX_S:
         raise RefusedError("duration_invalid", "no grant may last longer than 90d", field=field)
+    return found
+
+
+def _freshness(value: object, field: str) -> int:
+    found = duration(value, field)
+    if not FRESH_MIN_S <= found <= FRESH_MAX_S:
+        raise RefusedError("duration_invalid", "a bulletin's age is bounded to 10s to 7d", field=field)
     return found
 
 

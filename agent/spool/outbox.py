@@ -97,11 +97,21 @@ class Outbox:
         return name
 
     def answer(
-        self, verdict: str, source: str, *, code: str = "", reason: str = "", field: str | None = None, jti: str = ""
+        self,
+        verdict: str,
+        source: str,
+        *,
+        code: str = "",
+        reason: str = "",
+        field: str | None = None,
+        jti: str = "",
+        revoked: Sequence[Mapping[str, str]] | None = None,
+        revoked_count: int = 0,
     ) -> str:
         """Answer one file of the inbox. ``verdict`` is ``accepted`` or ``refused``, ``source`` the file's name there.
 
         The file holds those, ``at`` (RFC 3339, UTC, milliseconds) and ``jws``: the same members signed, typ ``grant-answer+jwt``.
+        ``revoked`` (``iss`` and ``jti`` of each, not all of very many) and their number stand in the answer to an order alone.
         When the host can't sign, ``jws`` is empty: an answer is information, and access never hangs on it.
 
         Raises:
@@ -116,6 +126,8 @@ class Outbox:
             "jti": one_line(jti, _IDENT_MAX),
             "at": _rfc3339(self._clock.wall_ns()),
         }
+        if revoked is not None:
+            value |= {"revoked": [dict(found) for found in revoked], "revoked_count": revoked_count}
         try:
             jws = self._sign(ANSWER_TYP, value)
         except TidegateError as error:

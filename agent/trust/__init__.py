@@ -4,6 +4,7 @@ from agent.trust.codes import REFUSALS
 from agent.trust.decode import check_issuer, decode
 from agent.trust.hostkey import HostKey, default_host_id, generate_key, read_private_jwk, write_private_jwk
 from agent.trust.keys import KeyRing, TrustedKey, keyring, load_keyring, read_jwks
+from agent.trust.orders import decode_bulletin, decode_event
 from agent.trust.sign import sign_compact, sign_general
 from agent.trust.store import KeyStore
 from agent.trust.strictjson import canonical, parse_object
@@ -25,6 +26,8 @@ __all__ = [
     "check_issuer",
     "claimed_typ",
     "decode",
+    "decode_bulletin",
+    "decode_event",
     "default_host_id",
     "generate_key",
     "keyring",

@@ -47,6 +47,8 @@ _CLAIMS = {
     "issued_in_future": "Set the signer's clock or this host's by NTP.",
     "issued_too_long_ago": "Sign a new grant: this one was made too long ago.",
     "self_approval": "Have somebody other than the subject approve.",
+    "event_unknown": "Put exactly one event into events: CAEP's session-revoked.",
+    "sub_id_format": "Name the subject by jwt_id, iss_sub or email (RFC 9493).",
     "supersedes_itself": "Name another grant's jti in supersedes, or leave it out.",
     "unknown_type": "Use account, ssh, sudo, group or role: this host enforces no other type.",
     "second_entry": "Put it all in one account and one ssh entry for each login.",

@@ -1,12 +1,12 @@
 """Verified bytes → a typed grant. Every claim is known, single, typed and in range, or the whole grant is refused."""
 
-import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from agent.errors import InvalidGrantError, UntrustedError
 from agent.model import AccountWant, Grant, Signer, SshWant, VerifiedToken, Want, fields
 from agent.model.fields import FieldReader
+from agent.model.text import same_person
 from agent.trust import strictjson
 from agent.trust.token import TYP_GRANT
 
@@ -99,13 +99,8 @@ def check_issuer(iss: str, signers: Sequence[Signer]) -> None:
 
 def _check_approvers(sub: str, signers: Sequence[Signer]) -> None:
     for signer in signers:
-        if signer.approver is not None and _same_person(signer.approver, sub):
+        if signer.approver is not None and same_person(signer.approver, sub):
             raise InvalidGrantError("self_approval", f"key {signer.kid!r} is the subject's own", field="sub")
-
-
-def _same_person(one: str, other: str) -> bool:
-    """Compared without case, width or outer space: a second spelling of oneself is no second person."""
-    return unicodedata.normalize("NFKC", one).casefold().strip() == unicodedata.normalize("NFKC", other).casefold().strip()
 
 
 def _times(reader: FieldReader, now_s: float, iat_leeway_s: int, max_age_s: int | None) -> tuple[int, int, int]:

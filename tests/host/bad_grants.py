@@ -277,7 +277,7 @@ def ceilings() -> Iterator[Case]:
     yield by("two-keys", "approvals_missing")
     yield by("recorded", "recording_unavailable")
     yield asks("recording asked for", "recording_unavailable", account(), recording={"required": True})
-    yield asks("supersedes", "supersedes_unavailable", account(), supersedes="g-0")
+    yield asks("supersedes", "supersedes_unknown", account(), supersedes="g-0")
     yield asks("a role outside the rule", "role_unknown", role("dba"))
     yield by("no-ssh", "role_not_allowed", role("web"))
     yield asks("an account by role and by entry", "entry_twice", account(), role("web"))

@@ -16,11 +16,15 @@ pytestmark = pytest.mark.host
 GRANT = {
     "jti", "issuer", "subject", "state", "logins", "access", "reason", "ticket", "rule", "begins", "ends", "seconds_left",
     "received", "opened", "ended", "cause", "cause_text", "uids", "error", "not_containable", "doors_closed", "last_process_dead",
+    "suspended", "fresh_within_s", "drained_by", "supersedes",
 }  # fmt: skip
 STEP = {"enforcer", "action", "target", "what", "undone_at", "state", "error"}
 REFUSAL = {"at", "source", "code", "reason", "field", "jti", "subject"}
-STATUS = {"host_id", "version", "policy", "problems", "grants", "refusals"}
-PLAN = {"jti", "issuer", "subject", "rule", "access", "begins", "ends", "uids", "steps", "planned_by", "not_containable"}
+STATUS = {"host_id", "version", "policy", "problems", "grants", "bulletins", "refusals"}
+PLAN = {
+    "jti", "issuer", "subject", "rule", "access", "begins", "ends", "uids", "steps", "planned_by", "not_containable",
+    "fresh_within_s", "supersedes", "undone", "narrowed",
+}  # fmt: skip
 SUBJECT = "Ω(unusual)\u05d0 $(id) `id` %s <b> 'x' \"y\""
 
 

@@ -173,10 +173,10 @@ class Host(FakeHost):
         del uid, since_ns
         return [path for path, gid in self.setgid.items() if gid in gids]
 
-    def drop_at_jobs(self, uid: int, gids: Collection[int]) -> int:
+    def drop_at_jobs(self, uid: int, gids: Collection[int] | None = None) -> int:
         if self.at_error:
             raise self.at_error
-        found = {job for job in self.at_jobs if job[0] == uid and job[1] in gids}
+        found = {job for job in self.at_jobs if job[0] == uid and (gids is None or job[1] in gids)}
         self.at_jobs -= found
         return len(found)
 

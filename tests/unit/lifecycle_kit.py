@@ -24,7 +24,11 @@ from agent.errors import JournalError, RefusedError
 from agent.expiry.behind import Behind
 from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
+from agent.expiry.proving import Prover
+from agent.expiry.reserve import Reserve
 from agent.expiry.teardown import Teardown
+from agent.expiry.tombstones import Tombstones
+from agent.host.asking import NOT_ASKED, Answer, Question
 from agent.host.clock import NS, FakeClock
 from agent.host.contract import CommandResult, Group, User
 from agent.host.fake import KilledError
@@ -32,6 +36,7 @@ from agent.host.timers import SystemdTimers
 from agent.journal import Journal
 from agent.pipeline import Pipeline
 from agent.recovery import stand_again, take_down
+from agent.sessions.who import Sessions
 from agent.spool import Inbox, Outbox
 from enforcers.sudoers_rule import PROBE
 from tests.unit.enforcer_fixtures import ENFORCERS, KEY, answer, sshd_says
@@ -54,6 +59,17 @@ rules:
 """
 _ISSUER_KEY, _PUBLIC_KEY = trust.generate_key("cp-1", [ISSUER])
 _HOST_KEY, _ = trust.generate_key("host", [HOST_ID])
+
+
+class NobodyToAsk:
+    """Neither sshd nor sudo is here to be asked."""
+
+    def sshd(self, questions: Sequence[Question]) -> list[Answer]:
+        return [Answer(NOT_ASKED, "a fake host") for _ in questions]
+
+    def sudo(self, login: str) -> Answer:
+        del login
+        return Answer(NOT_ASKED, "a fake host")
 
 
 class Inline(Executor):
@@ -169,15 +185,16 @@ class World:
             ledger=ledger,
             table=self.table,
             teardown=Teardown(self.host, ENFORCERS, self.table, cgroups, clock, patience_s=0.0),
-            ending=Ending(HOST_ID, clock, host_key, journal, ledger, outbox, trail),
+            prover=Prover(NobodyToAsk(), config, clock, journal, ledger, trail),
+            ending=Ending(HOST_ID, clock, host_key, journal, ledger, outbox, trail, Reserve(self.path / "orders.reserve")),
             inbox=Inbox(self.path / "inbox"),
             outbox=outbox,
             trail=trail,
             behind=Behind("auto", SystemdTimers(systemd=self.path / "none"), journal, ledger, clock),
+            sessions=Sessions(self.table, cgroups, clock),
+            tombstones=Tombstones(self.host, self.table, journal, ledger, trail, clock),
         )
-        self.acting = Acting(self.pipeline, Inline())
-        for pool in ("_cutting", "_again", "_clearing"):
-            setattr(self.acting, pool, Inline())
+        self.acting = Acting(self.pipeline, Inline(), lambda _size, _name: Inline())
         self.running = True
         left = take_down(self.pipeline)
         self.pipeline.policies.reload()

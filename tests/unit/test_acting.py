@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from agent.acting import pool_of, submit
+from agent.host.threads import pool_of, submit
 
 
 def test_no_thread_is_started_once_the_pool_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

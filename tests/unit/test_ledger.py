@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agent.errors import JournalError
-from agent.expiry.ledger import ASK_AGAIN_MS, MARK_S, RETRY_ALIVE_MOST_MS, RETRY_MOST_MS, SWEEPS_MS, Ledger
+from agent.expiry.claims import RETRY_ALIVE_MOST_MS, RETRY_MOST_MS
+from agent.expiry.ledger import ASK_AGAIN_MS, MARK_S, SWEEPS_MS, Ledger
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act, Alarm
 from agent.host.clock import NS, FakeClock

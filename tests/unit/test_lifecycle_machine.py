@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from agent.errors import RefusedError, TidegateError
 from agent.host.fake import KilledError
+from agent.host.found import Found
 from agent.journal import EndCause, GrantState
 from tests.unit.lifecycle_kit import KEY, NS, POLICY, World
 
@@ -218,7 +219,7 @@ class Lifecycle(RuleBasedStateMachine):
         tenants = [uid for live in self.world.pipeline.ledger.all() for uid in live.tenants]
         if tenants:
             uid = tenants[which % len(tenants)]
-            self.world.host.swept[uid] = ([], ["/var/tmp/held"])
+            self.world.host.remains.found[uid] = [Found("file", "/var/tmp/held", uid=uid)]
             self.residue.add(uid)
 
     @precondition(lambda self: bool(self.faults))

@@ -89,6 +89,7 @@ class Kit:
         self.journal = Journal(folder / "state.db")
         trail = cast(Trail, type("T", (), {"emit": lambda _, events: self.events.extend(events)})())
         self.prover = Prover(self.asker, Config(), self.clock, self.journal, self.ledger, trail)
+        self.prover.ready()
 
     def grant(self, **more: Any) -> LiveGrant:
         found = live(self.clock, **more)

@@ -1,0 +1,50 @@
+"""Which live grant another one names, and that one's plan as if the old had never been."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from agent import planning
+from agent.errors import UnenforceableError
+from agent.expiry.ledger import Ledger
+from agent.expiry.live import LiveGrant
+from agent.host.contract import Reader
+from agent.journal import GrantState
+from agent.model import Enforcer, Grant, Plan
+
+
+def target(grant: Grant, ledger: Ledger) -> LiveGrant | None:
+    """The live grant of the same issuer and subject that this one supersedes; None when it names none.
+
+    Raises:
+        UnenforceableError: ``supersedes_unknown``, ``supersedes_other_subject``, ``supersedes_not_open``.
+    """
+    if grant.supersedes is None:
+        return None
+    old = next(ledger.where(lambda record: (record.iss, record.jti) == (grant.iss, grant.supersedes)), None)
+    if old is None:
+        reason = f"this host has no live grant {grant.supersedes} of that issuer"
+        raise UnenforceableError("supersedes_unknown", reason, field="supersedes")
+    if old.record.sub != grant.sub:
+        raise UnenforceableError("supersedes_other_subject", "the grant it names is another subject's", field="supersedes")
+    if old.shutting or old.opener or old.drain or old.state not in {GrantState.OPEN, GrantState.PENDING}:
+        raise not_open(old)
+    return old
+
+
+def plan_over(grant: Grant, old: LiveGrant, enforcers: Mapping[str, Enforcer], reader: Reader) -> Plan:
+    """The plan on a host where the old grant never was, with the old one's UIDs. Raises as planning does, and for a new login."""
+
+    def same(login: str) -> int:
+        if login not in old.uids:
+            reason = f"{login} is no account of the grant whose place it takes"
+            raise UnenforceableError("supersedes_other_accounts", reason, field="authorization_details")
+        return old.uids[login]
+
+    without = planning.Without(reader, [step for _, step in old.steps], old.uids)
+    return planning.plan(grant, enforcers, cast(Reader, without), same)
+
+
+def not_open(old: LiveGrant) -> UnenforceableError:
+    """The answer where something else is happening to the old one."""
+    reason = f"the grant it names is {old.shown_state}, neither open nor waiting"
+    return UnenforceableError("supersedes_not_open", reason, field="supersedes")
