@@ -42,6 +42,7 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str) -> dict[str, object]:
         "last_process_dead": _time(live.last_process_ns if stood else None),
         "ended": _time(shut.ended_ns),
         "lateness_ms": dict(lateness_ms(live)),
+        "clock_moved_ms": _late(live.moved_ns, 0),
         "accounts": [{"login": login, "uid": uid} for login, uid in sorted(live.uids.items())],
         "steps": [
             {"enforcer": step.enforcer, "action": step.action, "what": step.summary, "undone": not errors.get(seq, "not tried")}
@@ -59,10 +60,13 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str) -> dict[str, object]:
 
 
 def lateness_ms(live: LiveGrant) -> dict[str, int | None]:
-    """How late the doors were shut and the last process died: after the deadline, or after the order that came before it."""
+    """How late the doors were shut and the last process died: after the deadline, or after the order that came before it.
+
+    The deadline on the clock by which it is longer past: a wall clock set back hides nothing. One set forward past it counts as
+    late by all that it jumped over, since nobody knows whether it was right before or after; ``clock_moved_ms`` says so.
+    """
     began_ns = live.began_ns or 0
-    expired = live.cause is EndCause.EXPIRED and live.deadline.wall_ns <= began_ns
-    due_ns = live.deadline.wall_ns if expired else began_ns
+    due_ns = began_ns - (live.overdue_ns if live.cause is EndCause.EXPIRED else 0)
     moments = (
         {"doors": live.doors_ns, "last_process": live.last_process_ns} if live.steps else {"doors": None, "last_process": None}
     )

@@ -106,6 +106,7 @@ class Teardown:
         self._sweep_files(shuts)
         for shut in shuts:
             self._disarm_group(shut)
+        self._settle(shuts)
         if units:
             units.result()
         for shut in shuts:
@@ -136,7 +137,9 @@ class Teardown:
 
     def _close(self, live: LiveGrant) -> Shut:
         shut = Shut(live, self._clock.wall_ns())
-        live.began_ns = live.began_ns or shut.began_ns
+        if live.began_ns is None:
+            live.began_ns = shut.began_ns
+            live.overdue_ns, live.moved_ns = live.deadline.overdue_ns(self._clock), live.deadline.moved_ns(self._clock)
         shut.undone += self._revert(live, Phase.CLOSE)
         for login in live.uids:
             shut.undone += [(-1, error) for error in self._close_side_doors(login)]
@@ -245,6 +248,14 @@ class Teardown:
             else:
                 detail = f"{lent.login}'s, with a group that was lent: the bit was taken off"
                 shut.residue += [Residue("setgid", path, detail, removed=True) for path in paths]
+
+    def _settle(self, shuts: Sequence[Shut]) -> None:
+        """The journal may lie on another disk than what was removed: on that it must be gone before this one says so."""
+        try:
+            self._writer.settle()
+        except Exception as error:
+            for shut in shuts:
+                shut.undone.append((-1, _shown(error)))
 
     def _look_back(self, shut: Shut) -> None:
         """What is left of it."""

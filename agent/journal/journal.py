@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from agent.errors import JournalError, UntrustedError
+from agent.host.clock import Mark
 from agent.journal.database import Database
 from agent.journal.records import (
     EndCause,
@@ -19,6 +20,7 @@ from agent.journal.records import (
     Refusal,
     StepState,
     cause_of,
+    mark_of,
     step_of,
     texts_of,
 )
@@ -65,9 +67,13 @@ class Journal:
         plan: Plan | None,
         not_containable: Sequence[str] = (),
     ) -> GrantRecord:
-        """Note an accepted grant; from here on its jti is used. With a plan it is OPENING, its steps intended; else PENDING."""
+        """Note an accepted grant; from here on its jti is used. With a plan it is OPENING, its steps intended; else PENDING.
+
+        The first of all that are live forgets the clock's mark: years ahead once, it would cut short every grant at a reboot.
+        """
         logins = json.dumps(sorted({want.identifier for want in grant.wants}))
         with self._db.transaction() as db:
+            db.execute("DELETE FROM meta WHERE key='mark' AND NOT EXISTS (SELECT 1 FROM grants WHERE state<>'ended')")
             cursor = db.execute(
                 "INSERT INTO grants (jti,iss,sub,state,token,digest,nbf,exp,reason,ticket,summary,rule,logins,"
                 "not_containable,received_ns,boot_id,boot_deadline_ns) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
@@ -77,7 +83,6 @@ class Journal:
                 ),
             )
             grant_id = int(cursor.lastrowid or 0)
-            self.note_wall(received_ns)
             if plan is not None:
                 self.intend(grant_id, plan, received_ns)
         return self.grant(grant_id)
@@ -100,7 +105,6 @@ class Journal:
         with self._db.transaction() as db:
             self._move(db, grant_id, GrantState.OPENING, "state=?, opened_ns=?", GrantState.OPEN, now_ns)
             db.execute("UPDATE steps SET state=? WHERE grant_id=?", (StepState.DONE, grant_id))
-            self.note_wall(now_ns)
 
     def note(self, grant_id: int, name: str, value: Json) -> None:
         """Keep an observation about a grant (JSON) under a name; a later one of the same name replaces it."""
@@ -247,11 +251,12 @@ class Journal:
                 db.execute("DELETE FROM grants WHERE id=?", (row["id"],))
         return len(rows)
 
-    def note_wall(self, wall_ns: int) -> None:
-        """Raise the high-water mark of the wall clock; it never goes back."""
+    def mark(self, mark: Mark) -> None:
+        """Raise the high-water mark of the clock; while a grant is live it never goes back."""
         with self._db.transaction() as db:  # the look and the write are one, or a slower thread could set it back
-            if wall_ns > self.last_wall_ns():
-                self._set_meta(db, "last_wall_ns", str(wall_ns))
+            last = self.last_mark()
+            if last is None or mark.wall_ns > last.wall_ns:
+                self._set_meta(db, "mark", json.dumps([mark.wall_ns, mark.boot_id, mark.boot_ns]))
 
     def carry(self, deadlines: Iterable[tuple[int, str, int]]) -> None:
         """After a reboot: the deadlines ``(grant id, boot id, boot ns)`` on the new boot clock, which the next start must find."""
@@ -261,14 +266,10 @@ class Journal:
                 [(boot_id, boot_ns, grant_id) for grant_id, boot_id, boot_ns in deadlines],
             )
 
-    def last_wall_ns(self) -> int:
-        """The latest wall time ever noted; 0 where that can't be read: ends go on, and the next note mends it."""
-        try:
-            return self._meta_int("last_wall_ns")
-        except JournalError as error:
-            if error.code != "journal_damaged":
-                raise
-            return 0
+    def last_mark(self) -> Mark | None:
+        """The latest time noted; None where there is none or it can't be read: ends go on, and the next one mends it."""
+        rows = self._db.rows("SELECT value FROM meta WHERE key='mark'")
+        return mark_of(rows[0]["value"]) if rows else None
 
     def _meta_int(self, key: str) -> int:
         rows = self._db.rows("SELECT value FROM meta WHERE key=?", (key,))

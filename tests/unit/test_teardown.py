@@ -83,6 +83,21 @@ def test_doors_first_for_all_then_the_word_then_the_processes_then_the_accounts(
     assert all(shut.live.doors_ns and shut.live.last_process_ns for shut in shuts)
 
 
+def test_what_was_removed_is_gone_on_its_disk_before_any_journal_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    monkeypatch.setattr(scene.host, "settle", lambda: scene.log.append("settled"))
+    (shut,) = scene.shut(live(scene.clock))
+    assert scene.log.index("settled") > scene.log.index("remove t0 (0 alive)")
+    assert shut.ended_ns
+
+    def no_disk() -> NoReturn:
+        raise HostError("remove_failed", "what was removed from /home may come back: I/O error")
+
+    monkeypatch.setattr(scene.host, "settle", no_disk)
+    (shut,) = scene.shut(live(scene.clock, 2))
+    assert shut.ended_ns is None and "may come back" in shut.errors[0]
+
+
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("where", ["close", "remove", "tell", "sweep", "residue", "side door", "kill"])
 def test_whatever_fails_for_one_the_other_ends_and_nothing_is_raised(where: str, error: Exception, caplog: object) -> None:
