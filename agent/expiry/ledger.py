@@ -54,7 +54,8 @@ class Ledger:
         carried: list[tuple[int, str, int]] = []
         for record in journal.live():
             steps = [(found.seq, found.step) for found in journal.steps(record.id)]
-            least_ns = max(seen.wall_now_ns(self._clock) for seen in (mark, Mark(record.received_ns)))
+            seen = (mark, Mark(record.received_ns), Mark(record.opened_ns or 0))
+            least_ns = max(each.wall_now_ns(self._clock) for each in seen)
             deadline = Deadline(record.exp * NS, record.boot_deadline_ns, record.boot_id).in_this_boot(self._clock, least_ns)
             if deadline.boot_id != record.boot_id and record.state is not GrantState.OPEN:  # that one when it stands again
                 carried.append((record.id, deadline.boot_id, deadline.boot_ns))

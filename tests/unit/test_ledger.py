@@ -349,6 +349,17 @@ def test_a_power_cut_with_the_clock_set_back_costs_what_was_not_marked_and_a_boo
     assert found.deadline.remaining_ns(clock) == 500 * NS - clock.boot_ns()
 
 
+def test_a_power_cut_right_after_a_clock_set_forward_opened_it_leaves_no_more_than_its_lifetime(journal: Journal) -> None:
+    """The clock is set back as well, and no mark was written since: when it opened is journaled, and is one."""
+    clock = FakeClock()
+    open_one(journal, clock, lasts_s=7200)
+    with journal._db.transaction() as db:
+        db.execute("UPDATE grants SET opened_ns=?", (clock.wall_ns() + 7140 * NS,))
+    clock.reboot()
+    (found,) = Ledger(clock).load(journal)
+    assert found.deadline.remaining_ns(clock) == 60 * NS - clock.boot_ns()
+
+
 def test_a_clock_that_was_years_ahead_once_cuts_short_no_later_grant_at_a_reboot(journal: Journal) -> None:
     clock = FakeClock()
     open_one(journal, clock)

@@ -10,14 +10,17 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tests.hosts.errors import HostError
 from tests.vm import clocks, cuts
 from tests.vm.machine import run_folder
 from tests.vm.scene import Keys, Ready, ready
 
+T = TypeVar("T")
 _CUTS, _CUTS_QUICK = 50, 4
 
 
@@ -56,11 +59,13 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     keys = Keys.make(folder)
     print("making machines ready (two boots) ...", file=sys.stderr, flush=True)
     made = _side_by_side([lambda: ready(keys, folder, "userdb", apart=False), lambda: ready(keys, folder, "passwd", apart=True)])
+    typical: list[cuts.Typical] = _side_by_side([lambda: cuts.measure(made[0]), lambda: cuts.measure(made[1])])
+    for how in typical:
+        print(f"opening takes {how.open_s:.1f} s, ending {how.end_s:.1f} s", file=sys.stderr, flush=True)
     rounds: list[Round] = []
     if options.only != "cuts":
         rounds += [Round(case.name, _clock_case(made[0], case)) for case in clocks.chosen(options.quick, options.case or "")]
     if options.only != "clocks":
-        typical = _side_by_side([lambda: cuts.measure(made[0]), lambda: cuts.measure(made[1])])
         for seed in range(options.seed, options.seed + options.rounds):
             cut, which = cuts.Cut.of(seed), seed % 2
             backend = ("userdb, one disk", "passwd, journal on a disk of its own")[which]
@@ -110,24 +115,9 @@ def _play(rounds: list[Round], machines: int) -> int:
     return 1 if failed else 0
 
 
-def _side_by_side(makers: list[Callable[[], object]]) -> list:  # type: ignore[type-arg]  # each its own
-    results: list[object] = [None] * len(makers)
-    errors: list[BaseException] = []
-
-    def make(index: int) -> None:
-        try:
-            results[index] = makers[index]()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=make, args=(index,)) for index in range(len(makers))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return results
+def _side_by_side(makers: list[Callable[[], T]]) -> list[T]:
+    with ThreadPoolExecutor(len(makers)) as pool:
+        return [future.result() for future in [pool.submit(maker) for maker in makers]]
 
 
 if __name__ == "__main__":

@@ -102,10 +102,10 @@ def _until_the_cut(scene: Scene, cut: Cut, typical: Typical) -> Claims:
         time.sleep(cut.at * typical.open_s)
         return claims
     short = cut.phase == "expiring"
-    claims = scene.open(int(SHORT_S + 2 * typical.open_s) if short else LIFE_S)
+    claims = scene.open(int(SHORT_S + 4 * typical.open_s) if short else LIFE_S)
     scene.inside("live_as", ALICE)
     if short:
-        time.sleep(max(0.0, claims["exp"] - scene.machine.clock_now()))
+        scene.machine.wait_for(lambda: scene.machine.wall_ns() >= claims["exp"] * 10**9, step=0.1)
         time.sleep(cut.at * typical.end_s)
         return claims
     order = threading.Thread(target=_never_mind, args=(scene.ask, "revoke"), kwargs={"jti": claims["jti"]}, daemon=True)
@@ -120,7 +120,7 @@ def _after_the_cut(scene: Scene, claims: Claims, typical: Typical) -> list[str]:
     wrong: list[str] = []
     if scene.states():
         wrong += standing_wrong(scene, typical)
-        scene.machine.step_clock(claims["exp"] + 0.5 - scene.machine.clock_now())
+        scene.machine.set_clock(claims["exp"] + 0.5)
         scene.wait_over()
     wrong += [f"left: {line}" for line in scene.unclean()]
     if scene.asked_sshd():

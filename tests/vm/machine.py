@@ -10,8 +10,10 @@ What was written and flushed stays, since QEMU hands a flush on to the file belo
 kernel outlives it. What was written and not flushed may stay or go, as in a disk's own cache: the file of a qcow2 disk learns
 of newly used clusters at a flush only. A disk that lies about flushing, or tears a sector, is not played.
 
-Time. A machine's clock runs by its own virtual time, which stops while it is frozen. :meth:`start` sets the clock chip, so that a
-reboot may find any time on it; nothing in the machine asks the network for the time.
+Time. A machine's clock counts what its processor does (4 ns an instruction), and real time while that idles: on a busy machine
+everything in it takes longer, and nothing in it times out for that. It stops while the machine is frozen. Only the clock chip,
+which a kernel reads when it boots or wakes, goes by real time; :meth:`start` sets it, so that a reboot may find any time on it.
+Nothing in the machine asks the network for the time.
 """
 
 import atexit
@@ -189,6 +191,7 @@ class Machine(Network):
 
     def suspend(self) -> None:
         """Let the machine's kernel suspend to RAM (S3), as a lid does; returns when it sleeps."""
+        self._note_clock()
         with contextlib.suppress(Unreachable):
             self.channel.run(["systemd-run", "--quiet", "--no-block", "/bin/sh", "-c", "echo mem > /sys/power/state"])
         self.qmp.wait_for("SUSPEND", 60.0)
@@ -210,8 +213,16 @@ class Machine(Network):
         self.python("import time\ntime.clock_settime_ns(time.CLOCK_REALTIME, time.time_ns() + arguments[0])", int(seconds * 1e9))
         self._note_clock()
 
+    def set_clock(self, wall_s: float) -> None:
+        """Set its wall clock to so many seconds since the epoch."""
+        self.python("import time\ntime.clock_settime_ns(time.CLOCK_REALTIME, arguments[0])", int(wall_s * 1e9))
+        self._note_clock()
+
     def clock_now(self) -> float:
-        """What its wall clock shows by our own counting, without asking: also when it is off. Seconds since the epoch."""
+        """About what its wall clock shows, without asking: also when it is off or asleep. Seconds since the epoch.
+
+        It may be ahead of the truth by as long as the machine was kept waiting for a processor since it was set or looked at.
+        """
         wall_ns, at = self._clock
         return wall_ns / 1e9 + time.monotonic() - at
 
@@ -306,7 +317,7 @@ class Machine(Network):
         drives = [f"file={self.folder / part},format=qcow2,if=virtio,cache=writeback,discard=unmap" for part in _PARTS]
         argv = ["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", str(MEMORY_MB)]
         argv += ["-nodefaults", "-display", "none", "-vga", "none", "-no-user-config", "-no-reboot"]
-        argv += ["-rtc", f"base={base},clock=vm"]
+        argv += ["-rtc", f"base={base},clock=host", "-icount", "shift=2,sleep=on"]
         argv += ["-kernel", str(made.kernel), "-initrd", str(made.initrd), "-append", _KERNEL]
         argv += [word for drive in drives for word in ("-drive", drive)]
         argv += ["-serial", f"file:{self.folder / 'console'}"]
