@@ -136,12 +136,12 @@ def end_of(seconds: float, step_s: float, steps: list[float]) -> dict[str, Any]:
     Times in nanoseconds: ``began`` and ``dead`` on the boot clock, ``resumed`` the moment after the first suspend on it,
     ``wall`` the wall clock at the end; ``dead`` is None when one lives after so many seconds.
     """
+    began = last = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    asleep = _asleep_ns()
     for each in ([step_s] if step_s else []) + steps:
         time.clock_settime_ns(time.CLOCK_REALTIME, time.time_ns() + int(each * 1e9))
         if steps:
             time.sleep(0.02)
-    began = last = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    asleep = _asleep_ns()
     resumed = None
     while True:
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
