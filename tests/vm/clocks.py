@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tests.vm.channel import PATIENCE_S
 from tests.vm.scene import ALICE, UNIT, Claims, Ready, Scene
 
 HOUR, YEAR = 3600, 365 * 86400
 LONG_S = 1800
+WATCH_S = 300
 NS = 10**9
 # No measure of speed (that is printed): what tells the end by one clock from that by the other, which is far more away.
 SLACK_S = 30.0
@@ -53,7 +55,7 @@ def play(ready: Ready, case: Case) -> tuple[list[str], str]:
 
 def _set_forward(scene: Scene) -> str:
     claims = _open(scene, LONG_S)
-    seen = scene.inside("end_of", 600.0, HOUR, [])
+    seen = _watched(scene, HOUR, [])
     return _ended(scene, claims, seen, moved_s=HOUR, most_s=None)
 
 
@@ -74,7 +76,7 @@ def _by_the_boot_clock(scene: Scene, step_s: float, steps: list[float]) -> str:
     """A short grant, and a clock that would keep it: it dies when its lifetime is over by the boot clock."""
     before = scene.inside("clocks")
     claims = _open(scene, 40)
-    seen = scene.inside("end_of", 600.0, step_s, steps)
+    seen = _watched(scene, step_s, steps)
     due = before[1] + claims["exp"] * NS - before[0]
     return _ended(scene, claims, seen, moved_s=(step_s + sum(steps)), most_s=SLACK_S, due=due)
 
@@ -87,7 +89,7 @@ def _pending_forward_and_back(scene: Scene) -> str:
     opened = scene.inside("clocks")[1]
     scene.machine.wait_for(lambda: scene.states() == {claims["jti"]: "open"}, what="it opens")
     scene.inside("live_as", ALICE)
-    seen = scene.inside("end_of", 600.0, -HOUR, [])
+    seen = _watched(scene, -HOUR, [])
     return _ended(scene, claims, seen, moved_s=-HOUR, most_s=SLACK_S, due=opened + lifetime * NS)
 
 
@@ -116,7 +118,7 @@ def _daemon_down(scene: Scene, step_s: int) -> str:
     scene.machine.run(["systemctl", "stop", UNIT])
     scene.machine.step_clock(step_s)
     scene.machine.run(["systemctl", "start", "--no-block", UNIT])
-    seen = scene.inside("end_of", 600.0, 0, [])
+    seen = _watched(scene, 0, [])
     scene.wait_ready()
     due = before[1] + claims["exp"] * NS - before[0] if step_s < 0 else None
     return _ended(scene, claims, seen, moved_s=step_s, most_s=None, due=due)
@@ -191,14 +193,14 @@ def _taken_in_while_behind(scene: Scene) -> str:
     """A grant that came in while the clock was an hour behind ends when that is put right, if its exp has passed by then."""
     scene.machine.step_clock(-HOUR)
     claims = _open(scene, LONG_S)
-    seen = scene.inside("end_of", 600.0, HOUR, [])
+    seen = _watched(scene, HOUR, [])
     return _ended(scene, claims, seen, moved_s=HOUR, most_s=None)
 
 
 def _sleep_past_the_end(scene: Scene) -> str:
     """Suspended before T, woken after it: on waking the doors shut at once."""
     claims = _open(scene, 45)
-    watch = _Beside(lambda: scene.inside("end_of", 600.0, 0, []))
+    watch = _Beside(lambda: _watched(scene, 0, []))
     time.sleep(2.0)
     scene.machine.suspend()
     if scene.machine.clock_now() > claims["exp"] - 1:
@@ -225,7 +227,7 @@ def _sleep_and_wake_before(scene: Scene) -> str:
     scene.machine.wake()
     if scene.states() != {claims["jti"]: "open"}:
         raise Wrong(f"it does not stand after the sleep: {scene.states()}")
-    seen = scene.inside("end_of", 600.0, 0, [])
+    seen = _watched(scene, 0, [])
     due = before[1] + claims["exp"] * NS - before[0]
     # The clock chip counts whole seconds, so what a sleep took is known to a second only.
     return _ended(scene, claims, seen, moved_s=None, most_s=SLACK_S, due=due)
@@ -235,7 +237,7 @@ def _asleep_with_the_clock_set_back(scene: Scene) -> str:
     """The clock set back, then asleep past the end by the boot clock: that runs on in sleep."""
     claims = _open(scene, 45)
     scene.machine.step_clock(-HOUR)
-    watch = _Beside(lambda: scene.inside("end_of", 600.0, 0, []))
+    watch = _Beside(lambda: _watched(scene, 0, []))
     time.sleep(2.0)
     scene.machine.suspend()
     time.sleep(max(0.0, claims["exp"] + 6 - HOUR - scene.machine.clock_now()))
@@ -260,6 +262,12 @@ def _daemon_dead_set_back(scene: Scene) -> str:
     return f"after its lifetime, the clock an hour behind, the key was {said}; refused by the wall clock's T"
 
 
+def _watched(scene: Scene, step_s: float, steps: list[float]) -> dict[str, Any]:
+    """See tests.vm.inside.end_of."""
+    seen: dict[str, Any] = scene.inside("end_of", WATCH_S, step_s, steps, timeout=4 * PATIENCE_S)
+    return seen
+
+
 def _pass(scene: Scene, seconds: float) -> None:
     """Let so much of the machine's own time go by."""
     end_ns = scene.inside("clocks")[1] + int(seconds * NS)
@@ -277,7 +285,7 @@ def _ended(
 ) -> str:
     """The tenant's processes died in time (``due``: on the boot clock; else at once), the books say so, and what moved."""
     if seen["dead"] is None:
-        raise Wrong(f"a tenant's process lives {(seen['last_alive'] - seen['began']) / 1e9:.1f} s later")
+        raise Wrong(f"a tenant's process lives {WATCH_S} s later")
     late_ms = (seen["dead"] - (due if due is not None else seen["began"])) / 1e6
     if most_s is not None and late_ms > most_s * 1000:
         raise Wrong(f"the last process died {late_ms:.0f} ms after its lifetime")
