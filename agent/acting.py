@@ -12,7 +12,7 @@ from agent.errors import JournalError
 from agent.expiry import notice
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act, Alarm
-from agent.expiry.teardown import Shut
+from agent.expiry.shut import Shut
 from agent.host.threads import pool_of, submit
 from agent.journal import EndCause
 from agent.pipeline import Pipeline

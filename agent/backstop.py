@@ -22,7 +22,7 @@ from agent.errors import TidegateError
 from agent.expiry.ledger import SWEEPS_MS
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act
-from agent.expiry.teardown import Shut
+from agent.expiry.shut import Shut
 from agent.host import command, lock, standby, start
 from agent.host.config_store import ConfigStore
 from agent.journal import EndCause, GrantState

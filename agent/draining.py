@@ -11,7 +11,7 @@ from agent.errors import JournalError
 from agent.expiry import notice, story
 from agent.expiry.deadline import Deadline
 from agent.expiry.live import LiveGrant
-from agent.expiry.teardown import Shut
+from agent.expiry.shut import Shut
 from agent.host.clock import NS
 from agent.journal import EndCause, GrantState
 from agent.model import Json

@@ -16,7 +16,7 @@ from typing import Any
 from agent import orders, trust
 from agent.audit import AuditEvent, EventKind
 from agent.errors import HostError, RefusedError, UnenforceableError
-from agent.expiry.teardown import Shut
+from agent.expiry.shut import Shut
 from agent.journal.records import Refusal
 from agent.model import fields
 from agent.pipeline import Pipeline

@@ -11,7 +11,7 @@ from agent import trust
 from agent.audit import AuditEvent, EventKind
 from agent.errors import JournalError
 from agent.expiry.live import LiveGrant
-from agent.expiry.teardown import Shut
+from agent.expiry.shut import Shut
 from agent.host.clock import NS
 from agent.journal import EndCause, GrantState
 from agent.model import Bulletin, Revocation

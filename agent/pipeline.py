@@ -20,7 +20,8 @@ from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
 from agent.expiry.proving import Prover
-from agent.expiry.teardown import Shut, Teardown
+from agent.expiry.shut import Shut
+from agent.expiry.teardown import Teardown
 from agent.expiry.tombstones import Tombstones
 from agent.host.clock import NS, Clock
 from agent.host.contract import Writer
@@ -129,6 +130,8 @@ class Pipeline:
 
     def open_pending(self, live: LiveGrant) -> None:
         """The time of a grant that was to begin later has come: decide again, by the keys and policy of now, and open it."""
+        if self.ledger.wait_for_nbf(live):
+            return
         try:
             admitted = self.admit(live.record.token, own=live)
         except RefusedError as error:
@@ -144,6 +147,7 @@ class Pipeline:
         if not self.ledger.begin_opening(live):
             return
         try:
+            self.journal.carry([(live.id, live.deadline.boot_id, live.deadline.boot_ns)])
             self.journal.intend(live.id, admitted.plan, self.clock.wall_ns(), fresh_within_s=admitted.fresh_within_s)
         except JournalError as error:
             log.error("grant %s waits, it can't be written down now: %s", live.record.jti, error)
@@ -194,6 +198,8 @@ class Pipeline:
     def _accept(self, admitted: Admitted, token: bytes, planned: Plan | None, over: TakeOver | None = None) -> LiveGrant:
         now_ns = self.clock.wall_ns()
         deadline = Deadline.starting_now(admitted.grant.exp, self.clock)
+        if planned is not None:
+            deadline = deadline.opening_now(admitted.grant.nbf, self.clock)
         record = self.journal.accept(
             admitted.grant,
             token=token,

@@ -10,7 +10,7 @@ from agent import draining, enforcement
 from agent.errors import JournalError, UnenforceableError
 from agent.expiry import notice, story
 from agent.expiry.live import LiveGrant
-from agent.expiry.teardown import Shut
+from agent.expiry.shut import Shut
 from agent.host.clock import NS
 from agent.journal import EndCause, GrantState
 from agent.journal.orders import REPLACES

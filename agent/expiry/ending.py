@@ -14,7 +14,7 @@ from agent.expiry import receipt, residue, story
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
 from agent.expiry.reserve import Reserve
-from agent.expiry.teardown import Shut
+from agent.expiry.shut import Shut
 from agent.host.clock import Clock
 from agent.journal import EndCause, GrantState, Journal
 from agent.spool import Outbox

@@ -8,7 +8,7 @@ from agent.expiry.claims import RETRY_ALIVE_MOST_MS, RETRY_MOST_MS, STAND_AGAIN,
 from agent.expiry.deadline import Deadline
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act, Alarm
-from agent.host.clock import NS, Clock
+from agent.host.clock import NS, Clock, Mark
 from agent.host.lent import Lent
 from agent.journal import EndCause, GrantRecord, GrantState, Journal, StepState
 
@@ -16,7 +16,7 @@ log = logging.getLogger("tidegate")
 SWEEPS_MS = (250, 1000, 5000)
 RETRY_FIRST_MS = 250
 ASK_AGAIN_MS = 250
-MARK_S = 60
+MARK_S = 10  # what a power cut may cost in truth, where the clock is set back too
 LOOK_S = 3600
 _HOST = 0  # alarms that are about no grant
 _ASK_AGAIN = -1
@@ -46,25 +46,28 @@ class Ledger(Claims):
 
     def read(self, journal: Journal) -> list[tuple[int, str, int]]:
         """Take them from the journal and write nothing; returns the deadlines to be carried over, as Journal.carry takes them."""
-        last_wall_ns = journal.last_wall_ns()
-        self.freshness.load(journal.orders.bulletins(), last_wall_ns)
+        mark = journal.last_mark() or Mark(0)
+        self.freshness.load(journal.orders.bulletins(), mark.wall_now_ns(self._clock))
         carried: list[tuple[int, str, int]] = []
         for record in journal.live():
             steps = [(found.seq, found.step) for found in journal.steps(record.id) if found.state is not StepState.TAKEN]
-            deadline = Deadline(record.exp * NS, record.boot_deadline_ns, record.boot_id).in_this_boot(self._clock, last_wall_ns)
+            seen = (mark, Mark(record.received_ns), Mark(record.opened_ns or 0))
+            least_ns = max(each.wall_now_ns(self._clock) for each in seen)
+            deadline = Deadline(record.exp * NS, record.boot_deadline_ns, record.boot_id).in_this_boot(self._clock, least_ns)
             if deadline.boot_id != record.boot_id and record.state not in STAND_AGAIN:  # those when they stand again
                 carried.append((record.id, deadline.boot_id, deadline.boot_ns))
             live = LiveGrant(record, deadline, record.state, steps)
             live.uids, live.notes = dict(record.uids), journal.notes(record.id)
             live.opened_ns, live.fresh_within_s = record.opened_ns, record.fresh_within_s
             live.cause, live.cause_text, live.attempts = record.cause, record.cause_text, record.attempts
-            read_drain(live, self._clock, last_wall_ns)
+            read_drain(live, self._clock, least_ns)
             self.add(live)
         return carried
 
     def mark(self, journal: Journal) -> None:
         """Write down how late it is, by whichever clock is later: after a reboot with the clock set back nothing gains by it."""
-        journal.note_wall(max([self._clock.wall_ns(), *(live.deadline.latest_wall_ns(self._clock) for live in self.all())]))
+        latest_ns = max([self._clock.wall_ns(), *(live.deadline.latest_wall_ns(self._clock) for live in self.all())])
+        journal.mark(Mark.now(self._clock, latest_ns))
 
     def add(self, live: LiveGrant) -> None:
         """Hold a grant and set its end (and its beginning, when that is to come)."""
@@ -188,13 +191,27 @@ class Ledger(Claims):
         """PENDING → OPENING, unless its end has come first. The caller's thread is its opener from here on.
 
         Both in one: between the two, a teardown would claim it with no step in it yet, and what is then opened would stand.
+        Its lifetime begins now, so its end may move nearer on the boot clock; the caller writes the new one down.
         """
         with self._lock:
             if live.id not in self._live or live.state is not GrantState.PENDING or live.cause or live.cancel:
                 return False
             live.state = GrantState.OPENING
             live.opener = True
-            return True
+            live.deadline = live.deadline.opening_now(live.record.nbf, self._clock)
+            self._schedule.add(Alarm(Act.SHUT, live.id), wall_ns=live.deadline.wall_ns, boot_ns=live.deadline.boot_ns)
+        self.rearm()
+        return True
+
+    def wait_for_nbf(self, live: LiveGrant) -> bool:
+        """Whether its time is still to come: the clock was set back just as it came. It is called again then."""
+        with self._lock:
+            if live.record.nbf * NS <= self._clock.wall_ns() or live.state is not GrantState.PENDING:
+                return False
+            if live.id in self._live:
+                self._schedule.add(Alarm(Act.OPEN, live.id), wall_ns=live.record.nbf * NS)
+        self.rearm()
+        return True
 
     def begin_standing_again(self, live: LiveGrant) -> bool:
         """OPEN → OPENING after a reboot, unless its end has come first."""
@@ -236,7 +253,7 @@ class Ledger(Claims):
         self._schedule.add(Alarm(Act.SHUT, live.id, _ASK_AGAIN), boot_ns=self._clock.boot_ns() + ASK_AGAIN_MS * 1_000_000)
 
     def _mark_later(self) -> None:
-        """Once a minute, as long as anything is live."""
+        """Every few seconds, as long as anything is live."""
         self._marking = bool(self._live)
         if self._marking:
             self._schedule.add(Alarm(Act.MARK, _HOST), boot_ns=self._clock.boot_ns() + MARK_S * NS)

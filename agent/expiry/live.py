@@ -25,6 +25,8 @@ class LiveGrant:
     cause: EndCause | None = None
     cause_text: str = ""
     began_ns: int | None = None  # when its end first began
+    overdue_ns: int = 0  # for how long its deadline had passed then
+    moved_ns: int = 0  # how far the wall clock had been set by then, while it was live
     doors_ns: int | None = None
     last_process_ns: int | None = None
     killed: list[str] = field(default_factory=list)  # over all attempts, as the receipt names them

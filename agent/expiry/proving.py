@@ -17,7 +17,7 @@ from agent.config import Config
 from agent.expiry import proof, story
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
-from agent.expiry.teardown import Shut
+from agent.expiry.shut import Shut
 from agent.host.asking import NOT_ASKED, Answer, Asker, Right
 from agent.host.clock import Clock, rfc3339
 from agent.host.threads import pool_of

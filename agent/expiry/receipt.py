@@ -1,7 +1,7 @@
 """The teardown receipt: what ended, when the doors shut and the last process died, and how late that was. Pure."""
 
 from agent.expiry.live import LiveGrant
-from agent.expiry.teardown import Shut
+from agent.expiry.shut import Shut
 from agent.host.clock import NS, rfc3339
 from agent.journal import EndCause
 from agent.model import Json
@@ -44,6 +44,7 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str, by: str = "tidegated") 
         "last_process_dead": _time(live.last_process_ns if stood else None),
         "ended": _time(shut.ended_ns),
         "lateness_ms": dict(lateness_ms(live)),
+        "clock_moved_ms": _late(live.moved_ns, 0),
         "accounts": [{"login": login, "uid": uid} for login, uid in sorted(live.uids.items())],
         "steps": [
             {"enforcer": step.enforcer, "action": step.action, "what": step.summary, "undone": not errors.get(seq, "not tried")}
@@ -65,10 +66,13 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str, by: str = "tidegated") 
 
 
 def lateness_ms(live: LiveGrant) -> dict[str, int | None]:
-    """How late the doors were shut and the last process died: after the deadline, or after the order that came before it."""
+    """How late the doors were shut and the last process died: after the deadline, or after the order that came before it.
+
+    The deadline on the clock by which it is longer past: a wall clock set back hides nothing. One set forward past it counts as
+    late by all that it jumped over, since nobody knows whether it was right before or after; ``clock_moved_ms`` says so.
+    """
     began_ns = live.began_ns or 0
-    expired = live.cause is EndCause.EXPIRED and live.deadline.wall_ns <= began_ns
-    due_ns = live.deadline.wall_ns if expired else began_ns
+    due_ns = began_ns - (live.overdue_ns if live.cause is EndCause.EXPIRED else 0)
     moments = (
         {"doors": live.doors_ns, "last_process": live.last_process_ns} if live.steps else {"doors": None, "last_process": None}
     )

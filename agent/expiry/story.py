@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from agent.audit import AuditEvent, EventKind, events_of_steps
 from agent.expiry import receipt
 from agent.expiry.live import LiveGrant
-from agent.expiry.teardown import Shut
+from agent.expiry.shut import Shut
 from agent.model import Step
 from agent.model.text import one_line
 

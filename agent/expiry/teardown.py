@@ -9,15 +9,17 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from agent.enforcement import revert
 from agent.errors import TidegateError
 from agent.expiry import residue
+from agent.expiry.leftovers import Leftovers
 from agent.expiry.live import LiveGrant
 from agent.expiry.sever import PATIENCE_S, Severed, sever
+from agent.expiry.shut import Shut, shown
 from agent.host.cgroups import Cgroups
 from agent.host.clock import Clock
 from agent.host.contract import Writer
@@ -35,29 +37,6 @@ _PATH_SHOWN = 4096
 _LINGER = Path("/var/lib/systemd/linger")
 _CRONTABS = Path("/var/spool/cron/crontabs")
 _SYSTEMD = Path("/run/systemd/system")
-
-
-@dataclass(slots=True)
-class Shut:
-    """How one attempt to end a grant went. Times are wall-clock nanoseconds; ``ended_ns`` is None while anything is left."""
-
-    live: LiveGrant
-    began_ns: int
-    ended_ns: int | None = None
-    undone: list[tuple[int, str]] = field(default_factory=list)
-    severed: list[Severed] = field(default_factory=list)
-    residue: list[Residue] = field(default_factory=list)
-
-    @property
-    def errors(self) -> list[str]:
-        """Everything that keeps the grant from being over."""
-        found = [error for _, error in self.undone if error] + [f"still alive: {name}" for name in self.survivors]
-        return [one_line(error) for error in found]
-
-    @property
-    def survivors(self) -> list[str]:
-        """Processes that could not be ended."""
-        return [name for severed in self.severed for name in severed.survivors]
 
 
 class Teardown:
@@ -81,6 +60,7 @@ class Teardown:
         self._clock = clock
         self._patience_s = patience_s
         self.beside: Executor | None = None  # threads that are there already: with no memory left, starting one may never return
+        self._leftovers = Leftovers(writer, others)
         self._others = others  # what grants that go on lend: a login may hold the same by two of them
 
     def cut(self, grants: Sequence[LiveGrant], tell: Callable[[LiveGrant], int]) -> list[Shut]:
@@ -103,7 +83,7 @@ class Teardown:
             try:
                 self._writer.drop_at_jobs(uid)
             except Exception as error:  # told; whatever an at job starts is ended by the next look
-                log.error("at jobs of suspended tenants: %s", _shown(error))
+                log.error("at jobs of suspended tenants: %s", shown(error))
         self._stop_units(uids)
 
     def close_logins(self, live: LiveGrant) -> list[str]:
@@ -121,15 +101,16 @@ class Teardown:
         This may take as long as a tenant's files make it take, so no other's end may wait for it.
         """
         units = self._stop_units_beside([uid for shut in shuts if not shut.survivors for uid in shut.live.tenants])
-        self._detach(shuts)
+        self._leftovers.detach(shuts)
         for shut in shuts:
             self._remove(shut)
         for shut in shuts:
-            self._disarm_group(shut)
+            self._leftovers.disarm_group(shut)
         if units:
             units.result()
-        self._detach(shuts, runtime=True)
-        self._search(shuts)
+        self._leftovers.detach(shuts, runtime=True)
+        self._leftovers.search(shuts)
+        self._leftovers.settle(shuts)
         for shut in shuts:
             self._look_back(shut)
         self._conclude(shuts)
@@ -158,7 +139,9 @@ class Teardown:
 
     def _close(self, live: LiveGrant) -> Shut:
         shut = Shut(live, self._clock.wall_ns())
-        live.began_ns = live.began_ns or shut.began_ns
+        if live.began_ns is None:
+            live.began_ns = shut.began_ns
+            live.overdue_ns, live.moved_ns = live.deadline.overdue_ns(self._clock), live.deadline.moved_ns(self._clock)
         shut.undone += self._revert(live, Phase.CLOSE)
         for login in live.uids:
             shut.undone += [(-1, error) for error in self._close_side_doors(login)]
@@ -180,7 +163,7 @@ class Teardown:
             try:
                 self._writer.remove(folder / login)
             except Exception as error:  # what shuts goes past every failure
-                errors.append(_shown(error))
+                errors.append(shown(error))
         return errors
 
     def _drop_at_jobs(self, lent: Lent) -> list[str]:
@@ -189,7 +172,7 @@ class Teardown:
             if lent.gids:
                 self._writer.drop_at_jobs(lent.uid, lent.gids)
         except Exception as error:  # as above
-            return [_shown(error)]
+            return [shown(error)]
         return []
 
     def _sever(self, shuts: list[Shut]) -> None:
@@ -232,60 +215,12 @@ class Teardown:
             try:
                 self._writer.run(["systemctl", action, "--quiet", *units], timeout_s=30.0)
             except Exception as error:  # their processes are gone already; what is left of a unit shows as residue
-                log.warning("systemctl %s of ended tenants: %s", action, _shown(error))
+                log.warning("systemctl %s of ended tenants: %s", action, shown(error))
 
     def _remove(self, shut: Shut) -> None:
         if shut.survivors:
             return  # a live process on a removed account would be an orphan on a reusable UID
         shut.undone += self._revert(shut.live, Phase.REMOVE)
-
-    def _detach(self, shuts: Sequence[Shut], *, runtime: bool = False) -> None:
-        """What a tenant mounted goes before its home, which could not be removed from under it; runtime folders after systemd."""
-        for shut in shuts:
-            if shut.survivors or not (homes := residue.homes(shut.live)):
-                continue
-            try:
-                found = self._writer.remains.detach(homes, runtime=runtime)
-            except Exception as error:
-                shut.residue += residue.unsearched(shut.live, f"mounts: {_shown(error)}")
-            else:
-                shut.residue += residue.told([each for each in found if not (runtime and each.removed)], shut.live.tenants)
-
-    def _search(self, shuts: Sequence[Shut]) -> None:
-        """What the tenants left: one search for all of them, or one for each where that fails for some.
-
-        Of a grant that is to be tried again only where everybody may write: what would start something must not wait.
-        """
-        for whole in (True, False):
-            gone = [shut for shut in shuts if not shut.survivors and bool(shut.errors) is not whole]
-            self._search_for(gone, whole)
-
-    def _search_for(self, gone: Sequence[Shut], whole: bool) -> None:
-        try:
-            order = residue.order([shut.live for shut in gone], self._writer, self._writer.config.paths.archive, whole=whole)
-            found = self._writer.remains.search(order) if order.uids or order.setgid else []
-        except Exception as error:
-            if len(gone) > 1:
-                for shut in gone:
-                    self._search_for([shut], whole)
-            elif gone and gone[0].live.attempts < residue.GIVEN_UP_AFTER:  # what is left is not known, so it is not over
-                gone[0].undone.append((-1, f"files: {_shown(error)}"))
-            elif gone:
-                gone[0].residue += residue.unsearched(gone[0].live, _shown(error))
-            return
-        for shut in gone:
-            shut.residue += residue.told(found, shut.live.tenants)
-
-    def _disarm_group(self, shut: Shut) -> None:
-        """A file that was given a lent group and its set-id bit would give the group back to whoever runs it."""
-        for lent in (lent for lent in merged(shut.live.lent, self._others()) if lent.gids):
-            try:
-                paths = self._writer.disarm_group(lent.uid, lent.gids, shut.live.record.received_ns)
-            except Exception as error:  # as above
-                shut.undone.append((-1, f"set-group-id files of {lent.login}: {_shown(error)}"))
-            else:
-                detail = f"{lent.login}'s, with a group that was lent: the bit was taken off"
-                shut.residue += [Residue("setgid", path, detail, removed=True) for path in paths]
 
     def _look_back(self, shut: Shut) -> None:
         """What is left of it."""
@@ -296,11 +231,11 @@ class Teardown:
                 steps = [step for _, step in shut.live.steps if step.enforcer == name]
                 shut.residue += enforcer.residue(steps, self._writer)
         except Exception as error:  # as above
-            shut.undone.append((-1, f"residue: {_shown(error)}"))
+            shut.undone.append((-1, f"residue: {shown(error)}"))
         try:
             shut.residue += residue.changes(shut.live, self._writer)
         except Exception as error:  # the host's own files keep no grant from being over
-            shut.residue.append(Residue("unsearched", "this host's own files", _shown(error), of_host=True))
+            shut.residue.append(Residue("unsearched", "this host's own files", shown(error), of_host=True))
         shut.residue = [_printable(found) for found in shut.residue]
 
     def _conclude(self, shuts: Sequence[Shut]) -> None:
@@ -313,7 +248,7 @@ class Teardown:
         try:
             found = [process for process in self._table.of(tenants, lent) if process.mark != "sshd"] if tenants or lent else []
         except Exception as failure:
-            error = _shown(failure)
+            error = shown(failure)
         for shut in clean:
             uids = _uids(shut.live)
             again = [f"{process.name}[{process.pid}]" for process in found if process.tenant_uid in uids]
@@ -341,7 +276,3 @@ def _uids(live: LiveGrant) -> set[int]:
 def _printable(found: Residue) -> Residue:
     """A tenant names its files: one that is no UTF-8 could not be signed, and its grant would never be over."""
     return replace(found, where=one_line(found.where, _PATH_SHOWN), detail=one_line(found.detail))
-
-
-def _shown(error: Exception) -> str:
-    return str(error) if isinstance(error, TidegateError) else f"{type(error).__name__}: {error}"

@@ -10,6 +10,7 @@ import errno
 import os
 import struct
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -44,6 +45,27 @@ class Clock(Protocol):
 
     def boot_id(self) -> str:
         """The kernel's id of this boot: boot clocks compare only within one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One moment on both clocks, to be written down: what the wall clock must show at least from then on, in any boot."""
+
+    wall_ns: int
+    boot_id: str = ""
+    boot_ns: int = 0
+
+    @classmethod
+    def now(cls, clock: Clock, wall_ns: int) -> "Mark":
+        """That wall time, and now on the boot clock."""
+        return cls(wall_ns, clock.boot_id(), clock.boot_ns())
+
+    def wall_now_ns(self, clock: Clock) -> int:
+        """What the wall clock would show by now had nobody set it back.
+
+        In another boot at least all of this boot has gone by since; how long the power was off nobody knows.
+        """
+        return self.wall_ns + clock.boot_ns() - (self.boot_ns if self.boot_id == clock.boot_id() else 0)
 
 
 class RealClock:

@@ -206,5 +206,8 @@ class Writer(Reader, Protocol):
     def drop_at_jobs(self, uid: int, gids: Collection[int] | None = None) -> int:
         """Remove at(1) jobs of the uid, all or those that would run with one of these gids; returns how many. Raises HostError."""
 
+    def settle(self) -> None:
+        """Return when every removal so far would outlast a power cut. Raises HostError when the disk won't say so."""
+
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
         """Run a tool that changes the host. Raises HostError when missing or late; a non-zero exit is the caller's."""

@@ -291,6 +291,9 @@ class FakeHost:
         del uid, gids
         return 0
 
+    def settle(self) -> None:
+        """See contract.Writer. A fake host's memory is its disk."""
+
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
         """See contract.Writer."""
         results: list[CommandResult] = []

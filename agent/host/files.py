@@ -147,6 +147,24 @@ def remove(path: Path) -> None:
         raise HostError("remove_failed", f"{path} could not be removed: {error.strerror}") from error
 
 
+def sync_folder(path: Path) -> None:
+    """Wait until what was removed from a folder is gone on the disk too; an absent one is done.
+
+    Nothing is lost by an unlink that is not synced, but it may come back when the power goes, and a journal on another file
+    system, which was synced, says that it is gone.
+
+    Raises:
+        HostError: ``remove_failed``.
+    """
+    try:
+        with folder(path) as fd:
+            os.fsync(fd)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise HostError("remove_failed", f"what was removed from {path} may come back: {error.strerror}") from error
+
+
 def clear_leftovers(path: Path) -> None:
     """Remove what a killed :func:`atomic_write` of this path left beside it. Only where nobody else writes the path now."""
     prefix = f"{TEMPORARY}{path.name}."

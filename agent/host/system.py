@@ -16,6 +16,7 @@ from agent.host.contract import Account, CommandResult, Group, HomeDisposal, Nod
 from agent.host.remains import HostRemains
 
 NSCD_SOCKETS = (Path("/run/nscd/socket"), Path("/var/run/nscd/socket"))
+_SIDE_DOORS = (Path("/var/lib/systemd/linger"), Path("/var/spool/cron/crontabs"))
 _NO_GID = 2**31 - 2  # getgrouplist(3) wants a primary group; one that nobody has is easily taken out again
 
 
@@ -182,6 +183,12 @@ class SystemHost:
     def drop_at_jobs(self, uid: int, gids: Collection[int] | None = None) -> int:
         """See contract.Writer."""
         return atjobs.drop_jobs(uid, gids)
+
+    def settle(self) -> None:
+        """See contract.Writer."""
+        paths = self._config.paths
+        for folder in (paths.home_base, paths.state_db.parent / "memberships", *_SIDE_DOORS, *atjobs.SPOOLS, *setid.SHARED):
+            files.sync_folder(folder)
 
     def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 30.0) -> CommandResult:
         """See contract.Writer."""

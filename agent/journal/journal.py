@@ -26,6 +26,7 @@ from agent.journal.records import (
     step_of,
     texts_of,
 )
+from agent.journal.times import Times
 from agent.journal.tombstones import Tombstones, dump
 from agent.model import Grant, Json, Plan
 from agent.model.text import one_line
@@ -33,7 +34,7 @@ from agent.model.text import one_line
 _REFUSALS_KEPT = 100
 
 
-class Journal(Forgetting):
+class Journal(Forgetting, Times):
     """The write-ahead journal of one host. Thread-safe; every method raises JournalError when the disk says no."""
 
     def __init__(self, path: Path | None, *, read_only: bool = False, busy_ms: int = 2000) -> None:
@@ -89,9 +90,13 @@ class Journal(Forgetting):
         fresh_within_s: int | None = None,
         over: TakeOver | None = None,
     ) -> GrantRecord:
-        """Note an accepted grant; from here on its jti is used. With a plan it is OPENING, its steps intended; else PENDING."""
+        """Note an accepted grant; from here on its jti is used. With a plan it is OPENING, its steps intended; else PENDING.
+
+        The first of all that are live forgets the clock's mark: years ahead once, it would cut short every grant at a reboot.
+        """
         logins = json.dumps(sorted({want.identifier for want in grant.wants}))
         with self._db.transaction() as db:
+            db.execute("DELETE FROM meta WHERE key='mark' AND NOT EXISTS (SELECT 1 FROM grants WHERE state<>'ended')")
             cursor = db.execute(
                 "INSERT INTO grants (jti,iss,sub,state,token,digest,iat,nbf,exp,reason,ticket,summary,rule,logins,not_containable,"
                 "received_ns,boot_id,boot_deadline_ns,fresh_within_s,supersedes) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
@@ -102,7 +107,6 @@ class Journal(Forgetting):
                 ),
             )
             grant_id = int(cursor.lastrowid or 0)
-            self.note_wall(received_ns)
             if over is not None:
                 self.orders.take_over(grant_id, over)
             if plan is not None:
@@ -127,7 +131,6 @@ class Journal(Forgetting):
         with self._db.transaction() as db:
             self._move(db, grant_id, GrantState.OPENING, "state=?, opened_ns=?", GrantState.OPEN, now_ns)
             db.execute("UPDATE steps SET state=? WHERE grant_id=?", (StepState.DONE, grant_id))
-            self.note_wall(now_ns)
 
     def note(self, grant_id: int, name: str, value: Json) -> None:
         """Keep an observation about a grant (JSON) under a name; a later one of the same name replaces it."""
@@ -271,24 +274,6 @@ class Journal(Forgetting):
         """The latest refusals, newest first."""
         rows = self._db.rows("SELECT * FROM refusals ORDER BY id DESC")
         return [Refusal(**{key: row[key] for key in Refusal.__slots__}) for row in rows]
-
-    def note_wall(self, wall_ns: int) -> None:
-        """Raise the high-water mark of the wall clock; it never goes back."""
-        with self._db.transaction():  # the look and the write are one, or a slower thread could set it back
-            if wall_ns > self.last_wall_ns():
-                self._db.set_meta("last_wall_ns", str(wall_ns))
-
-    def carry(self, deadlines: Iterable[tuple[int, str, int]]) -> None:
-        """After a reboot: the deadlines ``(grant id, boot id, boot ns)`` on the new boot clock, which the next start must find."""
-        with self._db.transaction() as db:
-            db.executemany(
-                "UPDATE grants SET boot_id=?, boot_deadline_ns=? WHERE id=?",
-                [(boot_id, boot_ns, grant_id) for grant_id, boot_id, boot_ns in deadlines],
-            )
-
-    def last_wall_ns(self) -> int:
-        """The latest wall time ever noted; 0 where that can't be read: ends go on, and the next note mends it."""
-        return self._db.meta_int("last_wall_ns", damaged=0)
 
     def _move(self, db: sqlite3.Connection, grant_id: int, before: GrantState, sets: str, *values: object) -> None:
         """One step in a grant's life. One whose end has begun meanwhile never comes back to life."""

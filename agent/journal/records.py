@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from agent.host.clock import Mark
 from agent.model import Phase, Stage, Step
 from agent.model.text import one_line
 
@@ -130,6 +131,16 @@ def texts_of(text: str) -> tuple[str, ...]:
 def dump_step(step: Step) -> str:
     """A step as its row has it."""
     return json.dumps(step.to_json(), sort_keys=True, separators=(",", ":"))
+
+
+def mark_of(text: str) -> Mark | None:
+    """A moment on both clocks; none where it can't be read."""
+    try:
+        wall_ns, boot_id, boot_ns = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    readable = isinstance(wall_ns, int) and isinstance(boot_id, str) and isinstance(boot_ns, int)
+    return Mark(wall_ns, boot_id, boot_ns) if readable else None
 
 
 def step_of(text: str) -> Step:

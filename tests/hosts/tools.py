@@ -22,7 +22,10 @@ _HEARTBEAT_S = 5.0
 PACKAGES = {
     "debootstrap": "debootstrap",
     "ip": "iproute2",
+    "mkfs.ext4": "e2fsprogs",
     "nsenter": "util-linux",
+    "qemu-img": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
     "sshd": "openssh-server",

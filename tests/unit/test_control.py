@@ -20,7 +20,7 @@ from agent.control import client, protocol, server
 from agent.control.handlers import Handlers
 from agent.control.server import ControlServer, Handler, Peer
 from agent.errors import DeniedError, HostError, InvalidGrantError, RefusedError, TidegateError
-from agent.expiry.teardown import Shut
+from agent.expiry.shut import Shut
 from agent.host.clock import FakeClock
 from agent.journal import EndCause
 from agent.pipeline import Pipeline

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agent.expiry.deadline import Deadline
-from agent.host.clock import NS, FakeClock
+from agent.host.clock import NS, FakeClock, Mark
 
 START = 1_800_000_000
 LASTS_S = 600
@@ -93,6 +93,48 @@ def test_how_late_it_is_is_known_though_the_clock_was_set_back() -> None:
     assert deadline.latest_wall_ns(clock) == (START + 100) * NS
     clock.step(9000)
     assert deadline.latest_wall_ns(clock) == clock.wall_ns()
+
+
+@given(st.integers(0, 10**6), st.integers(-(10**6), 10**6))
+def test_a_grant_that_waited_lives_no_longer_than_its_lifetime_whatever_the_clock_did_meanwhile(waits: int, back: int) -> None:
+    """Set forward, its time comes early; set back then, more than its lifetime is left by the boot clock of when it came in."""
+    clock, nbf = FakeClock(), START + waits
+    deadline = Deadline.starting_now(nbf + LASTS_S, clock)
+    clock.step(waits)
+    opened = deadline.opening_now(nbf, clock)
+    clock.step(back)
+    clock.advance(LASTS_S)
+    assert opened.passed(clock) and opened.boot_ns <= deadline.boot_ns
+
+
+def test_a_clock_set_back_in_the_moment_of_opening_wins_nothing() -> None:
+    clock = FakeClock()
+    deadline = Deadline.starting_now(START + LASTS_S, clock)
+    clock.step(-5000)
+    assert Deadline.starting_now(START + LASTS_S, clock).opening_now(START, clock).boot_ns == deadline.boot_ns
+    assert deadline.opening_now(START, clock) == deadline
+
+
+def test_how_long_it_has_passed_is_told_by_the_clock_that_says_more_and_how_far_one_was_moved() -> None:
+    clock = FakeClock()
+    deadline = Deadline.starting_now(START + LASTS_S, clock)
+    assert (deadline.overdue_ns(clock), deadline.moved_ns(clock)) == (0, 0)
+    clock.advance(LASTS_S + 5)
+    assert (deadline.overdue_ns(clock), deadline.moved_ns(clock)) == (5 * NS, 0)
+    clock.step(-3600)
+    assert (deadline.overdue_ns(clock), deadline.moved_ns(clock)) == (5 * NS, -3600 * NS)
+    clock.step(2 * 3600)
+    assert (deadline.overdue_ns(clock), deadline.moved_ns(clock)) == (3605 * NS, 3600 * NS)
+
+
+def test_a_mark_goes_on_by_the_boot_clock_in_its_boot_and_from_the_start_of_another() -> None:
+    clock = FakeClock()
+    mark = Mark.now(clock, clock.wall_ns())
+    clock.advance(7)
+    clock.step(-3600)
+    assert mark.wall_now_ns(clock) == (START + 7) * NS
+    clock.reboot()
+    assert mark.wall_now_ns(clock) == START * NS + clock.boot_ns()
 
 
 class DeadlineMachine(RuleBasedStateMachine):

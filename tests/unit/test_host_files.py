@@ -256,5 +256,14 @@ def test_a_big_tree_goes_in_reasonable_time(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 5
 
 
+def test_a_folders_removals_are_synced_and_a_disk_that_will_not_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.sync_folder(tmp_path)
+    files.sync_folder(tmp_path / "absent")
+    monkeypatch.setattr(os, "fsync", _no_space)
+    with pytest.raises(HostError, match="may come back") as caught:
+        files.sync_folder(tmp_path)
+    assert caught.value.code == "remove_failed"
+
+
 def _no_space(fd: int) -> None:
     raise OSError(28, "No space left on device")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import JournalError, UntrustedError
+from agent.host.clock import Mark
 from agent.journal import EndCause, GrantRecord, GrantState, Journal, StepState
 from agent.journal.database import SCHEMA_VERSION, Database
 from agent.journal.records import Refusal
@@ -234,14 +235,15 @@ def test_a_step_that_cant_be_read_any_more_is_left_to_no_enforcer_and_does_not_h
 
 
 def test_the_high_water_mark_of_the_wall_clock_never_goes_back_whichever_thread_is_slower(journal: Journal) -> None:
-    threads = [threading.Thread(target=journal.note_wall, args=(n,)) for n in range(40, 0, -1)]
+    accept(journal)
+    threads = [threading.Thread(target=journal.mark, args=(Mark(n, "boot-1", n),)) for n in range(40, 0, -1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert journal.last_wall_ns() == 40
-    journal.note_wall(39)
-    assert journal.last_wall_ns() == 40
+    assert journal.last_mark() == Mark(40, "boot-1", 40)
+    journal.mark(Mark(39, "boot-2", 1))
+    assert journal.last_mark() == Mark(40, "boot-1", 40)
 
 
 def test_a_deadline_carried_to_a_new_boot_is_what_the_next_start_finds(journal: Journal) -> None:
@@ -269,7 +271,7 @@ def test_reading_only_changes_nothing_on_disk(tmp_path: Path) -> None:
     reader = Journal(tmp_path / "state.db", read_only=True)
     assert reader.live() == []
     with pytest.raises(JournalError):
-        reader.note_wall(5)
+        reader.mark(Mark(5))
     reader.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
@@ -277,7 +279,7 @@ def test_reading_only_changes_nothing_on_disk(tmp_path: Path) -> None:
 def test_a_closed_journal_answers_with_its_own_error(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "state.db")
     journal.close()
-    for act in (journal.live, lambda: journal.note_wall(1), journal.spoken_for_uids):
+    for act in (journal.live, lambda: journal.mark(Mark(1)), journal.spoken_for_uids):
         with pytest.raises(JournalError):
             act()
 
@@ -406,14 +408,16 @@ def test_a_row_whose_words_cant_be_read_is_still_a_live_grant(tmp_path: Path, co
 def test_a_number_that_cant_be_read_stops_what_opens_and_nothing_that_ends(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "state.db")
     record = accept(journal, planned=plan(uids={"jit-alice": 70001}))
-    for key in ("forgotten_through", "last_uid", "last_wall_ns"):
+    for key in ("forgotten_through", "last_uid", "mark"):
         damage(tmp_path / "state.db", f"INSERT OR REPLACE INTO meta VALUES ('{key}', 'x')")
     for ask in (lambda: journal.refuse_replay(grant("g-2")), journal.last_uid):
         with pytest.raises(JournalError) as caught:
             ask()
         assert caught.value.code == "journal_damaged"
-    assert journal.last_wall_ns() == 0
-    journal.note_wall(WALL * NS)
-    assert journal.last_wall_ns() == WALL * NS, "and the next note mends it"
+    for text in ("x", "[1]", '["x","boot",1]'):
+        damage(tmp_path / "state.db", f"INSERT OR REPLACE INTO meta VALUES ('mark', '{text}')")
+        assert journal.last_mark() is None
+    journal.mark(Mark(WALL * NS))
+    assert journal.last_mark() == Mark(WALL * NS), "and the next one mends it"
     assert end(journal, record)
     journal.close()

@@ -15,7 +15,7 @@ from agent.expiry.claims import RETRY_ALIVE_MOST_MS, RETRY_MOST_MS
 from agent.expiry.ledger import ASK_AGAIN_MS, MARK_S, SWEEPS_MS, Ledger
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act, Alarm
-from agent.host.clock import NS, FakeClock
+from agent.host.clock import NS, FakeClock, Mark
 from agent.host.lent import Lent
 from agent.journal import EndCause, GrantState, Journal
 from agent.model import Phase
@@ -70,6 +70,35 @@ def test_a_clock_set_back_moves_neither_the_warnings_nor_the_end(step: int) -> N
     assert scene.due() == [(Act.WARN, 1)]
     scene.clock.advance(1)
     assert scene.due() == [(Act.SHUT, 1)]
+
+
+def test_a_grant_opened_by_a_clock_set_forward_and_back_ends_by_its_lifetime() -> None:
+    scene = Scene()
+    found = live(scene.clock, lasts_s=7200, state=GrantState.PENDING)
+    found.record = replace(found.record, nbf=found.record.exp - 60)
+    scene.ledger.add(found)
+    scene.clock.step(7200 - 60)
+    assert scene.due() == [(Act.OPEN, 1)]
+    assert scene.ledger.begin_opening(found)
+    scene.clock.step(-7200)
+    scene.clock.advance(59)
+    assert scene.due() == []
+    scene.clock.advance(1)
+    assert scene.due() == [(Act.SHUT, 1)]
+
+
+def test_a_clock_set_back_just_as_its_time_came_lets_a_grant_wait_for_it_again() -> None:
+    scene = Scene()
+    found = live(scene.clock, state=GrantState.PENDING)
+    scene.ledger.add(found)
+    assert scene.due() == [(Act.OPEN, 1)]
+    scene.clock.step(-5)
+    assert scene.ledger.wait_for_nbf(found)
+    scene.clock.advance(4)
+    assert scene.due() == []
+    scene.clock.advance(1)
+    assert scene.due() == [(Act.OPEN, 1)]
+    assert not scene.ledger.wait_for_nbf(found)
 
 
 def test_a_grant_to_come_is_opened_at_its_time_unless_it_was_ended_before() -> None:
@@ -232,9 +261,9 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     found.close()
 
 
-def open_one(journal: Journal, clock: FakeClock, lasts_s: int = 600, *, pending: bool = False) -> None:
+def open_one(journal: Journal, clock: FakeClock, lasts_s: int = 600, *, pending: bool = False, jti: str = "g-1") -> None:
     exp = clock.wall_ns() // NS + lasts_s
-    given = grant(exp=exp)
+    given = grant(jti, exp=exp)
     boot = (clock.boot_id(), clock.boot_ns() + lasts_s * NS)
     planned = plan(uids={"jit-alice": ALICE})
     planned_now = None if pending else planned
@@ -258,7 +287,7 @@ def test_restarts_after_a_reboot_with_the_clock_set_back_win_nothing(journal: Jo
     open_one(journal, clock, pending=pending)
     clock.advance(300)
     Ledger(clock).load(journal)
-    journal.note_wall(clock.wall_ns())
+    journal.mark(Mark.now(clock, clock.wall_ns()))
     clock.reboot()
     clock.step(-3600)
     for start in range(3):
@@ -307,6 +336,46 @@ def test_reboots_one_after_the_other_with_the_clock_set_back_win_only_what_was_n
         clock.reboot()
         clock.step(-40)
     assert lived <= 600
+
+
+def test_a_power_cut_with_the_clock_set_back_costs_what_was_not_marked_and_a_boots_own_time_is_counted(journal: Journal) -> None:
+    clock = FakeClock()
+    open_one(journal, clock)
+    clock.advance(100)
+    Ledger(clock).load(journal)  # marks
+    clock.advance(MARK_S - 1)
+    clock.reboot()
+    clock.step(-3600)
+    (found,) = Ledger(clock).load(journal)
+    assert found.deadline.remaining_ns(clock) == 500 * NS - clock.boot_ns()
+
+
+def test_a_power_cut_right_after_a_clock_set_forward_opened_it_leaves_no_more_than_its_lifetime(journal: Journal) -> None:
+    """The clock is set back as well, and no mark was written since: when it opened is journaled, and is one."""
+    clock = FakeClock()
+    open_one(journal, clock, lasts_s=7200)
+    with journal._db.transaction() as db:
+        db.execute("UPDATE grants SET opened_ns=?", (clock.wall_ns() + 7140 * NS,))
+    clock.reboot()
+    (found,) = Ledger(clock).load(journal)
+    assert found.deadline.remaining_ns(clock) == 60 * NS - clock.boot_ns()
+
+
+def test_a_clock_that_was_years_ahead_once_cuts_short_no_later_grant_at_a_reboot(journal: Journal) -> None:
+    clock = FakeClock()
+    open_one(journal, clock)
+    clock.step(10 * 365 * 86400)
+    (found,) = Ledger(clock).load(journal)
+    assert found.deadline.passed(clock)
+    journal.shutting([(found.id, "")], EndCause.EXPIRED)
+    journal.ended(found.id, clock.wall_ns(), residue=0, receipt=("r", "jws"))
+    clock.step(-10 * 365 * 86400)
+    open_one(journal, clock, jti="g-2")
+    clock.advance(60)
+    Ledger(clock).load(journal)
+    clock.reboot()
+    (found,) = Ledger(clock).load(journal)
+    assert found.deadline.remaining_ns(clock) == 540 * NS - clock.boot_ns()
 
 
 def test_a_journal_that_cant_be_written_at_start_still_holds_every_deadline(

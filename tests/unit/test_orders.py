@@ -12,7 +12,7 @@ from agent.errors import HostError, JournalError, UntrustedError
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act
-from agent.expiry.teardown import Shut
+from agent.expiry.shut import Shut
 from agent.host.clock import NS, FakeClock
 from agent.journal import EndCause, GrantState
 from agent.pipeline import Pipeline

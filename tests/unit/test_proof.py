@@ -14,7 +14,7 @@ from agent.expiry import proof, proving, receipt
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
 from agent.expiry.proving import Prover
-from agent.expiry.teardown import Shut
+from agent.expiry.shut import Shut
 from agent.host.asking import ACCEPTED, NOT_ASKED, REFUSED, Answer, HostAsker, Question, Right, parse_rights
 from agent.host.clock import FakeClock
 from agent.host.contract import CommandResult

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from agent.expiry import receipt, story
-from agent.expiry.teardown import Shut
-from agent.host.clock import NS, FakeClock, rfc3339
+from agent.expiry.shut import Shut
+from agent.host.clock import FakeClock, rfc3339
 from agent.journal import EndCause
 from agent.model import Phase, Residue
 from agent.trust import HostKey
@@ -22,6 +22,7 @@ def ended(clock: FakeClock, cause: EndCause = EndCause.EXPIRED, late_ms: int = 0
     clock.advance(600 + late_ms / 1000 if cause is EndCause.EXPIRED else 100)
     now = clock.wall_ns()
     grant.cause, grant.began_ns, grant.doors_ns, grant.last_process_ns = cause, now, now + 2 * MS, now + 31 * MS
+    grant.overdue_ns, grant.moved_ns = grant.deadline.overdue_ns(clock), grant.deadline.moved_ns(clock)
     grant.killed, grant.killed_count, grant.attempts = ["sh[10]"], 3, 1
     return Shut(grant, now, now + 40 * MS, [(1, ""), (0, "")])
 
@@ -38,13 +39,17 @@ def test_an_expiry_is_late_against_its_deadline_and_a_revocation_against_the_ord
     assert revoked["cause"] == "revoked"
 
 
-def test_an_expiry_by_the_boot_clock_is_not_early() -> None:
+@pytest.mark.parametrize("moved_s", [-3600, 0, 3600])
+def test_a_clock_set_back_hides_no_lateness_and_how_far_it_was_moved_is_told(moved_s: int) -> None:
     clock = FakeClock()
-    shut = ended(clock)
-    shut.live.began_ns = shut.live.deadline.wall_ns - 3600 * NS  # the wall clock was set back
-    shut.live.doors_ns = shut.live.began_ns + MS
-    shut.live.last_process_ns = shut.live.began_ns + 2 * MS
-    assert claims(shut)["lateness_ms"] == {"doors": 1, "last_process": 2}
+    grant = live(clock)
+    clock.step(moved_s)
+    clock.advance(605)
+    grant.cause, grant.began_ns, grant.doors_ns = EndCause.EXPIRED, clock.wall_ns(), clock.wall_ns() + 2 * MS
+    grant.overdue_ns, grant.moved_ns = grant.deadline.overdue_ns(clock), grant.deadline.moved_ns(clock)
+    found = claims(Shut(grant, clock.wall_ns()))
+    assert found["lateness_ms"] == {"doors": 5002 + max(0, moved_s) * 1000, "last_process": None}
+    assert found["clock_moved_ms"] == moved_s * 1000
 
 
 def test_every_step_is_accounted_for_and_what_was_not_tried_is_not_undone() -> None:

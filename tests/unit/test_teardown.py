@@ -11,7 +11,8 @@ import pytest
 
 from agent.errors import HostError
 from agent.expiry.live import LiveGrant
-from agent.expiry.teardown import Shut, Teardown
+from agent.expiry.shut import Shut
+from agent.expiry.teardown import Teardown
 from agent.host.clock import FakeClock
 from agent.host.contract import CommandResult, Writer
 from agent.host.found import Found
@@ -82,6 +83,21 @@ def test_doors_first_for_all_then_the_word_then_the_processes_then_the_accounts(
     assert all(shut.ended_ns and not shut.errors for shut in shuts)
     assert [shut.live.killed_count for shut in shuts] == [1, 1]
     assert all(shut.live.doors_ns and shut.live.last_process_ns for shut in shuts)
+
+
+def test_what_was_removed_is_gone_on_its_disk_before_any_journal_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    monkeypatch.setattr(scene.host, "settle", lambda: scene.log.append("settled"))
+    (shut,) = scene.shut(live(scene.clock))
+    assert scene.log.index("settled") > scene.log.index("remove t0 (0 alive)")
+    assert shut.ended_ns
+
+    def no_disk() -> NoReturn:
+        raise HostError("remove_failed", "what was removed from /home may come back: I/O error")
+
+    monkeypatch.setattr(scene.host, "settle", no_disk)
+    (shut,) = scene.shut(live(scene.clock, 2))
+    assert shut.ended_ns is None and "may come back" in shut.errors[0]
 
 
 @pytest.mark.parametrize("error", ERRORS)
