@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent import enforcement, planning, policy, trust
+from agent.admitted import Admitted, refuse_taken, refuse_unready, refuse_what_is_not_built
 from agent.audit import AuditEvent, EventKind, Trail
 from agent.config import Config
 from agent.errors import DeniedError, HostError, JournalError, RefusedError, TidegateError, UnenforceableError
@@ -29,26 +30,13 @@ from agent.host.lent import Lent
 from agent.host.processes import ProcessTable
 from agent.journal import EndCause, GrantState, Journal
 from agent.journal.orders import CARRIED, TakeOver
-from agent.model import AccountWant, Enforcer, Grant, Plan, Step, SudoWant
+from agent.model import Enforcer, Plan, Step
 from agent.model.summary import summarise
-from agent.planning import Replacement, uids
+from agent.planning import uids
 from agent.sessions.who import Sessions
 from agent.spool import Inbox, Outbox
 
 log = logging.getLogger("tidegate")
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """A grant that may be opened: roles expanded, allowed by ``rule``, and planned against the host as it is now."""
-
-    grant: Grant
-    rule: str
-    plan: Plan
-    not_containable: tuple[str, ...] = ()  # why what it gives amounts to root
-    fresh_within_s: int | None = None  # it stands open only while a bulletin of its issuer is no older than that
-    old: LiveGrant | None = None  # the live grant whose place it takes
-    change: Replacement | None = None  # how, where anything of the old one stands
 
 
 @dataclass(slots=True)
@@ -109,13 +97,18 @@ class Pipeline:
         old = superseding.target(grant, self.ledger) if own is None else None
         live = self._live_for_policy(own)
         verdict = policy.judge(
-            grant, self.policies.policy, now_s=now_s, live=live, is_ours=self._is_ours, changeable=self._changeable
+            grant,
+            self.policies.policy,
+            now_s=now_s,
+            live=live,
+            is_ours=self._is_ours,
+            changeable=lambda want, words, groups: planning.changeable(want, words, groups, self.writer),
         )
         if isinstance(verdict, policy.Denied):
             raise DeniedError(verdict.code, verdict.reason, field=verdict.field)
-        _refuse_what_is_not_built(verdict.grant)
-        self._refuse_unready(verdict.grant)
-        self._refuse_taken(verdict.grant, own or old)
+        refuse_what_is_not_built(verdict.grant)
+        refuse_unready(verdict.grant, self.unready)
+        refuse_taken(verdict.grant, self.ledger.all(), own or old)
         change = None
         if old is not None and old.state is GrantState.OPEN:
             change = planning.replacement(
@@ -282,18 +275,13 @@ class Pipeline:
 
     def _uids(self) -> Callable[[str], int]:
         """Reserves one UID after the other for a plan; nothing is written until the plan is journaled."""
-        free = uids.free_uids(self.config, self.journal.last_uid(), self.journal.spoken_for_uids(), self.writer, self._in_use)
+        last, spoken_for = self.journal.last_uid(), self.journal.spoken_for_uids()
+        free = uids.free_uids(self.config, last, spoken_for, self.writer, lambda uid: bool(self.table.of({uid: ""})))
         return lambda _login: next(free)
-
-    def _in_use(self, uid: int) -> bool:
-        return bool(self.table.of({uid: ""}))
 
     def _is_ours(self, login: str) -> bool:
         user = self.writer.user(login)
         return user is not None and user.ours
-
-    def _changeable(self, want: SudoWant, words: tuple[str, ...], groups: frozenset[str]) -> str | None:
-        return planning.changeable(want, words, groups, self.writer)
 
     def _live_for_policy(self, own: LiveGrant | None) -> list[policy.LiveGrant]:
         return [
@@ -302,25 +290,5 @@ class Pipeline:
             if live is not own
         ]
 
-    def _refuse_taken(self, grant: Grant, own: LiveGrant | None) -> None:
-        """A login is one grant's until that is over whole: what is undone of the old by its name would be the new one's."""
-        taken = {login for live in self.ledger.all() if live is not own for login in live.uids}
-        for index, want in enumerate(grant.wants):
-            if isinstance(want, AccountWant) and want.identifier in taken:
-                reason = f"{want.identifier} is another live grant's account"
-                raise UnenforceableError("account_exists", reason, field=f"authorization_details[{index}].identifier")
-
     def _is_fresh(self, admitted: Admitted) -> bool:
         return self.ledger.freshness.holds(admitted.grant.iss, admitted.fresh_within_s)
-
-    def _refuse_unready(self, grant: Grant) -> None:
-        for want in grant.wants:
-            if want.type in self.unready:
-                raise UnenforceableError("host_not_ready", f"{want.type} can't be enforced here now: {self.unready[want.type]}")
-
-
-def _refuse_what_is_not_built(grant: Grant) -> None:
-    """Better no access than access without what the grant asks for."""
-    if grant.recording_required:
-        reason = "a recorded session is required and this host has no recorder"
-        raise UnenforceableError("recording_unavailable", reason, field="recording.required")

@@ -19,6 +19,7 @@ from agent.trust import REFUSALS  # noqa: E402
 TARGET = ROOT / "docs" / "CODES.md"
 SOURCES = (
     "agent/pipeline.py",
+    "agent/admitted.py",
     "agent/keeping.py",
     "agent/expiry/behind.py",
     "agent/expiry/superseding.py",

@@ -1,12 +1,12 @@
 """What the daemon tells of itself, as JSON objects; the command line prints them as they are, or as text (docs/CLI.md)."""
 
+from agent.admitted import Admitted
 from agent.expiry.live import LiveGrant
 from agent.host.clock import NS, Clock, rfc3339
 from agent.host.found import Progress
 from agent.journal import GrantRecord, GrantState, Tombstone
 from agent.journal.records import HeldBulletin, JournaledStep, Refusal
 from agent.model.summary import summarise
-from agent.pipeline import Admitted
 from agent.sessions.who import Session
 from agent.suspending import why
 

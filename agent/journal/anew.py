@@ -28,11 +28,11 @@ class Anew:
         ident = f"found-{now_ns}"
         with self._db.transaction() as db:
             cursor = db.execute(
-                "INSERT INTO grants (jti,iss,sub,state,token,digest,nbf,exp,reason,ticket,summary,rule,logins,not_containable,"
-                "received_ns,boot_id,boot_deadline_ns,cause,cause_text) VALUES (?,?,'',?,x'',?,?,?,'','',?,'',?,'[]',?,'',0,?,?)",
+                "INSERT INTO grants (jti,iss,sub,state,token,digest,iat,nbf,exp,reason,ticket,summary,rule,logins,not_containable,"
+                "received_ns,boot_id,boot_deadline_ns,cause,cause_text) VALUES (?,?,'',?,x'',?,?,?,?,'','',?,'',?,'[]',?,'',0,?,?)",
                 (
                     *(ident, iss, GrantState.SHUTTING, hashlib.sha256(ident.encode()).hexdigest()),
-                    *(now_ns // NS, now_ns // NS, "what was found on the host", json.dumps(sorted(uids)), now_ns),
+                    *(now_ns // NS, now_ns // NS, now_ns // NS, "what was found on the host", json.dumps(sorted(uids)), now_ns),
                     *(EndCause.FAILED, one_line(why)),
                 ),
             )

@@ -75,14 +75,16 @@ def _means(rule: Rule, want: SudoWant, text: str) -> None:
     """By our own reading of cvtsudoers' JSON: this is no call of the proof that the enforcer makes, but its judge."""
     (only,) = json.loads(_said(["cvtsudoers", "-c", "/dev/null", "-f", "json"], text))["User_Specs"]
     assert only["User_List"] == [{"username": want.identifier}] and only["Host_List"] == [{"hostname": "ALL"}], text
-    (allowed,) = only["Cmnd_Specs"]
-    assert allowed["runasusers"] == [{"username": name} for name in want.run_as] and "runasgroups" not in allowed, text
-    meant = [" ".join([words[0], *(words[1:] or ['""'])]) for words in want.commands]
-    assert [found["command"] for found in allowed["Commands"]] == meant, (text, allowed)
-    assert all(found.keys() == {"command"} for found in allowed["Commands"]), text
-    options = {key: value for option in allowed["Options"] for key, value in option.items()}
-    assert options.pop("authenticate") is False and options.pop("notafter", None) == rule.stamp, text
-    assert options.pop("command_timeout", None) == (rule.timeout_s or None) and not options, text
+    meant = sorted(" ".join([words[0], *(words[1:] or ['""'])]) for words in want.commands)
+    said = [found for allowed in only["Cmnd_Specs"] for found in allowed["Commands"]]
+    assert sorted(found["command"] for found in said) == meant, (text, said)
+    assert all(found.keys() == {"command"} for found in said), text
+    for allowed in only["Cmnd_Specs"]:
+        assert allowed["runasusers"] == [{"username": name} for name in want.run_as] and "runasgroups" not in allowed, text
+        options = {key: value for option in allowed["Options"] for key, value in option.items()}
+        assert options.pop("authenticate") is False and options.pop("setenv") is False, text
+        assert options.pop("noexec", True) is True and options.pop("notafter", None) == rule.stamp, text
+        assert options.pop("command_timeout", None) == (rule.timeout_s or None) and not options, text
     _said(["visudo", "-c", "-f", "-"], text)
     sudoers_rule.prove(rule, text, _Reader())  # type: ignore[arg-type]  # all of a Reader that the proof asks
 

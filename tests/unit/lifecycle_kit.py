@@ -5,7 +5,7 @@ its SIGKILL, ``world.reboot()`` a power cut. The daemon's threads run inline, so
 """
 
 import contextlib
-import json
+import functools
 import os
 import sqlite3
 import tempfile
@@ -39,7 +39,7 @@ from agent.recovery import stand_again, take_down
 from agent.sessions.who import Sessions
 from agent.spool import Inbox, Outbox
 from enforcers.sudoers_rule import PROBE
-from tests.unit.enforcer_fixtures import ENFORCERS, KEY, answer, sshd_says
+from tests.unit.enforcer_fixtures import ENFORCERS, KEY, answer, real, sshd_says
 from tests.unit.expiry_kit import FakeCgroups, FakeTable, Host, process
 
 T = TypeVar("T")
@@ -295,23 +295,15 @@ def _host(config: Config) -> Host:
     return host
 
 
+@functools.cache
+def _read_by_cvtsudoers(text: bytes) -> CommandResult:
+    return real(["cvtsudoers", "-c", "/dev/null", "-f", "json"], text)
+
+
 def _cvtsudoers(argv: Sequence[str], stdin: bytes | None) -> CommandResult:
-    """What the real one says of the plain rules used here (the real one is asked in the tests of the enforcer)."""
-    line = (stdin or b"").decode().rstrip("\n").replace("\\", "")
-    login, _, rest = line.partition(" ALL=(")
-    run_as, _, rest = rest.partition(") ")
-    head, _, commands = rest.partition("NOPASSWD: ")
-    options: list[dict[str, object]] = [{"authenticate": False}]
-    for word in head.split():
-        name, _, value = word.partition("=")
-        options.append({"notafter": value} if name == "NOTAFTER" else {"command_timeout": int(value)})
-    spec = {
-        "runasusers": [{"username": name} for name in run_as.split(",")],
-        "Options": options,
-        "Commands": [{"command": command} for command in commands.split(", ")],
-    }
-    user = {"User_List": [{"username": login}], "Host_List": [{"hostname": "ALL"}], "Cmnd_Specs": [spec]}
-    return CommandResult(tuple(argv), 0, json.dumps({"User_Specs": [user]}), "")
+    """The real one of this machine, asked once about each text."""
+    assert list(argv) == ["cvtsudoers", "-c", "/dev/null", "-f", "json"]
+    return _read_by_cvtsudoers(stdin or b"")
 
 
 __all__ = ["HOST_ID", "ISSUER", "KEY", "NS", "POLICY", "PROBE", "World"]

@@ -323,7 +323,11 @@ class Lifecycle(RuleBasedStateMachine):
                     assert KEY in host.files[paths.keys / login][0].decode()
                 case "sudo":
                     rules = [text for path, (text, _) in host.files.items() if path.is_relative_to(paths.sudoers)]
-                    assert any(text.startswith(f"{login} ".encode()) and SUDO.encode() in text for text in rules)
+                    assert any(
+                        line.startswith(f"{login} ".encode()) and SUDO.encode() in line
+                        for text in rules
+                        for line in text.splitlines()
+                    )
                 case "group":
                     assert set(entry["groups"]) <= host.groups_of(login)
 
@@ -336,7 +340,11 @@ class Lifecycle(RuleBasedStateMachine):
         assert {name for name, user in host.users.items() if user.ours} <= logins
         assert {path.name for path in host.homes if path.name != "deploy"} <= logins
         assert {path.name for path in host.files if path.parent == paths.keys} <= logins
-        rules = [text.decode().split(" ")[0] for path, (text, _) in host.files.items() if path.is_relative_to(paths.sudoers)]
+        rules = [
+            text.decode().splitlines()[-1].split(" ")[0]
+            for path, (text, _) in host.files.items()
+            if path.is_relative_to(paths.sudoers)
+        ]
         assert set(rules) <= everybody and len(rules) <= len(held)
         assert {user for user, _ in host.made} <= everybody
         uids = {uid for found in self.world.pipeline.ledger.all() for uid in found.tenants}
