@@ -286,3 +286,10 @@ def test_a_grant_signed_by_openssl_alone_is_valid(tmp_path: Path) -> None:
     done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("valid: alice@example.com gets jit-alice")
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_every_test_that_is_named_as_proof_is_there(page: Path) -> None:
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", texts(page)):
+        assert (ROOT / file).is_file(), file
+        assert not name or re.search(rf"^def {name}\(", texts(ROOT / file), re.MULTILINE), f"{file}::{name}"
