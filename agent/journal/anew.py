@@ -41,7 +41,8 @@ class Anew:
                 [(cursor.lastrowid, seq, json.dumps(step.to_json()), StepState.DONE) for seq, step in enumerate(found)],
             )
             db.executemany(
-                "INSERT OR IGNORE INTO uids (uid,grant_id,login,state,since_ns) VALUES (?,?,?,'reserved',?)",
+                # A row of it may have been saved whose grant was not: it is this one's now, or its processes would be nobody's.
+                "INSERT OR REPLACE INTO uids (uid,grant_id,login,state,since_ns) VALUES (?,?,?,'reserved',?)",
                 [(uid, cursor.lastrowid, login, now_ns) for login, uid in uids.items()],
             )
 

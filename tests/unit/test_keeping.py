@@ -156,6 +156,15 @@ def test_what_is_found_on_the_host_is_one_grant_to_be_ended(tmp_path: Path) -> N
     assert UID in journal.spoken_for_uids()
 
 
+def test_a_uid_whose_row_was_saved_and_its_grant_was_not_is_of_what_is_found(tmp_path: Path) -> None:
+    """Else its account would be taken away, and its processes be nobody's to end."""
+    journal = Journal(tmp_path / "state.db")
+    with journal._db.transaction() as db:
+        db.execute("INSERT INTO uids (uid,grant_id,login,state,since_ns) VALUES (?,7,'jit-x','reserved',1)", (UID,))
+    journal.anew.adopt_found([journal_kit.step(1)], {"jit-x": UID}, iss="urn:host", now_ns=5, why="lost")
+    assert journal.live()[0].uids == {"jit-x": UID}
+
+
 def test_the_copy_of_the_program_is_whole_and_follows_the_code(tmp_path: Path) -> None:
     source, home, unit = tmp_path / "lib", tmp_path / "home", tmp_path / "units" / "x@.service"
     for package in ("agent", "enforcers"):
