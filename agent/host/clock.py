@@ -46,6 +46,9 @@ class Clock(Protocol):
     def boot_id(self) -> str:
         """The kernel's id of this boot: boot clocks compare only within one."""
 
+    def up_ns(self) -> int:
+        """For how long this host is up, suspend included. Not always :meth:`boot_ns`: a container has its machine's boot clock."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -65,7 +68,7 @@ class Mark:
 
         In another boot at least all of this boot has gone by since; how long the power was off nobody knows.
         """
-        return self.wall_ns + clock.boot_ns() - (self.boot_ns if self.boot_id == clock.boot_id() else 0)
+        return self.wall_ns + (clock.boot_ns() - self.boot_ns if self.boot_id == clock.boot_id() else clock.up_ns())
 
 
 class RealClock:
@@ -73,6 +76,7 @@ class RealClock:
 
     def __init__(self) -> None:
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        self._began_ns = _began_ns(Path("/proc/1/stat"))
 
     def wall_ns(self) -> int:
         """See :class:`Clock`."""
@@ -86,6 +90,16 @@ class RealClock:
         """See :class:`Clock`."""
         return self._boot_id
 
+    def up_ns(self) -> int:
+        """See :class:`Clock`."""
+        return max(0, self.boot_ns() - self._began_ns)
+
+
+def _began_ns(stat: Path) -> int:
+    """When the first process of this host was started, on the boot clock (proc(5), ``starttime``)."""
+    ticks = int(stat.read_bytes().rpartition(b")")[2].split()[19])
+    return ticks * NS // os.sysconf("SC_CLK_TCK")
+
 
 class FakeClock:
     """A clock that tests move by hand. ``step`` moves the wall clock alone, as an admin or NTP would."""
@@ -94,6 +108,7 @@ class FakeClock:
         self._wall = wall_ns
         self._boot = boot_ns
         self._id = "boot-1"
+        self._began = 0
 
     def wall_ns(self) -> int:
         """See :class:`Clock`."""
@@ -106,6 +121,10 @@ class FakeClock:
     def boot_id(self) -> str:
         """See :class:`Clock`."""
         return self._id
+
+    def up_ns(self) -> int:
+        """See :class:`Clock`."""
+        return self._boot - self._began
 
     def advance(self, seconds: float) -> None:
         """Let time pass on both clocks."""

@@ -36,8 +36,10 @@ class Ground:
             subprocess.run(["cp", "-a", path, f"{_KEPT}{path}"], check=True, timeout=60)
 
     def reset(self) -> None:
-        """No journal, an empty spool, and what a failed point left put right. No tidegated may run."""
+        """An empty journal, an empty spool, and what a failed point left put right. No tidegated may run."""
         _remove([*checks.STATE.glob("state.db*"), *checks.STATE.glob("orders.reserve")])
+        if (checks.STATE / "host.jwk").exists():  # a host that had one and has no journal has lost it
+            Journal(checks.STATE / "state.db").close()
         for folder in _EMPTIED:
             _remove((checks.STATE / folder).glob("*"))
         now = checks.snapshot() if self.baseline else {}

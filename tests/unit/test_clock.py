@@ -10,7 +10,7 @@ import pytest
 
 from agent.errors import HostError
 from agent.host import clock as clocks
-from agent.host.clock import NS, Clock, DeadlineTimer, FakeClock, RealClock, rfc3339
+from agent.host.clock import NS, Clock, DeadlineTimer, FakeClock, Mark, RealClock, _began_ns, rfc3339
 
 MS = 1_000_000
 
@@ -147,3 +147,19 @@ def test_the_fake_clock_does_what_clocks_do() -> None:
 )
 def test_times_are_shown_in_utc_and_never_rounded_up(wall_ns: int, text: str) -> None:
     assert rfc3339(wall_ns) == text
+
+
+def test_in_a_container_the_boot_clock_is_the_machines_and_a_new_boot_counts_from_its_own_start(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text(f"1 (a b) c) S 0 1 1 0 -1 {'0 ' * 13}360000 0 0\n")
+    hour = _began_ns(stat)
+    assert hour == 360000 * NS // os.sysconf("SC_CLK_TCK")
+
+    class Container(FakeClock):
+        def up_ns(self) -> int:
+            return self.boot_ns() - hour
+
+    clock = Container(boot_ns=hour + 5 * NS)
+    assert Mark(7 * NS, "another boot", 0).wall_now_ns(clock) == 12 * NS
+    assert Mark(7 * NS, clock.boot_id(), hour).wall_now_ns(clock) == 12 * NS
+    assert 0 <= RealClock().up_ns() <= RealClock().boot_ns()
