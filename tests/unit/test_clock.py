@@ -5,6 +5,7 @@ import errno
 import os
 import select
 import time
+from pathlib import Path
 
 import pytest
 
