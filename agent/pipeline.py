@@ -167,6 +167,7 @@ class Pipeline:
             self.ledger.give_back(old)
             raise
         live.notes = {name: value for name, value in old.notes.items() if name in CARRIED}
+        self.behind.arm_again(live)  # before the old one's is taken away; opening insists on it
         old.steps, old.uids, old.superseded_by = list(change.gone if change else ()), {}, jti
         old.state = GrantState.SHUTTING
         self.ending.begin([old], EndCause.SUPERSEDED, over.told)

@@ -59,7 +59,7 @@ class Behind:
         try:
             with self._lock:
                 needed = {_name(live) for live in self._ledger.all() if live not in ended}
-                self._timers.disarm({_name(live) for live in ended if live.steps} - needed)
+                self._timers.disarm({_name(live) for live in ended if NOTE in live.notes} - needed)
         except TidegateError as error:
             log.warning("timers of ended grants stay until they are due: %s", error)
 

@@ -29,6 +29,7 @@ PATHS = (
     "/run/systemd/transient", "/var/lib/systemd/linger", "/var/mail", "/var/spool/cron", "/tmp", "/var/tmp",
 )  # fmt: skip
 _OF_THE_BOOT = ("/tmp/systemd-private-", "/var/tmp/systemd-private-", "/run/systemd/transient/run-")
+_TIMER = "/run/systemd/transient/tidegate-backstop@"
 
 POLICY = f"""\
 rules:
@@ -142,10 +143,12 @@ class Scene:
         self.machine.wait_for(lambda: self.ask("status"), what="tidegated answers", step=0.2)
 
     def snapshot(self) -> Snapshot:
-        """All that a grant may change, but what every boot names anew."""
+        """All that a grant may change, but what every boot names anew. A grant's timer is, by its due times: it counts as there."""
         found = self.inside("snapshot", *PATHS)
-        left_out = ("/run/systemd/transient", *_OF_THE_BOOT)  # the folder itself is there from the first transient unit on
-        return {path: Entry(*entry) for path, entry in found.items() if path != left_out[0] and not path.startswith(left_out[1:])}
+        left_out = ("/run/systemd/transient", *_OF_THE_BOOT, _TIMER)  # the folder itself is there from the first transient unit on
+        seen = {path: Entry(*entry) for path, entry in found.items() if path != left_out[0] and not path.startswith(left_out[1:])}
+        timers = sum(path.startswith(_TIMER) for path in found)
+        return {**seen, f"{_TIMER}*": Entry("timer", 0, 0, 0, 0, str(timers))} if timers else seen
 
     def unclean(self) -> list[str]:
         """What differs from before the first grant, one line each, and who still lives."""
