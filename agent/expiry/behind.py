@@ -55,11 +55,17 @@ class Behind:
         self._note(live, trouble)
 
     def disarm(self, ended: Sequence[LiveGrant]) -> None:
-        """These are over. Never raises: a timer that stays finds nothing to do."""
+        """These are over. Never raises: a timer that stays finds nothing to do.
+
+        A start that was killed may have set one for the same second of the wall clock and another of the boot clock: it goes too.
+        """
         try:
             with self._lock:
                 needed = {_name(live) for live in self._ledger.all() if live not in ended}
-                self._timers.disarm({_name(live) for live in ended if NOTE in live.notes} - needed)
+                over = {_name(live) for live in ended}
+                seconds = {name.partition("-")[0] for name in over}
+                stale = {name for name in self._timers.standing() if name.partition("-")[0] in seconds}
+                self._timers.disarm((over | stale) - needed)
         except TidegateError as error:
             log.warning("timers of ended grants stay until they are due: %s", error)
 

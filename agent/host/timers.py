@@ -24,6 +24,7 @@ _EXISTS = "org.freedesktop.systemd1.UnitExists"
 _SEEN_S = 5.0
 _AT_ONCE = 50
 _PATIENT_S = 30.0  # taking away is nobody's end: a loaded host may take its time
+_TRANSIENT = Path("/run/systemd/transient")
 _SYSTEMD = Path("/run/systemd/system")
 
 
@@ -44,12 +45,16 @@ class Timers(Protocol):
     def disarm(self, names: Collection[str]) -> None:
         """Take these away; absent is done. Raises HostError."""
 
+    def standing(self) -> set[str]:
+        """The names of those that are set, whoever set them; none where that can't be seen."""
+
 
 class SystemdTimers:
     """Transient timer units (systemd.timer(5)), made over systemd's private socket. Thread-safe: each call has a connection."""
 
-    def __init__(self, socket: Path = PRIVATE_SOCKET, systemd: Path = _SYSTEMD) -> None:
+    def __init__(self, socket: Path = PRIVATE_SOCKET, systemd: Path = _SYSTEMD, transient: Path = _TRANSIENT) -> None:
         self._socket = socket
+        self._transient = transient
         self._systemd = systemd
 
     @property
@@ -82,6 +87,11 @@ class SystemdTimers:
                     except BusError as error:
                         if not error.name.endswith(".NoSuchUnit"):
                             raise
+
+    def standing(self) -> set[str]:
+        """See :class:`Timers`."""
+        found = (_NAME.fullmatch(path.stem.partition("@")[2]) for path in self._transient.glob(f"{PREFIX}@*.timer"))
+        return {match[0] for match in found if match}
 
 
 def timer_unit(name: str) -> str:

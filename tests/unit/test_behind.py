@@ -9,6 +9,7 @@ import pytest
 from agent.errors import HostError, UnenforceableError
 from agent.expiry.behind import Behind
 from agent.expiry.ledger import Ledger
+from agent.expiry.live import LiveGrant
 from agent.host.clock import NS, FakeClock
 from agent.host.timers import DELAY_NS, properties, timer_unit
 from agent.journal import Journal
@@ -36,6 +37,9 @@ class FakeTimers:
         if self.broken:
             raise HostError("systemd_refused", "no")
         self.set -= set(names)
+
+    def standing(self) -> set[str]:
+        return set(self.set)
 
 
 class Kit:
@@ -121,3 +125,18 @@ def test_a_timers_name_is_two_numbers_and_nothing_else() -> None:
     for bad in ("", "1", "a-b", "1-2/../x"):
         with pytest.raises(ValueError, match="not a timer"):
             timer_unit(bad)
+
+
+def test_a_timer_of_a_start_that_was_killed_goes_with_the_others_of_its_second(tmp_path: Path) -> None:
+    kit = Kit(tmp_path, "auto", FakeTimers())
+    first, second = kit.grant(1, 600), kit.grant(2, 700)
+    for live in (first, second):
+        kit.behind.arm(live)
+    (kept,) = kit.timers.set - {kit_name(first)}
+    kit.timers.set.add(f"{kit_name(first).partition('-')[0]}-7")
+    kit.behind.disarm([first])
+    assert kit.timers.set == {kept}
+
+
+def kit_name(live: LiveGrant) -> str:
+    return f"{live.deadline.wall_ns // NS}-{live.deadline.boot_ns // NS}"
