@@ -130,8 +130,8 @@ def test_a_timers_name_is_two_numbers_and_nothing_else() -> None:
 def test_a_timer_of_a_start_that_was_killed_goes_with_the_others_of_its_second(tmp_path: Path) -> None:
     kit = Kit(tmp_path, "auto", FakeTimers())
     first, second = kit.grant(1, 600), kit.grant(2, 700)
-    for live in (first, second):
-        kit.behind.arm(live)
+    for grant in (first, second):
+        kit.behind.arm(grant)
     (kept,) = kit.timers.set - {kit_name(first)}
     kit.timers.set.add(f"{kit_name(first).partition('-')[0]}-7")
     kit.behind.disarm([first])
