@@ -121,7 +121,8 @@ def touched(scene: Scene) -> list[str]:
     """What of WHERE was written, made or removed (its folder then) since the marker, though it look the same."""
     prune = " -o ".join(f"-path {path}" for path in NOT_OURS)
     found = scene.host.run(f"find {' '.join(WHERE)} \\( {prune} \\) -prune -o -cnewer {MARKER} -print").stdout
-    return found.split()
+    # The daemon notes how late it is every ten seconds while a grant is live; what it says of grants is compared by itself.
+    return [path for path in found.split() if not path.endswith(("/state.db-wal", "/state.db-shm"))]
 
 
 def asked(scene: Scene, token: bytes, *options: str) -> tuple[int, str]:
@@ -143,6 +144,7 @@ def test_planning_changes_nothing_and_says_what_would_change(scene: Scene, plann
         assert status == 0, (name, printed)
         found = json.loads(printed)
         keys = {"jti", "issuer", "subject", "rule", "access", "begins", "ends", "uids", "steps", "planned_by", "not_containable"}
+        keys |= {"fresh_within_s", "supersedes", "undone", "narrowed"}
         assert found.keys() == keys, name
         assert {f"{step['enforcer']}.{step['action']}" for step in found["steps"]} == good.steps, name
         assert (found["planned_by"], found["jti"], found["subject"]) == (planner, claims["jti"], claims["sub"])
