@@ -44,7 +44,8 @@ def read_only(scene: Scene, path: str) -> Iterator[None]:
     try:
         yield
     finally:
-        host.run(f"umount {path}")
+        # The daemon goes on trying: it may hold a file in the folder for the moment of one try.
+        host.wait_for(lambda: host.run(f"umount {path}", check=False).returncode == 0, 10, f"{path} is writable again")
 
 
 def retries(scene: Scene, jti: str) -> list[dict[str, Any]]:
