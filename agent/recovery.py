@@ -11,6 +11,7 @@ from agent.errors import JournalError, UnenforceableError
 from agent.expiry import notice, story
 from agent.expiry.live import LiveGrant
 from agent.expiry.shut import Shut
+from agent.host import files
 from agent.host.clock import NS
 from agent.journal import EndCause, GrantState
 from agent.journal.orders import REPLACES
@@ -46,6 +47,8 @@ def take_down(pipeline: Pipeline) -> list[Shut]:
         suspend(pipeline, [*stale, *suspended])
     pipeline.ending.ship_receipts()
     pipeline.outbox.clean()
+    for folder in (pipeline.config.paths.state_db.parent, pipeline.config.paths.archive):
+        files.clear_unfinished(folder)
     with contextlib.suppress(JournalError):  # house-keeping: another start will do
         pipeline.journal.forget_before(pipeline.clock.wall_ns() // NS)
     return shuts
@@ -53,6 +56,7 @@ def take_down(pipeline: Pipeline) -> list[Shut]:
 
 def stand_again(pipeline: Pipeline) -> None:
     """Once the enforcers are prepared: put back, after a reboot, what still stands."""
+    pipeline.behind.tidy()
     for live in pipeline.ledger.all():
         if live.state is GrantState.OPEN:
             _stand_again(pipeline, live)

@@ -69,6 +69,14 @@ class Behind:
         except TidegateError as error:
             log.warning("timers of ended grants stay until they are due: %s", error)
 
+    def tidy(self) -> None:
+        """At a start: take away the timers of no live grant, and of a killed try. Never raises; only the one who arms may call."""
+        try:
+            with self._lock:
+                self._timers.disarm(self._timers.standing() - {_name(live) for live in self._ledger.all()})
+        except TidegateError as error:
+            log.warning("timers of no grant stay until they are due: %s", error)
+
     def _set(self, live: LiveGrant) -> str:
         """Why it does not stand; empty when it does."""
         try:

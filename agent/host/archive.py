@@ -3,12 +3,13 @@
 import contextlib
 import io
 import os
-import secrets
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from agent.errors import HostError
+from agent.host import files
 from agent.host.found import Found
 from agent.host.packing import Packer
 from agent.host.trees import mount_id
@@ -55,8 +56,8 @@ class Archives:
                 raw.close()
                 target = _unused(self._targets[uid])
                 temporary.rename(target)
-                _sync(target.parent)
-            except (OSError, tarfile.TarError) as error:
+                files.sync_folder(target.parent)
+            except (OSError, tarfile.TarError, HostError) as error:
                 self._fail(uid, str(error))
             else:
                 self.taken |= packer.taken or set()
@@ -66,7 +67,7 @@ class Archives:
         if uid not in self._open:
             target = self._targets[uid]
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+            temporary = files.temporary_for(target)
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             raw = os.fdopen(fd, "wb")
             tar = tarfile.open(fileobj=raw, mode="w:gz", compresslevel=3, format=tarfile.PAX_FORMAT)  # noqa: SIM115  # __exit__ closes
@@ -92,11 +93,3 @@ def _unused(target: Path) -> Path:
         if not os.path.lexists(path):
             return path
     raise OSError(0, f"{_TRIES} archives of that name are there")
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

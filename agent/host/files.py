@@ -46,7 +46,7 @@ def atomic_write(path: Path, data: bytes, mode: int = 0o644, *, uid: int = 0, gi
     Raises:
         HostError: ``write_failed``; the old file is then still in place.
     """
-    temporary = f"{TEMPORARY}{path.name}.{secrets.token_hex(6)}"
+    temporary = temporary_for(path).name
     try:
         with folder(path.parent) as parent:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
@@ -65,6 +65,11 @@ def atomic_write(path: Path, data: bytes, mode: int = 0o644, *, uid: int = 0, gi
             os.fsync(parent)
     except OSError as error:
         raise HostError("write_failed", f"{path} could not be written: {error.strerror}") from error
+
+
+def temporary_for(path: Path) -> Path:
+    """A name beside it for while it is unfinished; what a kill leaves under it, :func:`clear_leftovers` knows again."""
+    return path.with_name(f"{TEMPORARY}{path.name}.{secrets.token_hex(6)}")
 
 
 def _dress(fd: int, mode: int, uid: int, gid: int, like: int | None) -> None:
@@ -167,10 +172,19 @@ def sync_folder(path: Path) -> None:
 
 def clear_leftovers(path: Path) -> None:
     """Remove what a killed :func:`atomic_write` of this path left beside it. Only where nobody else writes the path now."""
-    prefix = f"{TEMPORARY}{path.name}."
-    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+    _clear(path.parent, f"{TEMPORARY}{path.name}.")
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove every file that a kill left unfinished in a folder of Tidegate's own, where nobody writes now."""
+    _clear(folder, TEMPORARY)
+
+
+def _clear(folder: Path, prefix: str) -> None:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in [entry for entry in entries if entry.name.startswith(prefix)]:
-            remove(Path(entry.path))
+            with contextlib.suppress(HostError):  # it stays, hidden
+                remove(Path(entry.path))
 
 
 def exists(path: Path) -> bool:

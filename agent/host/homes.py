@@ -6,14 +6,13 @@ nothing, or a hidden folder of root's that the next try or the removal clears.
 
 import contextlib
 import os
-import secrets
 import stat
 import tarfile
 from pathlib import Path
 
 from agent.errors import HostError
 from agent.host.contract import HomeDisposal
-from agent.host.files import folder, make_folder
+from agent.host.files import clear_leftovers, folder, make_folder, temporary_for
 from agent.host.packing import Packer
 from agent.host.trees import mount_id, names_in, opened, remove_tree
 
@@ -129,7 +128,7 @@ def dispose_home(path: Path, uid: int, archive_to: Path | None) -> HomeDisposal:
         with folder(path.parent) as base:
             left += _remove_half_made(base, path, uid)
             if archive_to is not None and not archived:
-                _clear_unfinished(archive_to)
+                clear_leftovers(archive_to)  # of a killed try: it may be gigabytes
                 archived = _archive(base, path, uid, archive_to)
             left += remove_tree(base, path.name, uid, str(path))
     except FileNotFoundError:
@@ -139,17 +138,9 @@ def dispose_home(path: Path, uid: int, archive_to: Path | None) -> HomeDisposal:
     return HomeDisposal(archive=str(archive_to) if archived else None, left=tuple(left))
 
 
-def _clear_unfinished(target: Path) -> None:
-    """What a killed try has packed so far: nobody else would ever remove it, and it may be gigabytes."""
-    with contextlib.suppress(FileNotFoundError):
-        for left in target.parent.iterdir():
-            if left.name.startswith(f".{target.name}."):
-                left.unlink(missing_ok=True)
-
-
 def _archive(base: int, path: Path, uid: int, target: Path) -> bool:
     """Pack the tree into ``target`` (0600, root's), atomically. False when there is no such home of that uid."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+    temporary = temporary_for(target)
     try:
         with opened(path.name, base) as home:
             if os.fstat(home).st_uid != uid or mount_id(home) != mount_id(base):

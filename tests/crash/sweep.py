@@ -18,6 +18,7 @@ from tests.crash.points import Point
 _KNOCK_EVERY = 10
 _SERVICE_EVERY = 40  # so many points, one is started again by systemd
 _PROGRESS_S = 5.0
+_SLOWEST = 40
 
 
 @dataclass
@@ -121,6 +122,7 @@ def report(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
         "not_reached": sum(not outcome.hit for outcome in outcomes),
         "stood": {name: sum(outcome.stood == name for outcome in outcomes) for name in ("open", "nothing")},
         "seconds": round(seconds, 1),
+        "slowest": {found.point: found.seconds for found in sorted(outcomes, key=lambda found: -found.seconds)[:_SLOWEST]},
         "failed": [vars(outcome) for outcome in outcomes if outcome.failed],
     }
 

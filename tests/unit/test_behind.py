@@ -140,3 +140,16 @@ def test_a_timer_of_a_start_that_was_killed_goes_with_the_others_of_its_second(t
 
 def kit_name(live: LiveGrant) -> str:
     return f"{live.deadline.wall_ns // NS}-{live.deadline.boot_ns // NS}"
+
+
+def test_a_start_takes_away_the_timers_of_no_live_grant(tmp_path: Path) -> None:
+    """Killed between a grant's end and its timer's, or after setting one for another second of the boot clock."""
+    kit = Kit(tmp_path, "auto", FakeTimers())
+    stands = kit.grant(1)
+    kit.behind.arm(stands)
+    needed = set(kit.timers.set)
+    kit.timers.set |= {"1700000000-12", next(iter(needed)).partition("-")[0] + "-7"}
+    kit.behind.tidy()
+    assert kit.timers.set == needed
+    kit.timers.broken = True
+    kit.behind.tidy()

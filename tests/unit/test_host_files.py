@@ -210,10 +210,10 @@ def test_a_kill_while_packing_leaves_no_half_archive_for_good(tmp_path: Path, mo
     home, archive = tmp_path / "jit-a", tmp_path / "archive"
     homes.create_home(home, UID, UID, tmp_path / "none")
     archive.mkdir()
-    (archive / ".jit-a-g1.tar.gz.0123456789ab").write_bytes(b"half")
-    (archive / ".jit-b-g2.tar.gz.0123456789ab").write_bytes(b"another's")
+    (archive / ".tidegate-jit-a-g1.tar.gz.0123456789ab").write_bytes(b"half")
+    (archive / ".tidegate-jit-b-g2.tar.gz.0123456789ab").write_bytes(b"another's")
     homes.dispose_home(home, UID, archive / "jit-a-g1.tar.gz")
-    assert sorted(path.name for path in archive.iterdir()) == [".jit-b-g2.tar.gz.0123456789ab", "jit-a-g1.tar.gz"]
+    assert sorted(path.name for path in archive.iterdir()) == [".tidegate-jit-b-g2.tar.gz.0123456789ab", "jit-a-g1.tar.gz"]
 
 
 @as_root
