@@ -7,7 +7,7 @@ from typing import Any
 from tests.crash.bed import BACKENDS
 
 # Operation → of its calls each so-manieth is a point: every one of applying a grant and of both ways to end it.
-OPERATIONS = {"open": 1, "revoke": 1, "expire": 1, "cancel": 3, "stand": 3, "again": 3}
+OPERATIONS = {"open": 1, "revoke": 1, "expire": 1, "cancel": 8, "stand": 8, "again": 8}
 # A start that is itself killed, after a first kill: so far into the opening or the ending (in hundredths of its calls).
 AGAIN = (("open", 60), ("revoke", 25), ("revoke", 55))
 
