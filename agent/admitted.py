@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from agent.errors import TidegateError, UnenforceableError
 from agent.expiry.live import LiveGrant
+from agent.host.contract import RecorderSeen
 from agent.model import AccountWant, Grant, Plan
 from agent.planning import Replacement
 
@@ -38,8 +39,16 @@ def refuse_unready(grant: Grant, unready: Mapping[str, TidegateError]) -> None:
             raise UnenforceableError("host_not_ready", f"{want.type} can't be enforced here now: {unready[want.type]}")
 
 
-def refuse_what_is_not_built(grant: Grant) -> None:
-    """Better no access than access without what the grant asks for."""
-    if grant.recording_required:
-        reason = "a recorded session is required and this host has no recorder"
+def refuse_unrecordable(grant: Grant, recorder: RecorderSeen) -> None:
+    """Better no access than access without what the grant asks for.
+
+    An account that people made has a login shell of its own: nothing makes its sessions pass the recorder.
+    """
+    if grant.recording_required and recorder.why:
+        reason = f"its sessions must be recorded, which this host can't do: {recorder.why}"
+        raise UnenforceableError("recording_unavailable", reason, field="recording.required")
+    made = {want.identifier for want in grant.wants if isinstance(want, AccountWant)}
+    others = [want.identifier for want in grant.wants if want.identifier not in made]
+    if grant.recording_required and others:
+        reason = f"the sessions of {others[0]}, an account of this host's, can't be recorded"
         raise UnenforceableError("recording_unavailable", reason, field="recording.required")

@@ -7,6 +7,7 @@ from agent.expiry.behind import Behind
 from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
 from agent.expiry.proving import Prover
+from agent.expiry.recordings import Recordings
 from agent.expiry.reserve import Reserve
 from agent.expiry.teardown import Teardown
 from agent.expiry.tombstones import Tombstones
@@ -69,6 +70,7 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
         trail=trail,
         tombstones=Tombstones(writer, table, journal, ledger, trail, clock),
         sessions=Sessions(table, cgroups, clock),
+        recordings=Recordings(host_id, clock, host_key, journal, ledger),
     )
 
 

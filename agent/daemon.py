@@ -97,6 +97,7 @@ class Daemon:
         await loop.run_in_executor(self._taking, self._watch)
         control = self._control()
         await self._start_control(control)
+        await loop.run_in_executor(self._answering, self._guarding.serve_recorder)
         start.tell_systemd("READY=1")
         self._watchdog()
         if self._guarding.stuck:

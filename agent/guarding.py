@@ -7,8 +7,9 @@ import logging
 import sys
 
 from agent import VERSION, keeping
+from agent.control.port import Port
 from agent.errors import TidegateError
-from agent.host import command, lock, standby, start
+from agent.host import command, lock, recorder, standby, start
 from agent.host.config_store import ConfigStore
 from agent.host.timers import SystemdTimers
 from agent.keeping import Kept
@@ -27,6 +28,7 @@ class Guarding:
         self._kept = kept
         self._pipeline = pipeline
         self._problems = problems
+        self._port = Port(pipeline)
         self._opening = lock.Lock(configured.config.paths.run_dir / lock.OPENING)
 
     @property
@@ -82,6 +84,15 @@ class Guarding:
             said = str(error)
         self._note("backstop program", f"it would not work: {said}" if said else "")
 
+    def serve_recorder(self) -> None:
+        """Let the recorder ask what only root can do, and have tidegate-shell run where its tenant can't look into it.
+
+        A host without the recorder's account records nothing, which its policy may not mind: that is no problem to tell.
+        """
+        config = self._configured.config
+        if recorder.look(config).uid:
+            self._note("recorder", recorder.guard(config) or self._port.start())
+
     def greeting(self) -> str:
         """What a start is told by."""
         closing = self._pipeline.closing
@@ -89,6 +100,7 @@ class Guarding:
 
     def stop(self) -> None:
         """Nothing is opened from here on."""
+        self._port.close()
         self._opening.release()
 
     def _say_closing(self) -> None:

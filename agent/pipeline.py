@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent import enforcement, planning, policy, trust
-from agent.admitted import Admitted, refuse_taken, refuse_unready, refuse_what_is_not_built
+from agent.admitted import Admitted, refuse_taken, refuse_unready, refuse_unrecordable
 from agent.audit import AuditEvent, EventKind, Trail
 from agent.config import Config
 from agent.errors import DeniedError, HostError, JournalError, RefusedError, TidegateError, UnenforceableError
@@ -21,6 +21,7 @@ from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
 from agent.expiry.proving import Prover
+from agent.expiry.recordings import Recordings
 from agent.expiry.shut import Shut
 from agent.expiry.teardown import Teardown
 from agent.expiry.tombstones import Tombstones
@@ -63,6 +64,7 @@ class Pipeline:
     behind: Behind
     tombstones: Tombstones
     sessions: Sessions
+    recordings: Recordings
     closing: str = ""  # why nothing is opened now (docs/decisions/0025); empty when it may be
     unready: dict[str, TidegateError] = field(default_factory=dict)  # enforcer → why it can't be used now
 
@@ -106,7 +108,7 @@ class Pipeline:
         )
         if isinstance(verdict, policy.Denied):
             raise DeniedError(verdict.code, verdict.reason, field=verdict.field)
-        refuse_what_is_not_built(verdict.grant)
+        refuse_unrecordable(verdict.grant, self.writer.recorder())
         refuse_unready(verdict.grant, self.unready)
         refuse_taken(verdict.grant, self.ledger.all(), own or old)
         change = None
@@ -257,10 +259,11 @@ class Pipeline:
         return shuts
 
     def clear(self, shuts: Sequence[Shut]) -> None:
-        """The second half: prove → remove → sweep → receipt. As long as it takes; nobody else's end waits for it."""
+        """The second half: prove → remove → sweep → last seals → receipt. As long as it takes; nobody else's end waits for it."""
         closing = self.prover.closing(shuts)
         self.teardown.clear(shuts)
         self.prover.closed(closing)
+        self.recordings.settle([shut.live for shut in shuts])
         self.ending.finish(shuts)
         self.behind.disarm([shut.live for shut in shuts if shut.live.state is GrantState.ENDED])
 

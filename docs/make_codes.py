@@ -57,7 +57,7 @@ INBOX = {
     "file_unreadable": "The disk or the name is bad: see the text, and `journalctl -u tidegated`.",
     "host_not_ready": "`tidegate status` says what is wrong with this host; mend it, then sign a new grant.",
     "jti_replayed": "Sign a new grant with a new jti: one is good once, also after a refusal while it was being opened.",
-    "recording_unavailable": "This version records nothing. Ask without recording, and let a rule without `recording: required` allow it.",
+    "recording_unavailable": "`tidegate status` says why this host records nothing now; mend it, or ask without recording where the rule allows it. An account of the host's own is never recorded.",
     "bulletin_replayed": "Give each bulletin of an issuer a higher seq than the one before, and deliver them in that order.",
     "grant_revoked": "It was revoked, by its id or its subject's, before it came: sign a new grant, issued after the revocation.",
     "supersedes_account_differs": "Give the same full_name and account as the grant whose place it takes; else revoke that, then deliver this one without supersedes.",
@@ -104,6 +104,9 @@ ENFORCERS = {
     "uids_exhausted": "Widen `uids` in tidegate.yaml, or find out what was left behind: see residue in the receipts.",
 }
 HOST = {
+    "no_grant": "Only the recorder gets this: the uid is no tenant's any more, so nothing of it is signed or taken.",
+    "not_a_terminal": "Only the recorder gets this: the descriptor that came is no pseudo-terminal. The session is refused; log in anew.",
+    "terminal_failed": "The session's terminal could not be taken out of its user's reach (see the text); the session is refused.",
     "closing_only": "The journal or the host's key was damaged, so everything is ended first: `tidegate status` says how far. Files wait in the inbox.",
     "journal_damaged": "Nothing to do but to find out why (disk, power): what stood is ended, the file is kept beside as `state.db.damaged-*`. Sign new grants.",
     "systemd_refused": "systemd refuses a timer: see the text, and `journalctl -b`.",

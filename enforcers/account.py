@@ -4,19 +4,19 @@ What is at REMOVE here is what a live session stands on. The membership of the t
 dropped at CLOSE, sshd's ``Match Group`` block would stop applying and the tenant's own ~/.ssh/authorized_keys would count.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from agent.errors import HostError, InvalidGrantError, UnenforceableError
-from agent.host.contract import Account, Config, Reader, Writer
-from agent.model import AccountWant, Grant, JsonObject, PlanContext, Residue, SshWant, Step
+from agent.host.contract import Account, Config, Reader, RecorderSeen, Writer
+from agent.model import AccountWant, Grant, JsonObject, PlanContext, Residue, Step
 from agent.model.fields import FieldReader, absolute_path, choice, full_name, group_name, login
 from agent.model.plan import Phase, Stage
 from enforcers.data import number, text
 from enforcers.group import own_groups
+from enforcers.tenant_file import ssh_of, tenant_file
 
 _SYSTEMD = Path("/run/systemd/system")
 RESERVED = "tidegate-"  # logins of Tidegate's own, such as the probes'
@@ -35,6 +35,7 @@ class AccountSeen:
     shell: bool
     tenant_shell: bool
     systemd: bool
+    recorder: RecorderSeen
 
 
 class AccountEnforcer:
@@ -73,6 +74,7 @@ class AccountEnforcer:
             shell=reader.tool(want.shell) is not None,
             tenant_shell=reader.tool(str(config.paths.tenant_shell)) is not None,
             systemd=reader.exists(_SYSTEMD),
+            recorder=reader.recorder(),
         )
 
     def plan(self, want: AccountWant, seen: AccountSeen, context: PlanContext) -> Sequence[Step]:
@@ -91,7 +93,7 @@ class AccountEnforcer:
         archive = want.home == "archive"
         kept = "archived, then deleted" if archive else "deleted at the end"
         tenants = str(paths.tenants / f"{name}.json")
-        note: JsonObject = {"name": name, "uid": uid, "path": tenants, "text": tenant_file(want, context.grant)}
+        note: JsonObject = {"name": name, "uid": uid, "path": tenants, "text": tenant_file(want, context.grant, uid, seen.recorder)}
         place: JsonObject = {
             "name": name,
             "uid": uid,
@@ -219,26 +221,7 @@ def _refuse_taken(want: AccountWant, seen: AccountSeen) -> None:
             raise UnenforceableError(code, reason)
 
 
-def _ssh(want: AccountWant, grant: Grant) -> SshWant | None:
-    return next((w for w in grant.wants if isinstance(w, SshWant) and w.identifier == want.identifier), None)
-
-
 def _runs_nothing(want: AccountWant, grant: Grant) -> bool:
     """Whether ssh lets the tenant in, but to run neither a shell nor a command: who may place files could have units run them."""
-    ssh = _ssh(want, grant)
+    ssh = ssh_of(want, grant)
     return ssh is not None and not {"login", "exec"}.intersection(ssh.actions)
-
-
-def tenant_file(want: AccountWant, grant: Grant) -> str:
-    """What tidegate-shell reads: the real shell, and what the ssh entry of the same grant lets the tenant do."""
-    ssh = _ssh(want, grant)
-    value = {
-        "login": want.identifier,
-        "shell": want.shell,
-        "exp": grant.exp,
-        "jti": grant.jti,
-        "actions": list(ssh.actions) if ssh else [],
-        "reason": grant.reason,
-        "recording": grant.recording_required,
-    }
-    return json.dumps(value) + "\n"

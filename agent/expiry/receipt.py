@@ -1,5 +1,6 @@
 """The teardown receipt: what ended, when the doors shut and the last process died, and how late that was. Pure."""
 
+from agent.expiry import recordings
 from agent.expiry.live import LiveGrant
 from agent.expiry.shut import Shut
 from agent.host.clock import NS, rfc3339
@@ -60,7 +61,7 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str, by: str = "tidegated") 
         "proof": _proof(live),
         "suspensions": live.notes.get("suspensions", []),
         "superseded_by": live.superseded_by,
-        "recordings": [],
+        "recordings": recordings.listed(live),
         "attempts": live.attempts,
     }
 

@@ -32,6 +32,14 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class RecorderSeen:
+    """The uid that records sessions, and why they can't be recorded here; empty when they can."""
+
+    uid: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """An account to be made: user and group of the same name, uid and gid alike, no password."""
 
@@ -111,6 +119,9 @@ class Reader(Protocol):
     @property
     def config(self) -> Config:
         """This host's configuration, for its paths and ranges."""
+
+    def recorder(self) -> RecorderSeen:
+        """Whether sessions can be recorded here."""
 
     def user(self, name: str) -> User | None:
         """The user of that login, whichever database has it."""

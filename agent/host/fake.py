@@ -6,63 +6,14 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.errors import HostError
-from agent.host.contract import Account, CommandResult, Group, HomeDisposal, Node, User
-from agent.host.found import Found, Progress, Search
+from agent.host.contract import Account, CommandResult, Group, HomeDisposal, Node, RecorderSeen, User
+from agent.host.fake_remains import FakeRemains
 
 Answer = Callable[[Sequence[str], bytes | None], CommandResult]
 
 
 class KilledError(BaseException):
     """The process died here (SIGKILL): nothing after it ran. No ``except Exception`` catches it, as none would."""
-
-
-@dataclass
-class FakeRemains:
-    """What is left on a host in memory: ``found`` by uid, ``changed`` since any baseline; ``errors`` by uid, of a search for it."""
-
-    found: dict[int, list[Found]] = field(default_factory=dict)
-    changed: list[Found] = field(default_factory=list)
-    mounted: list[Found] = field(default_factory=list)
-    errors: dict[int, Exception] = field(default_factory=dict)
-    baselines: int = 0
-    orders: list[Search] = field(default_factory=list)
-    stopped: bool = False
-
-    def baseline(self) -> dict[str, object]:
-        """See contract.Remains."""
-        self.baselines += 1
-        return {"version": 1}
-
-    def changes(self, before: Mapping[str, object], names: Collection[str]) -> list[Found]:
-        """See contract.Remains."""
-        del before, names
-        return list(self.changed)
-
-    def detach(self, homes: Mapping[Path, int], *, runtime: bool = False) -> list[Found]:
-        """See contract.Remains."""
-        del runtime
-        gone = [found for found in self.mounted if found.uid in homes.values()]
-        self.mounted = [found for found in self.mounted if found not in gone]
-        return gone
-
-    def search(self, order: Search) -> list[Found]:
-        """See contract.Remains. What is found as removed is not found again."""
-        self.orders.append(order)
-        for uid in order.uids & set(self.errors):
-            raise self.errors[uid]
-        told = [found for uid in sorted(order.uids) for found in self.found.get(uid, [])]
-        if order.remove:
-            for uid in order.uids:
-                self.found[uid] = [found for found in self.found.get(uid, []) if not found.removed]
-        return told
-
-    def progress(self) -> Progress | None:
-        """See contract.Remains."""
-        return None
-
-    def stop(self) -> None:
-        """See contract.Remains."""
-        self.stopped = True
 
 
 @dataclass
@@ -84,6 +35,7 @@ class FakeHost:
     nodes: dict[Path, Node] = field(default_factory=dict)
     commands: Mapping[str, Answer] = field(default_factory=dict)
     remains: FakeRemains = field(default_factory=FakeRemains)
+    recorded_by: RecorderSeen = field(default_factory=lambda: RecorderSeen(uid=998))
     fail_at: int | None = None
     kill: bool = False
     after: bool = False
@@ -108,6 +60,10 @@ class FakeHost:
             "locked": dict(self.locked),
             "made": set(self.made),
         }
+
+    def recorder(self) -> RecorderSeen:
+        """See contract.Reader."""
+        return self.recorded_by
 
     def user(self, name: str) -> User | None:
         """See contract.Reader."""

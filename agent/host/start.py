@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 
 from agent.config import Config
+from agent.host import recorder
 
 
 def make_folders(config: Config) -> None:
@@ -32,6 +33,7 @@ def make_folders(config: Config) -> None:
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(mode)
+    recorder.own(paths.sessions)
     for left in paths.run_dir.glob("ask-*"):  # of a question to sshd that a kill cut short (agent.host.asker)
         shutil.rmtree(left, ignore_errors=True)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.errors import HostError
-from agent.host import atjobs, chain, command, files, homes, setid
+from agent.host import atjobs, chain, command, files, homes, recorder, setid
 from agent.host.accounts import AccountBackend, backends, choose_backend
-from agent.host.contract import Account, CommandResult, Group, HomeDisposal, Node, User
+from agent.host.contract import Account, CommandResult, Group, HomeDisposal, Node, RecorderSeen, User
 from agent.host.remains import HostRemains
 
 NSCD_SOCKETS = (Path("/run/nscd/socket"), Path("/var/run/nscd/socket"))
@@ -41,6 +41,10 @@ class SystemHost:
     def backend(self) -> AccountBackend:
         """Where new accounts go. The first look probes userdb with a throwaway record (see choose_backend)."""
         return choose_backend(self._config, self._etc)
+
+    def recorder(self) -> RecorderSeen:
+        """See contract.Reader."""
+        return recorder.look(self._config)
 
     def user(self, name: str) -> User | None:
         """See contract.Reader."""

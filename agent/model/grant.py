@@ -82,6 +82,18 @@ class RoleWant:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """How the sessions of a grant are recorded, as its rule says. ``limit``: bytes kept of each stream of a command without a
+    terminal. ``pause_s``: how long a session stands still when it can't be recorded, before it is cut; 0 cuts at once.
+    """
+
+    required: bool = False
+    input: bool = False  # what is typed too, but passwords
+    limit: int = 1 << 20
+    pause_s: int = 0
+
+
 Want: TypeAlias = AccountWant | SshWant | SudoWant | GroupWant | RoleWant
 
 
@@ -102,4 +114,6 @@ class Grant:
     reason: str = ""
     ticket: str = ""
     recording_required: bool = False
+    recording_input: bool = False
+    recording: Recording | None = Recording()  # once judged; None: not recorded
     supersedes: str | None = None

@@ -59,6 +59,13 @@ def reason(case: Case) -> Denied | None:
     return None
 
 
+def keyboard(case: Case) -> Denied | None:
+    """What is typed is recorded only where grant and rule both say so."""
+    if case.grant.recording_input and not case.rule.recording.input:
+        return Denied("input_not_allowed", "asks for the recording of what is typed", "recording.input")
+    return None
+
+
 def approvals(case: Case) -> Denied | None:
     """Enough distinct signatures of those who may grant by this rule; another issuer's key counts for nothing."""
     wanted = case.rule.approvals

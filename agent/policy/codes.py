@@ -13,6 +13,7 @@ DENIALS = {
     "group_not_allowed": "add the group to the rule's groups (accounts.groups for a new account's own)",
     "group_privileged": "leave the group out; if its power is meant, add it to the rule's privileged_groups too",
     "home_not_allowed": "add ephemeral or archive to the rule's accounts.home",
+    "input_not_allowed": "ask for a recording without input, or set the rule's recording.input to true",
     "issuer_not_allowed": "add the issuer to a rule's issuers, exactly as in the grant's iss",
     "keys_not_allowed": "use certificate principals, or set the rule's ssh.keys to true",
     "login_reserved": "choose another login: root and Tidegate's own are never granted",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from agent.model import Grant, GroupWant, RoleWant, SudoWant
+from agent.model import Grant, GroupWant, Recording, RoleWant, SudoWant
 from agent.model.grant import AccountWant
 from agent.policy import ceilings, entries, roles
 from agent.policy.case import Case, Changeable
@@ -17,6 +17,7 @@ _CHECKS: tuple[Callable[[Case], Denied | None], ...] = (
     ceilings.concurrent,
     ceilings.ticket,
     ceilings.reason,
+    ceilings.keyboard,
     ceilings.approvals,
     ceilings.roles_listed,
     entries.all_entries,
@@ -81,11 +82,21 @@ def _allowed(case: Case) -> Allowed:
     grant = replace(
         case.grant,
         wants=tuple(entry.want for entry in case.entries),
-        recording_required=case.grant.recording_required or case.rule.recording_required,
+        recording_required=case.grant.recording_required or case.rule.recording.mode == "required",
+        recording=_recording(case),
     )
     told = dict.fromkeys(reason for entry in case.entries for reason in _not_containable(entry, case))
     asked = [case.rule.fresh_within_s, *(role.fresh_within_s for role in _roles_of(case))]
     return Allowed(grant, case.rule.name, tuple(told), min((found for found in asked if found is not None), default=None))
+
+
+def _recording(case: Case) -> Recording | None:
+    """As the rule says; what a grant requires it gets."""
+    ceiling = case.rule.recording
+    required = case.grant.recording_required or ceiling.mode == "required"
+    if ceiling.mode == "off" and not required:
+        return None
+    return Recording(required, case.grant.recording_input, ceiling.limit, ceiling.pause_s)
 
 
 def _roles_of(case: Case) -> list[Role]:

@@ -25,6 +25,7 @@ DEFAULT_HOMES = ("ephemeral",)
 DEFAULT_ACTIONS = ("login", "exec")
 DEFAULT_RUN_AS = ("root",)
 DEFAULT_MAX_DURATION_S = 8 * 3600
+DEFAULT_RECORDED_BYTES = 1 << 20  # of each stream of a command without a terminal
 DEFAULT_MAX_AHEAD_S = 7 * 86400
 
 
@@ -84,6 +85,19 @@ class Approvals:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordingCeiling:
+    """``mode``: ``required`` whether or not the grant asks, ``optional`` wherever this host can, ``off`` only where it asks.
+
+    ``input``: keyboard input may be asked for. ``limit`` and ``pause_s``: see :class:`agent.model.Recording`.
+    """
+
+    mode: str = "optional"
+    input: bool = False
+    limit: int = DEFAULT_RECORDED_BYTES
+    pause_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One named permission; a grant is allowed when one rule allows all of it. Durations in seconds."""
 
@@ -101,7 +115,7 @@ class Rule:
     roles: tuple[str, ...] = ()
     ticket: TicketCeiling = TicketCeiling()
     reason_required: bool = False
-    recording_required: bool = False
+    recording: RecordingCeiling = RecordingCeiling()
     fresh_within_s: int | None = None  # the issuer's latest bulletin may be that old, or the grant is suspended; none: any age
     approvals: Approvals = Approvals()
     privileged_groups: tuple[str, ...] = ()

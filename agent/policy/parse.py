@@ -8,7 +8,18 @@ from agent.errors import RefusedError
 from agent.model import AccountWant, SshWant, Want, fields
 from agent.policy import model
 from agent.policy.entries import reserved
-from agent.policy.model import AccountCeiling, Approvals, Network, Origin, Role, Rule, SshCeiling, SudoCeiling, TicketCeiling
+from agent.policy.model import (
+    AccountCeiling,
+    Approvals,
+    Network,
+    Origin,
+    RecordingCeiling,
+    Role,
+    Rule,
+    SshCeiling,
+    SudoCeiling,
+    TicketCeiling,
+)
 from agent.policy.patterns import command, name_pattern, ticket_pattern
 from agent.settings import Section, duration, elements, members
 from agent.strictyaml import Node
@@ -28,6 +39,8 @@ RULE_KEYS = ("subjects", "max_duration", "max_ahead", "max_concurrent", "max_con
              "groups", "roles", "ticket", "reason", "recording", "approvals", "fresh_within",
              "privileged_groups", "root_equivalent")  # fmt: skip
 ACCOUNT_KEYS = ("create", "prefix", "shells", "groups", "home", "existing")
+RECORDING_KEYS, RECORDING_MODES = ("mode", "input", "limit", "pause"), ("required", "optional", "off")
+RECORDED_MAX, PAUSE_MAX_S = 1 << 30, 600
 SSH_KEYS = ("keys", "principals", "actions", "source_networks", "require_source_address")
 
 
@@ -50,7 +63,7 @@ def rule(node: Node) -> Rule:
         roles=section.many("roles", fields.role_name, least=0),
         ticket=_part(section, "ticket", _ticket) or TicketCeiling(),
         reason_required=_part(section, "reason", _reason) or False,
-        recording_required=section.optional("recording", fields.choice("required", "optional"), "optional") == "required",
+        recording=_part(section, "recording", _recording) or RecordingCeiling(),
         fresh_within_s=section.optional("fresh_within", _freshness, None),
         approvals=_part(section, "approvals", _approvals) or Approvals(),
         privileged_groups=section.many("privileged_groups", fields.group_name, least=0),
@@ -108,6 +121,27 @@ def _ticket(node: Node) -> TicketCeiling:
         pattern=section.optional("pattern", ticket_pattern, None),
         required=section.optional("required", fields.boolean, False),
     )
+
+
+def _recording(node: Node) -> RecordingCeiling:
+    """One word, or a mapping with the word as its ``mode``."""
+    word = fields.choice(*RECORDING_MODES)
+    if not isinstance(node.value, Mapping):
+        return RecordingCeiling(mode=node.read(word))
+    section = Section(node, optional=RECORDING_KEYS)
+    return RecordingCeiling(
+        mode=section.optional("mode", word, "optional"),
+        input=section.optional("input", fields.boolean, False),
+        limit=section.optional("limit", fields.integer(0, RECORDED_MAX), model.DEFAULT_RECORDED_BYTES),
+        pause_s=section.optional("pause", _pause, 0),
+    )
+
+
+def _pause(value: object, field: str) -> int:
+    found = duration(value, field)
+    if found > PAUSE_MAX_S:
+        raise RefusedError("duration_invalid", f"no session may stand still for more than {PAUSE_MAX_S} s", field=field)
+    return found
 
 
 def _reason(node: Node) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from agent.errors import InvalidGrantError, UntrustedError
-from agent.model import AccountWant, Grant, Signer, SshWant, VerifiedToken, Want, fields
+from agent.model import AccountWant, Grant, Recording, Signer, SshWant, VerifiedToken, Want, fields
 from agent.model.fields import FieldReader
 from agent.model.text import same_person
 from agent.trust import strictjson
@@ -47,6 +47,7 @@ def decode(
     if verified.typ != TYP_GRANT:
         raise InvalidGrantError("token_kind", f"is no {TYP_GRANT}")
     reader = FieldReader(strictjson.parse_object(verified.payload), "", required=_REQUIRED, optional=_OPTIONAL)
+    recording = reader.optional("recording", _recording, Recording())
     iss, sub = _parties(reader, verified.signers, host_id)
     iat, nbf, exp = _times(reader, now_s, iat_leeway_s, max_age_s)
     jti = reader.one("jti", fields.jti)
@@ -63,7 +64,8 @@ def decode(
         digest=verified.digest,
         reason=reader.optional("reason", fields.text, ""),
         ticket=reader.optional("ticket", fields.text, ""),
-        recording_required=reader.optional("recording", _recording, False),
+        recording_required=recording.required,
+        recording_input=recording.input,
         supersedes=_supersedes(reader, jti),
     )
 
@@ -118,8 +120,9 @@ def _times(reader: FieldReader, now_s: float, iat_leeway_s: int, max_age_s: int 
     return iat, nbf, exp
 
 
-def _recording(value: object, field: str) -> bool:
-    return FieldReader(value, field, required=("required",)).one("required", fields.boolean)
+def _recording(value: object, field: str) -> Recording:
+    reader = FieldReader(value, field, required=("required",), optional=("input",))
+    return Recording(required=reader.one("required", fields.boolean), input=reader.optional("input", fields.boolean, False))
 
 
 def _supersedes(reader: FieldReader, jti: str) -> str | None:

@@ -25,6 +25,7 @@ from agent.expiry.behind import Behind
 from agent.expiry.ending import Ending
 from agent.expiry.ledger import Ledger
 from agent.expiry.proving import Prover
+from agent.expiry.recordings import Recordings
 from agent.expiry.reserve import Reserve
 from agent.expiry.teardown import Teardown
 from agent.expiry.tombstones import Tombstones
@@ -183,6 +184,7 @@ class World:
             host_key=host_key,
             journal=journal,
             ledger=ledger,
+            recordings=Recordings(HOST_ID, clock, host_key, journal, ledger),
             table=self.table,
             teardown=Teardown(self.host, ENFORCERS, self.table, cgroups, clock, patience_s=0.0),
             prover=Prover(NobodyToAsk(), config, clock, journal, ledger, trail),

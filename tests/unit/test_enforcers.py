@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.admitted import refuse_unrecordable
 from agent.config import Config
 from agent.errors import HostError, InvalidGrantError, UnenforceableError
-from agent.host.contract import Account, Group, User
+from agent.host.contract import Account, Group, RecorderSeen, User
 from agent.host.fake import FakeHost
 from agent.host.lent import Lent
 from agent.model import Phase, PlanContext, Stage, Step, lent_by
@@ -152,15 +153,37 @@ def test_the_login_shell_is_tidegates_and_the_real_one_stands_in_the_tenant_file
     tenant = json.loads(str(next(step for step in steps if step.action == "tenant").data["text"]))
     assert tenant == {
         "login": "jit-alice",
+        "uid": steps[0].data["uid"],
         "shell": "/usr/bin/bash",
-        "exp": NBF + 3600,
-        "jti": "grant-1",
         "actions": ["sftp"],
-        "reason": "restart web",
-        "recording": False,
+        "grant": {"jti": "grant-1", "sub": "alice@example.com", "exp": NBF + 3600, "reason": "restart web", "ticket": ""},
+        "recording": {
+            "required": False,
+            "input": False,
+            "limit": 1 << 20,
+            "on_failure": "close",
+            "pause_s": 0,
+            "recorder_uid": 998,
+        },
     }
     host.commands = {name: tool for name, tool in host.commands.items() if name != "tidegate-shell"}
     assert steps_of(host, ACCOUNT)[0].data["shell"] == "/bin/bash"
+
+
+def test_a_host_without_a_recorder_refuses_who_must_be_recorded_and_says_nothing_of_recording_to_others() -> None:
+    host = fake_host()
+    host.recorded_by = RecorderSeen(why="there is no account tidegate-recorder")
+    tenant = json.loads(str(next(step for step in steps_of(host, ACCOUNT) if step.action == "tenant").data["text"]))
+    assert "recording" not in tenant
+    with pytest.raises(UnenforceableError, match="no account tidegate-recorder") as refused:
+        refuse_unrecordable(grant_of((ACCOUNT,), recording_required=True), host.recorder())
+    assert (refused.value.code, refused.value.field) == ("recording_unavailable", "recording.required")
+
+
+def test_who_must_be_recorded_gets_nothing_on_an_account_that_people_made() -> None:
+    grant = grant_of((ACCOUNT, {"type": "group", "identifier": "deploy", "groups": ["games"]}), recording_required=True)
+    with pytest.raises(UnenforceableError, match="deploy"):
+        refuse_unrecordable(grant, fake_host().recorder())
 
 
 # --- ssh

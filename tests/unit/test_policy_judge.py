@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from agent.model import AccountWant, Grant, GroupWant, RoleWant, SshWant, SudoWant
+from agent.model import AccountWant, Grant, GroupWant, Recording, RoleWant, SshWant, SudoWant
 from agent.policy import Allowed, Denied, LiveGrant, Policy
 from agent.policy.codes import DENIALS
 from tests.unit.policy_help import ACCOUNT, ISSUER, NOW, RESTART, SSH, decide, grant, policy, rule_text, signer
@@ -185,6 +185,13 @@ ROWS = [
     ),
     Row("login_reserved", DETAIL(0) + ".identifier", rule_text(), grant(AccountWant("tidegate-x")), grant()),
     Row(
+        "input_not_allowed",
+        "recording.input",
+        rule_text("recording: required"),
+        grant(recording_input=True),
+        grant(recording_required=True),
+    ),
+    Row(
         "approvals_missing",
         "signatures",
         rule_text("approvals: {threshold: 2}"),
@@ -301,6 +308,23 @@ def test_recording_is_required_when_either_side_requires_it(tmp_path: Path) -> N
         allowed = decide(policy(tmp_path, rule_text(text)), grant(recording_required=asked))
         assert isinstance(allowed, Allowed)
         assert allowed.grant.recording_required is required
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "found"),
+    [
+        ("", False, Recording()),
+        ("recording: off", False, None),
+        ("recording: off", True, Recording(required=True)),
+        ("recording: {mode: required, limit: 0, pause: 30s}", False, Recording(required=True, limit=0, pause_s=30)),
+        ("recording: {input: true}", True, Recording(required=True, input=True)),
+    ],
+)
+def test_how_a_grant_is_recorded_is_as_its_rule_says(tmp_path: Path, text: str, asked: bool, found: Recording | None) -> None:
+    wanted = found is not None and found.input
+    allowed = decide(policy(tmp_path, rule_text(text)), grant(recording_required=asked, recording_input=wanted))
+    assert isinstance(allowed, Allowed)
+    assert allowed.grant.recording == found
 
 
 def test_an_allowed_grant_says_what_of_it_is_not_containable(tmp_path: Path) -> None:

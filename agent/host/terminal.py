@@ -1,0 +1,55 @@
+"""Taking a terminal out of its user's reach, for the recorder: what root has to do, and nothing else.
+
+Every descriptor that anybody had of the old terminal is dead afterwards, those on their way through a socket too: what is
+opened anew is the recorder's alone. sshd's end goes on working (the way of login(1): vhangup, then open again).
+"""
+
+import contextlib
+import fcntl
+import grp
+import os
+import stat
+
+from agent.errors import HostError
+
+_TIOCVHANGUP = 0x5437  # asm-generic/ioctls.h; needs CAP_SYS_ADMIN
+_PTS_MAJORS = range(136, 144)  # devices.txt: Unix98 PTY slaves
+
+
+def take(old: int, new: int, uid: int) -> int | None:
+    """Take ``old`` from the user and give them ``new``; returns ``old`` opened anew, None when it is another user's and stays.
+
+    Both are descriptors of pseudo-terminals (pts(4)); the caller closes all of them.
+
+    Raises:
+        HostError: ``not_a_terminal``, ``terminal_failed``.
+    """
+    owner = _owner(old)
+    _owner(new)
+    try:
+        if owner == uid:
+            os.fchown(old, 0, 0)
+            os.fchmod(old, 0)  # nobody opens it from here on
+            fcntl.ioctl(old, _TIOCVHANGUP)
+            anew = os.open(f"/proc/self/fd/{old}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
+        else:
+            anew = None  # an admin's own, with `su` to the tenant on it
+        os.fchown(new, uid, _tty_group())
+        os.fchmod(new, 0o620)
+    except OSError as error:
+        raise HostError("terminal_failed", f"the terminal could not be taken: {error.strerror}") from error
+    return anew
+
+
+def _owner(fd: int) -> int:
+    found = os.fstat(fd)
+    if not stat.S_ISCHR(found.st_mode) or os.major(found.st_rdev) not in _PTS_MAJORS:
+        raise HostError("not_a_terminal", "that is no pseudo-terminal")
+    return found.st_uid
+
+
+def _tty_group() -> int:
+    """As sshd gives a terminal (sshpty.c); -1 leaves the group as it is."""
+    with contextlib.suppress(KeyError):
+        return grp.getgrnam("tty").gr_gid
+    return -1
