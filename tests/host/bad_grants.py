@@ -71,7 +71,8 @@ rules:
   - name: recorded
     issuers: [{ISSUER}]
     subjects: [recorded@example.com]
-    accounts: {{ prefix: jit- }}
+    accounts: {{ prefix: jit-, existing: [clerk] }}
+    groups: [games]
     recording: required
   - name: one-of-all
     issuers: [{ISSUER}]
@@ -275,8 +276,8 @@ def ceilings() -> Iterator[Case]:
         yield by("tickets", "ticket_invalid", ticket=ticket)
     yield by("reasons", "reason_required", reason=" ")
     yield by("two-keys", "approvals_missing")
-    yield by("recorded", "recording_unavailable")
-    yield asks("recording asked for", "recording_unavailable", account(), recording={"required": True})
+    yield by("recorded", "recording_unavailable", account(), group("clerk", "games"))
+    yield asks("what is typed recorded", "input_not_allowed", account(), recording={"required": True, "input": True})
     yield asks("supersedes", "supersedes_unknown", account(), supersedes="g-0")
     yield asks("a role outside the rule", "role_unknown", role("dba"))
     yield by("no-ssh", "role_not_allowed", role("web"))

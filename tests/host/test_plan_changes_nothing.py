@@ -86,7 +86,7 @@ BAD: dict[str, Callable[[Scene], bytes]] = {
     "login_invalid": lambda scene: scene.grant(account("a\nb")),
     "account_exists": lambda scene: scene.grant(account("jit-taken")),
     "approvals_missing": lambda scene: scene.grant(sub="bob@example.com"),
-    "recording_unavailable": lambda scene: scene.grant(recording={"required": True}),
+    "recording_unavailable": lambda scene: scene.grant(account(), group("clerk", "games"), recording={"required": True}),
 }
 
 
