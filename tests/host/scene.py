@@ -84,6 +84,16 @@ def role(name: str, login: str = "jit-alice") -> Entry:
     return {"type": "role", "identifier": login, "name": name}
 
 
+def public(key: Path) -> str:
+    """The public half of a private key's file, as a grant has it."""
+    return " ".join(key.with_suffix(".pub").read_text().split()[:2])
+
+
+def sleep_until(moment: float) -> None:
+    """Seconds since the epoch; one that has passed is no wait."""
+    time.sleep(max(0.0, moment - time.time()))
+
+
 @dataclass(slots=True)
 class Scene:
     """One host; ``keys``: kid → private JWK, of which ``trusted`` ones lie in trust.d. Made by :func:`set_up`."""
@@ -134,6 +144,17 @@ class Scene:
     def grant(self, *entries: Entry, **more: Any) -> bytes:
         """A good grant, signed by ``cp-1``."""
         return self.sign(self.claims(*entries, **more))
+
+    def receipt(self, jti: str) -> dict[str, Any]:
+        """The claims of a grant's (only) receipt, once it is there."""
+
+        def found() -> dict[str, Any] | None:
+            done = self.tidegate("receipts", "show", jti, "--json")
+            return json.loads(done.stdout)["receipts"][0]["claims"] if done.returncode == 0 else None
+
+        claims = self.host.wait_for(found, 20, f"the receipt of {jti}")
+        assert claims is not None
+        return claims
 
     def open(self, *entries: Entry, **more: Any) -> str:
         """Sign, drop and wait; returns the jti. Raises AssertionError when the host refuses it."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.host.scene import ISSUER, Scene, account, group, set_up, ssh, sudo
+from tests.host.scene import ISSUER, Scene, account, group, public, set_up, sleep_until, ssh, sudo
 from tests.hosts.machine import Host
 from tests.hosts.prepare import install_tidegate
 
@@ -65,14 +65,6 @@ def scene(shared: Scene) -> Iterator[Scene]:
 @pytest.fixture
 def fresh() -> Iterator[Scene]:
     yield from scene_on(ROWS)
-
-
-def public(key: Path) -> str:
-    return " ".join(key.with_suffix(".pub").read_text().split()[:2])
-
-
-def sleep_until(moment: float) -> None:
-    time.sleep(max(0.0, moment - time.time()))
 
 
 def opened(scene: Scene, key: Path, lifetime: int = 7) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import paramiko
 import pytest
 
 from examples.demo.watch import offer_key
-from tests.host.scene import ALLOWED, ISSUER, Scene, account, group, set_up, ssh, sudo
+from tests.host.scene import ALLOWED, ISSUER, Scene, account, group, public, set_up, sleep_until, ssh, sudo
 from tests.hosts.machine import Host
 from tests.hosts.prepare import REPOSITORY, install_tidegate
 from tests.hosts.snapshot import differences
@@ -54,26 +54,6 @@ def clean(scene: Scene) -> Iterator[Scene]:
     assert differences(before.files, scene.host.snapshot()) == []
 
 
-def public(key: Path) -> str:
-    return " ".join(key.with_suffix(".pub").read_text().split()[:2])
-
-
-def receipt(scene: Scene, jti: str) -> dict[str, object]:
-    """The claims of the (only) receipt of a grant."""
-
-    def found() -> dict[str, object] | None:
-        done = scene.tidegate("receipts", "show", jti, "--json")
-        return json.loads(done.stdout)["receipts"][0]["claims"] if done.returncode == 0 else None
-
-    claims = scene.host.wait_for(found, what="the receipt")
-    assert claims is not None
-    return claims
-
-
-def sleep_until(moment: float) -> None:
-    time.sleep(max(0.0, moment - time.time()))
-
-
 def test_access_ends_at_its_second_and_leaves_nothing(clean: Scene, ssh_key: Path) -> None:
     claims = clean.claims(account(groups=["games"]), ssh(ALICE, public(ssh_key)), sudo(), lifetime=4)
     assert clean.answer_for(clean.drop(clean.sign(claims)))["verdict"] == "accepted"
@@ -83,11 +63,11 @@ def test_access_ends_at_its_second_and_leaves_nothing(clean: Scene, ssh_key: Pat
     assert clean.host.ssh(ALICE, ssh_key, "true").returncode in {0, 255}  # may be cut by T
     sleep_until(claims["exp"] + 0.02)
     assert clean.host.ssh(ALICE, ssh_key, "true").returncode == 255
-    found = receipt(clean, claims["jti"])
+    found = clean.receipt(claims["jti"])
     assert found["cause"] == "expired"
-    assert clean.host.run(f"pgrep -u {found['accounts'][0]['uid']}", check=False).returncode == 1  # type: ignore[index]
+    assert clean.host.run(f"pgrep -u {found['accounts'][0]['uid']}", check=False).returncode == 1
     assert clean.host.run("ls /tmp/mine /var/tmp/mine /home/jit-alice", check=False).stdout == ""
-    assert all(step["undone"] for step in found["steps"])  # type: ignore[attr-defined]
+    assert all(step["undone"] for step in found["steps"])
 
 
 def test_100_grants_that_end_in_the_same_second_are_all_shut_then(clean: Scene, ssh_key: Path) -> None:
@@ -148,7 +128,7 @@ def test_a_grant_that_begins_later_is_judged_again_by_the_policy_of_then(clean: 
     jti = clean.open(account(), nbf=nbf, exp=nbf + 60)
     clean.policy("rules: []\n")
     sleep_until(nbf)
-    found = receipt(clean, jti)
+    found = clean.receipt(jti)
     clean.policy(POLICY)
     assert found["cause"] == "policy"
     assert found["opened"] is None
@@ -168,7 +148,7 @@ def test_revoking_shuts_at_once_and_says_so(clean: Scene, ssh_key: Path) -> None
     assert (done.returncode, ended["ended"], ended["error"]) == (0, True, "")
     output, _ = live.communicate(timeout=5)
     assert b"it was revoked" in output
-    assert "left the project" in str(receipt(clean, jti)["cause_text"])
+    assert "left the project" in str(clean.receipt(jti)["cause_text"])
     assert clean.host.ssh(ALICE, ssh_key, "true").returncode == 255
 
 
@@ -177,7 +157,7 @@ def test_revoking_a_subject_ends_theirs_and_no_other(clean: Scene) -> None:
     his = clean.open(account("jit-bob"), sub="bob@example.com")
     assert clean.tidegate("revoke", "--subject", "alice@example.com").returncode == 0
     assert [grant["jti"] for grant in clean.status()["grants"]] == [his]
-    assert receipt(clean, hers)["cause"] == "revoked"
+    assert clean.receipt(hers)["cause"] == "revoked"
 
 
 def test_the_tenant_is_warned_a_minute_before(clean: Scene, ssh_key: Path) -> None:
@@ -271,8 +251,8 @@ def test_a_daemon_killed_comes_back_and_ends_the_grant_on_its_second(clean: Scen
     assert clean.status()["grants"][0]["state"] == "open"
     assert clean.host.ssh(ALICE, ssh_key, "true").returncode == 0
     sleep_until(claims["exp"] + 0.05)
-    late = receipt(clean, claims["jti"])["lateness_ms"]
-    assert 0 <= late["last_process"] < 1000  # type: ignore[index]
+    late = clean.receipt(claims["jti"])["lateness_ms"]
+    assert 0 <= late["last_process"] < 1000
 
 
 def test_what_expired_while_the_daemon_was_stopped_is_gone_when_it_starts(clean: Scene, ssh_key: Path) -> None:

@@ -1,6 +1,5 @@
 """Revocations and bulletins on a whole host: what ends, how fast, what is suspended and comes back, and what is refused."""
 
-import json
 import os
 import secrets
 import signal
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.trust import TYP_BULLETIN, TYP_EVENT
-from tests.host.scene import ALLOWED, ISSUER, OTHER_ISSUER, SUBJECT, Scene, account, role, set_up, ssh, sudo
+from tests.host.scene import ALLOWED, ISSUER, OTHER_ISSUER, SUBJECT, Scene, account, public, role, set_up, ssh, sudo
 from tests.hosts.machine import Host
 from tests.hosts.prepare import install_tidegate
 from tests.hosts.snapshot import differences
@@ -63,10 +62,6 @@ def clean(scene: Scene) -> Iterator[Scene]:
     assert differences(before.files, scene.host.snapshot()) == []
 
 
-def public(key: Path) -> str:
-    return " ".join(key.with_suffix(".pub").read_text().split()[:2])
-
-
 def event(scene: Scene, sub_id: dict[str, str], **more: object) -> dict[str, Any]:
     """Claims of a good SET."""
     reason = {"reason_admin": {"en": "left the company"}}
@@ -95,18 +90,6 @@ def age(scene: Scene, left_s: int = 6) -> float:
     issued = int(time.time()) - WITHIN + left_s
     assert bulletin(scene, iat=issued)["verdict"] == "accepted"
     return issued + WITHIN
-
-
-def receipt(scene: Scene, jti: str) -> dict[str, Any]:
-    """The claims of the (only) receipt of a grant."""
-
-    def found() -> dict[str, Any] | None:
-        done = scene.tidegate("receipts", "show", jti, "--json")
-        return json.loads(done.stdout)["receipts"][0]["claims"] if done.returncode == 0 else None
-
-    claims = scene.host.wait_for(found, what="the receipt")
-    assert claims is not None
-    return claims
 
 
 def state(scene: Scene, jti: str) -> str:
@@ -144,7 +127,7 @@ def test_a_revocation_costs_the_milliseconds_of_an_expiry(clean: Scene, ssh_key:
     answer = send_event(clean, {"format": "jwt_id", "iss": ISSUER, "jti": revoked})
     assert (answer["verdict"], answer["revoked"]) == ("accepted", [{"iss": ISSUER, "jti": revoked}])
     assert clean.host.ssh("jit-bob", ssh_key, "true").returncode == 255
-    found, other = receipt(clean, revoked), receipt(clean, expiring["jti"])
+    found, other = clean.receipt(revoked), clean.receipt(expiring["jti"])
     assert (found["cause"], other["cause"]) == ("revoked", "expired")
     assert "left the company" in found["cause_text"]
     print(f"\nms to the doors / the last process: revocation by SET {found['lateness_ms']}, expiry {other['lateness_ms']}")
@@ -235,7 +218,7 @@ def test_stale_is_suspended_and_fresh_is_open_again(clean: Scene, ssh_key: Path)
     assert state(clean, claims["jti"]) == "open"
     assert clean.host.ssh(ALICE, ssh_key, "cat file").stdout == "kept\n"
     assert bulletin(clean, claims["jti"])["revoked"] == [{"iss": FRESH, "jti": claims["jti"]}]
-    found = receipt(clean, claims["jti"])
+    found = clean.receipt(claims["jti"])
     assert (found["cause"], len(found["suspensions"])) == ("revoked", 1)
     assert "bulletin" in found["cause_text"]
 
@@ -253,7 +236,7 @@ def test_a_grant_waits_for_the_fresh_bulletin_that_it_needs_and_a_suspended_one_
     age(clean, 4)
     clean.host.wait_for(lambda: state(clean, claims["jti"]) == "suspended", 20, "the bulletin is stale")
     time.sleep(max(0.0, claims["exp"] + 0.5 - time.time()))
-    assert receipt(clean, claims["jti"])["cause"] == "expired"
+    assert clean.receipt(claims["jti"])["cause"] == "expired"
     assert bulletin(clean)["verdict"] == "accepted"
     assert state(clean, claims["jti"]) == "gone"
 

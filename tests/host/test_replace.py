@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.host.scene import ALLOWED, OTHER_ISSUER, Scene, account, set_up, ssh, sudo
-from tests.host.test_orders import ALICE, POLICY, daemon_pid, occupy, public, receipt, sleeps, state
+from tests.host.scene import ALLOWED, OTHER_ISSUER, Scene, account, public, set_up, ssh, sudo
+from tests.host.test_orders import ALICE, POLICY, daemon_pid, occupy, sleeps, state
 from tests.hosts.machine import Host
 from tests.hosts.prepare import install_tidegate
 from tests.hosts.snapshot import differences
@@ -57,14 +57,14 @@ def test_extended_the_session_goes_on_past_the_old_end(clean: Scene, ssh_key: Pa
     )
     assert (state(clean, old["jti"]), state(clean, new), uid(clean, new)) == ("gone", "open", number)
     assert sleeps(clean) == 2
-    found = receipt(clean, old["jti"])
+    found = clean.receipt(old["jti"])
     assert (found["cause"], found["superseded_by"], found["processes_killed"]["count"]) == ("superseded", new, 0)
     time.sleep(max(0.0, old["exp"] + 1.5 - time.time()))
     assert sleeps(clean) == 2
     assert clean.host.ssh(ALICE, ssh_key, "sudo -n /usr/bin/id -u; cat file").stdout.endswith("mine\n")
     assert "uid=0" in clean.host.ssh(ALICE, ssh_key, "sudo -n /usr/bin/id").stdout
     clean.host.wait_for(lambda: state(clean, new) == "gone", 30, "the new end")
-    assert (sleeps(clean), receipt(clean, new)["cause"]) == (0, "expired")
+    assert (sleeps(clean), clean.receipt(new)["cause"]) == (0, "expired")
     assert clean.host.run("id jit-alice; ls /home/jit-alice", check=False).stdout == ""
 
 
@@ -87,7 +87,7 @@ def test_narrowed_what_stood_on_more_ends_and_the_home_stays(clean: Scene, ssh_k
         assert again.stdout.startswith("mine\n")
         assert ("games" in again.stdout.split()) is (lost != "group")
         assert (again.returncode == 0) is (lost != "sudo")
-    assert receipt(clean, old)["cause"] == "superseded"
+    assert clean.receipt(old)["cause"] == "superseded"
 
 
 def test_what_may_not_take_its_place_is_refused_and_leaves_it_alone(clean: Scene, ssh_key: Path) -> None:
@@ -186,7 +186,7 @@ def test_drained_nobody_new_gets_in_and_the_sessions_end_when_the_time_is_over(c
     longer = clean.tidegate("revoke", jti, "--drain", "1h", "--json")  # nothing lengthens it
     assert longer.returncode == 0
     clean.host.wait_for(lambda: state(clean, jti) == "gone", 20, "its time is over")
-    found = receipt(clean, jti)
+    found = clean.receipt(jti)
     assert (sleeps(clean), found["cause"]) == (0, "revoked")
     assert "maintenance" in found["cause_text"]
     assert 7.9 < time.time() - began < 60
@@ -197,5 +197,5 @@ def test_drained_it_still_ends_at_its_own_end_if_that_is_sooner(clean: Scene, ss
     clean.answer_for(clean.drop(clean.sign(claims)))
     clean.tidegate("revoke", "--subject", claims["sub"], "--drain", "1h")
     time.sleep(max(0.0, claims["exp"] + 0.5 - time.time()))
-    assert receipt(clean, claims["jti"])["cause"] == "revoked"
+    assert clean.receipt(claims["jti"])["cause"] == "revoked"
     assert clean.tidegate("revoke", claims["jti"], "--drain", "2d").returncode == 2

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.host.scene import ISSUER, Scene, account, group, set_up, ssh, sudo
-from tests.host.test_lifecycle import public, receipt
+from tests.host.scene import ISSUER, Scene, account, group, public, set_up, ssh, sudo
 from tests.hosts.machine import Host
 from tests.hosts.prepare import install_tidegate
 from tests.hosts.snapshot import differences
@@ -90,7 +89,7 @@ def clean(scene: Scene) -> Iterator[Scene]:
 def end(scene: Scene, jti: str) -> dict[str, Any]:
     """Revoke it; the receipt."""
     scene.tidegate("revoke", jti, timeout=90)
-    found: dict[str, Any] = receipt(scene, jti)
+    found: dict[str, Any] = scene.receipt(jti)
     return found
 
 
