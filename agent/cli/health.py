@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.errors import TidegateError
-from agent.host import command, standby
+from agent.host import command, recorder, standby
 from agent.host.accounts import nsswitch_has_systemd
 from agent.host.cgroups import Cgroups
 from agent.host.timers import SystemdTimers
@@ -40,6 +40,7 @@ def host_findings(config: Config) -> Iterator[Finding]:
     yield _drop_in("sudoers drop-in", config.paths.sudoers_drop_in)
     yield _accounts(config)
     yield _tenant_shell(config)
+    yield _recorder(config)
     yield _cgroups()
     yield _systemd()
     yield _timers(config)
@@ -108,6 +109,19 @@ def _cgroups() -> Finding:
         return Finding("cgroups", "ok", "cgroup2: whole sessions are killed at once")
     mend = "boot with the unified cgroup hierarchy"
     return Finding("cgroups", "warn", "no cgroup2: processes are ended by kill(-1) and a walk of /proc", mend)
+
+
+def _recorder(config: Config) -> Finding:
+    """Who records sessions; only grants that require it are refused without."""
+    seen = recorder.look(config)
+    if seen.why:
+        mend = "install the package again: it makes the account and tidegate-shell's interpreter; then systemctl restart tidegated"
+        return Finding("recorder", "warn", f"grants that must be recorded are refused: {seen.why}", mend)
+    socket = config.paths.run_dir / "recorder/sock"
+    if not socket.is_socket():
+        mend = "systemctl restart tidegate-recorder; journalctl -u tidegate-recorder"
+        return Finding("recorder", "fail", f"nobody gets in who must be recorded: {socket} is not there", mend)
+    return Finding("recorder", "ok", f"records as uid {seen.uid}; tidegate-shell can't be traced by its tenant")
 
 
 def _systemd() -> Finding:
