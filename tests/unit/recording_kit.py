@@ -4,11 +4,11 @@ import io
 from collections.abc import Mapping
 
 from agent import trust
-from agent.sessions.recording import SEAL_TYP, Block, Damage, Frame, Kind, Records, Seal, Writer, read
+from agent.sessions.recording import SEAL_TYP, Block, Damage, Frame, Json, Kind, Records, Seal, Writer, read
 
 MS = 1_000_000  # nanoseconds
 IDENT = "r-20261122T051500-0a1b2c3d"
-META: Mapping[str, object] = {
+META: Mapping[str, Json] = {
     "id": IDENT,
     "jti": "g-1",
     "sub": "alice@example.com",
@@ -26,7 +26,7 @@ META: Mapping[str, object] = {
 }
 
 
-def meta(**changes: object) -> dict[str, object]:
+def meta(**changes: Json) -> dict[str, Json]:
     """A META frame's object."""
     return {**META, **changes}
 
@@ -47,7 +47,7 @@ class Host:
 
 def small(host: Host, *, final: bool = True) -> bytes:
     """Four blocks, two seals (one of them late: a block came before it), an end."""
-    writer = Writer(meta(), 0)  # type: ignore[arg-type]  # plain JSON
+    writer = Writer(meta(), 0)
     writer.frame(Kind.OUT, b"$ ", 5 * MS)
     data = writer.take()
     writer.frame(Kind.OUT, "gr\u00fcn\r\n".encode()[:3], 25 * MS)

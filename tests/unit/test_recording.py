@@ -25,7 +25,7 @@ def test_what_was_written_is_read_with_its_times() -> None:
 
 
 def test_nothing_to_take_is_nothing_written() -> None:
-    writer = Writer(meta(), 0)  # type: ignore[arg-type]
+    writer = Writer(meta(), 0)
     assert writer.waiting and writer.take().startswith(b"TGREC\x01\n")
     assert (writer.waiting, writer.take(), writer.seq) == (0, b"", 0)
     writer.frame(Kind.OUT, b"", MS)
@@ -33,7 +33,7 @@ def test_nothing_to_take_is_nothing_written() -> None:
 
 
 def test_long_output_is_split_and_comes_back_whole() -> None:
-    writer = Writer(meta(), 0)  # type: ignore[arg-type]
+    writer = Writer(meta(), 0)
     sent = random.Random(1).randbytes(3 * BLOCK_MAX + 12345)
     writer.frame(Kind.OUT, sent, MS)
     writer.frame(Kind.ERR, sent[:10], 2 * MS)
@@ -44,7 +44,7 @@ def test_long_output_is_split_and_comes_back_whole() -> None:
 
 
 def test_a_seal_comes_after_what_was_closed_before_it() -> None:
-    host, writer = Host(), Writer(meta(), 0)  # type: ignore[arg-type]
+    host, writer = Host(), Writer(meta(), 0)
     data = writer.take()
     jws = host.seal(writer)
     writer.frame(Kind.OUT, bytes(2 * BLOCK_MAX), MS)  # closes blocks that nobody has taken
@@ -54,14 +54,14 @@ def test_a_seal_comes_after_what_was_closed_before_it() -> None:
 
 
 def test_a_clock_that_goes_back_is_no_time() -> None:
-    writer = Writer(meta(), 10 * MS)  # type: ignore[arg-type]
+    writer = Writer(meta(), 10 * MS)
     writer.frame(Kind.OUT, b"a", 12 * MS)
     writer.frame(Kind.OUT, b"b", 3 * MS)
     assert [frame.at_us for frame in _frames(writer.take())] == [0, 2000, 2000]
 
 
 def test_nothing_comes_after_the_end_and_no_json_is_split() -> None:
-    writer = Writer(meta(), 0)  # type: ignore[arg-type]
+    writer = Writer(meta(), 0)
     with pytest.raises(ValueError, match="at most"):
         writer.event({"type": "x" * FRAME_MAX}, MS)
     writer.end("exit", MS)
@@ -71,7 +71,7 @@ def test_nothing_comes_after_the_end_and_no_json_is_split() -> None:
 
 @pytest.mark.parametrize("jws", ["", "a.b", "a.bm8.c", "a.eyJzZXEiOjl9.c", "a.e30.c", "a.W10.c", "a.eyJzZXEiOi0xfQ.c", "é.e30.c"])
 def test_a_seal_of_no_block_that_is_there_is_not_written(jws: str) -> None:
-    writer = Writer(meta(), 0)  # type: ignore[arg-type]
+    writer = Writer(meta(), 0)
     writer.take()
     before = writer.size
     with pytest.raises(ValueError):
@@ -126,7 +126,7 @@ def test_after_a_crash_the_recording_goes_on_where_it_is_whole(tmp_path: Path, c
 
 def test_time_goes_on_from_the_last_frame_after_a_crash(tmp_path: Path) -> None:
     path = tmp_path / "x.tgr"
-    host, writer = Host(), Writer(meta(), 7 * MS)  # type: ignore[arg-type]
+    host, writer = Host(), Writer(meta(), 7 * MS)
     writer.frame(Kind.OUT, b"a", 17 * MS)
     data = writer.take()
     path.write_bytes(data + writer.seal(host.seal(writer)) + b"B\0\0")

@@ -48,9 +48,8 @@ class Records:
 
     def feed(self, data: bytes) -> Iterator[Block | Seal | Damage]:
         """Every record that is whole now. After damage that hides where the next one begins, nothing more."""
-        if self._lost:
-            return
-        self._buffer += data
+        if not self._lost:
+            self._buffer += data
         while (found := self._record() if self._begun else self._header()) is not None:
             yield from found
         if self._lost:

@@ -43,7 +43,17 @@ def _going_on(last: Block | None, chain: bytes, size: int, sealed: int, at_ns: i
     found = [item for item in frames(last) if isinstance(item, Frame)]
     at_us = found[-1].at_us if found else 0
     ended = bool(found) and found[-1].kind is Kind.END
-    return Writer.going_on(last.seq, last.head, chain, size, sealed, ended, at_us + away_us, at_ns), size
+    writer = Writer.going_on(
+        seq=last.seq,
+        head=last.head,
+        chain=chain,
+        size=size,
+        sealed=sealed,
+        ended=ended,
+        last_us=at_us + away_us,
+        at_ns=at_ns,
+    )
+    return writer, size
 
 
 def _whole(seal: Seal, seq: int) -> bool:

@@ -53,7 +53,7 @@ class Writer:
 
     @classmethod
     def going_on(
-        cls, seq: int, head: bytes, chain: bytes, size: int, sealed: int, ended: bool, last_us: int, at_ns: int
+        cls, *, seq: int, head: bytes, chain: bytes, size: int, sealed: int, ended: bool, last_us: int, at_ns: int
     ) -> "Writer":
         """A writer for a file of which this much is there; for :func:`agent.sessions.recording.recover`."""
         writer = cls({}, at_ns - last_us * 1000)
@@ -166,5 +166,5 @@ def covered(jws: str) -> int:
     claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
     seq = claims.get("seq") if isinstance(claims, dict) else None
     if not isinstance(seq, int):
-        raise ValueError("a seal must name a block")
+        raise ValueError("a seal must name a block")  # noqa: TRY004  # it is the token that is wrong
     return seq
