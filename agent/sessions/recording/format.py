@@ -3,14 +3,14 @@
 ::
 
     file    = HEADER record*
-    block   = "B" seq:u32 length:u32 payload chain:32 whole:u32
-    seal    = "S" seq:u32 length:u32 JWS whole:u32
+    block   = "B" seq:u32 length:u32 payload chain:32
+    seal    = "S" seq:u32 length:u32 JWS
     payload = at:varint frame*                  (microseconds from the recording's begin to its first frame)
     frame   = kind:u8 delta:varint length:varint bytes   (microseconds since the frame before; 0 for a block's first)
 
-Integers are big-endian, varints are LEB128. ``whole`` is the length of the whole record, so that a file can be read from its end
-too. Every record, a seal as well, goes into the hash chain: ``chain = SHA-256(chain before + header of 9 bytes + payload)``, which
-begins with SHA-256(HEADER). So nothing that stands before a seal can be moved, not even another seal.
+Integers are big-endian, varints are LEB128. Every record, a seal as well, goes into the hash chain:
+``chain = SHA-256(chain before + header of 9 bytes + payload)``, which begins with SHA-256(HEADER). So nothing that stands
+before a seal can be moved, not even another seal.
 """
 
 import hashlib
@@ -24,7 +24,6 @@ Json = str | int | bool | None | Sequence["Json"] | Mapping[str, "Json"]
 HEADER = b"TGREC\x01\n"
 BLOCK, SEAL = b"B", b"S"
 RECORD = struct.Struct(">cII")  # what, seq, length of the payload
-WHOLE = struct.Struct(">I")
 SIZE = struct.Struct(">HH")  # columns, rows
 CHAIN_BYTES = 32
 SEAL_TYP = "recording-seal+jwt"

@@ -13,7 +13,6 @@ from agent.sessions.recording.format import (
     RECORD,
     SEAL,
     SEAL_MAX,
-    WHOLE,
     Block,
     Damage,
     Frame,
@@ -87,27 +86,24 @@ class Records:
         if length > _MOST.get(what, -1):
             self._lost = True
             return [Damage(self.offset, "structure", "no record begins here; what follows can't be read")]
-        whole = RECORD.size + length + (CHAIN_BYTES if what == BLOCK else 0) + WHOLE.size
+        whole = RECORD.size + length + (CHAIN_BYTES if what == BLOCK else 0)
         if len(self._buffer) < whole:
             return None
         offset, record = self.offset, self._take(whole)
-        if WHOLE.unpack_from(record, whole - WHOLE.size)[0] != whole:
-            self._lost = True
-            return [Damage(offset, "structure", "the record's two lengths differ; what follows can't be read")]
         covered = record[: RECORD.size + length]
         computed = hashlib.sha256(self.chain + covered).digest()
         return self._block(offset, seq, record, computed) if what == BLOCK else self._seal(offset, seq, covered, computed)
 
     def _block(self, offset: int, seq: int, record: bytes, computed: bytes) -> list[Block | Seal | Damage]:
         found: list[Block | Seal | Damage] = []
-        stored = record[-CHAIN_BYTES - WHOLE.size : -WHOLE.size]
+        stored = record[-CHAIN_BYTES:]
         if seq != self._next:
             found.append(Damage(offset, "order", f"block {seq} stands where block {self._next} belongs"))
         elif stored != computed:
             what = f"block {seq}: a byte of it, or of a seal before it, is not as written, or something was there"
             found.append(Damage(offset, "hash", what))
         self._next, self.chain = seq + 1, stored  # from the stored value on, so that one change is told once
-        found.append(Block(offset, self.offset, seq, record[RECORD.size : -CHAIN_BYTES - WHOLE.size], stored))
+        found.append(Block(offset, self.offset, seq, record[RECORD.size : -CHAIN_BYTES], stored))
         return found
 
     def _seal(self, offset: int, seq: int, covered: bytes, computed: bytes) -> list[Block | Seal | Damage]:

@@ -15,7 +15,6 @@ from agent.sessions.recording.format import (
     SEAL_MAX,
     SIZE,
     STREAMS,
-    WHOLE,
     Json,
     Kind,
     first_chain,
@@ -120,7 +119,7 @@ class Writer:
         data = jws.encode("ascii")
         header = RECORD.pack(SEAL, seq, len(data))
         self._chain = hashlib.sha256(self._chain + header + data).digest()
-        self._emit(header + data + WHOLE.pack(len(header) + len(data) + WHOLE.size))
+        self._emit(header + data)
         self.sealed = max(self.sealed, seq)
         return self._taken()
 
@@ -145,8 +144,7 @@ class Writer:
         found = hashlib.sha256(self._chain + header)
         found.update(payload)
         self.head = self._chain = found.digest()
-        whole = WHOLE.pack(len(header) + len(payload) + len(self.head) + WHOLE.size)
-        self._emit(b"".join((header, payload, self.head, whole)))
+        self._emit(b"".join((header, payload, self.head)))
         self._frames, self._open = [], 0
 
     def _emit(self, data: bytes) -> None:
