@@ -37,12 +37,11 @@ class Source(Protocol):
 class Records:
     """A parser that is fed as bytes come, as when a recording is followed while it grows."""
 
-    def __init__(self) -> None:
-        self.offset = 0  # of the first byte that is not yet part of a whole record
-        self.chain = first_chain()  # after the last record
+    def __init__(self, middle: tuple[int, int, bytes] | None = None) -> None:
+        """From the file's first byte on; or from ``middle``: the offset of a block, its seq, and the chain before it."""
+        self.offset, self._next, self.chain = middle or (0, 0, first_chain())  # of the next record
+        self._begun = middle is not None
         self._buffer = bytearray()
-        self._next = 0  # the next block's seq
-        self._begun = False
         self._lost = False  # where the next record begins is not known any more
 
     def feed(self, data: bytes) -> Iterator[Block | Seal | Damage]:

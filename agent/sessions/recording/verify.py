@@ -1,11 +1,12 @@
 """Is a recording as it was written? Every hash, every seal, begin and end; each thing that is wrong is told with its byte."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.errors import RefusedError
+from agent.sessions.recording.catalogue import opened
+from agent.sessions.recording.export import described
 from agent.sessions.recording.format import Block, Damage, Frame, Json, Kind, Seal
 from agent.sessions.recording.reader import frames, records
 
@@ -60,7 +61,7 @@ def verify(path: Path, key: SealKey, *, ident: str | None = None) -> Verdict:
         OSError: it can't be read.
     """
     check = _Check(key, ident)
-    with path.open("rb") as file:
+    with opened(path) as file:
         for item in records(file):
             check.take(item)
         return check.verdict(file.tell())
@@ -127,11 +128,11 @@ class _Check:
             self.meta = self.described(frame, block.offset)
         self.first = False
         self.ended = self.ended or frame.kind is Kind.END
-        if frame.kind is Kind.EVENT and _object(frame.data).get("type") == "gap":
+        if frame.kind is Kind.EVENT and described(frame).get("type") == "gap":
             self.gaps += 1
 
     def described(self, frame: Frame, offset: int) -> Mapping[str, Json]:
-        found = _object(frame.data)
+        found = described(frame)
         if not isinstance(found.get("id"), str):
             self.problem(offset, "meta", "META names no recording")
         elif self.ident is not None and found["id"] != self.ident:
@@ -202,12 +203,3 @@ class _Check:
             gaps=self.gaps,
             lasted_us=self.lasted_us,
         )
-
-
-def _object(data: bytes) -> Mapping[str, Json]:
-    """A frame's JSON object; empty when it is none."""
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
