@@ -96,8 +96,9 @@ def on_terminal(instead: str) -> Iterator[Screen]:
 
 def _quiet(keyboard: int) -> _Modes | None:
     """No echo, no lines; Ctrl-C stays a signal. Returns what was set before; None in the background, where nobody may change it."""
-    if os.tcgetpgrp(keyboard) != os.getpgrp():
-        return None
+    with contextlib.suppress(OSError):  # ENOTTY: the terminal is not this session's own
+        if os.tcgetpgrp(keyboard) != os.getpgrp():
+            return None
     before = termios.tcgetattr(keyboard)
     quiet = termios.tcgetattr(keyboard)
     quiet[3] &= ~(termios.ECHO | termios.ICANON)

@@ -163,11 +163,11 @@ def ndjson(items: Items) -> Iterator[str]:
     """What was done, without what was shown: META, every EVENT, sizes, END, and damage, one JSON object on each line."""
     for item in items:
         if isinstance(item, Damage):
-            yield _line({"kind": "damage", "offset": item.offset, "code": item.code, "what": item.what}, ascii_only=True)
+            yield _line({"kind": "damage", "offset": item.offset, "code": item.code, "what": item.what})
         elif isinstance(item, Frame) and item.kind in (Kind.META, Kind.EVENT, Kind.END):
-            yield _line({"kind": item.kind.name.lower(), "at_us": item.at_us, **_inner(described(item))}, ascii_only=True)
+            yield _line({"kind": item.kind.name.lower(), "at_us": item.at_us, **_inner(described(item))})
         elif isinstance(item, Frame) and item.kind is Kind.RESIZE and (size := size_of(item)):
-            yield _line({"kind": "resize", "at_us": item.at_us, "data": {"cols": size[0], "rows": size[1]}}, ascii_only=True)
+            yield _line({"kind": "resize", "at_us": item.at_us, "data": {"cols": size[0], "rows": size[1]}})
 
 
 def _inner(found: Mapping[str, Json]) -> dict[str, Json]:
@@ -175,8 +175,9 @@ def _inner(found: Mapping[str, Json]) -> dict[str, Json]:
     return {"data": found}
 
 
-def _line(value: object, *, ascii_only: bool = False) -> str:
-    return json.dumps(value, ensure_ascii=ascii_only, separators=(", ", ": "))
+def _line(value: object) -> str:
+    """ASCII: whoever looks at the export itself with cat or less is told nothing by what was recorded."""
+    return json.dumps(value, ensure_ascii=True, separators=(", ", ": "))
 
 
 FORMATS: Mapping[str, Callable[[Items], Iterator[str]]] = {
