@@ -164,6 +164,11 @@ COMMAND = {
     "receipt_malformed": "The file is signed by the host and is no receipt.",
     "receipt_unknown": "The grant is live: there is a receipt once it has ended.",
     "request_malformed": "The request to the control socket is not what this version takes.",
+    "recording_ambiguous": "Give more of the id: the text names some that begin so.",
+    "recording_damaged": "`tidegate sessions verify ID` tells each place. What can be read was shown or exported all the same.",
+    "recording_needs_terminal": "Run it on a terminal, or take `tidegate sessions export ID --format text`.",
+    "recording_not_found": "`tidegate sessions list --recorded` shows those there are. Old ones are removed by the retention.",
+    "recording_text_not_found": "Nothing like it was shown on one line. `export --format text` and grep look further.",
     "session_unknown": "It has ended, or the id is mistyped: `tidegate sessions list` shows those there are.",
     "request_unknown": "The command is newer than the daemon: `systemctl restart tidegated` after an upgrade.",
 }

@@ -1,4 +1,4 @@
-"""sessions: who is in right now, and ending one session without ending its grant."""
+"""sessions: who is in right now, ending one session without ending its grant, and what was recorded."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import cast
 
 import click
 
+from agent.cli import playing, recordings
 from agent.cli.daemon_view import ask
 from agent.cli.output import EXIT_DONE, EXIT_FAILED, json_option, reporting, show, table
 from agent.model.text import printable
@@ -15,18 +16,22 @@ Object = dict[str, object]
 
 @click.group()
 def sessions() -> None:
-    """Who is in right now through Tidegate."""
+    """Who is in right now through Tidegate, and what was recorded."""
 
 
 @sessions.command("list")
+@click.option("--recorded", is_flag=True, help="The recordings on disk instead, newest first: also of sessions that are over.")
 @json_option
 @click.pass_obj
 @reporting
-def list_sessions(config_file: Path | None, as_json: bool) -> None:
+def list_sessions(config_file: Path | None, recorded: bool, as_json: bool) -> None:
     """Every live session of the tenants: whose, from where, since when, doing what.
 
     A person's own account that a grant gave something is not a tenant's: its sessions are the person's.
     """
+    if recorded:
+        recordings.recorded(config_file, as_json)
+        return
     found = cast(Object, ask(config_file, "sessions"))
     show(found, as_json, lambda: _table(cast(list[Object], found["sessions"])) or "Nobody is in through Tidegate now.")
 
@@ -44,6 +49,10 @@ def kill(config_file: Path | None, ident: str, as_json: bool) -> None:
     found = cast(Object, ask(config_file, "kill_session", id=ident))
     show(found, as_json, lambda: _killed(found))
     sys.exit(EXIT_DONE if found["ended"] else EXIT_FAILED)
+
+
+for command in (playing.play, playing.watch, recordings.export, recordings.verify):
+    sessions.add_command(command)
 
 
 def _table(found: list[Object]) -> str:
