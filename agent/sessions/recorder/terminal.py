@@ -49,7 +49,9 @@ class TerminalSession(Session):
 
     def begin(self) -> None:
         """See :meth:`Session.begin`."""
-        raw(self.sides[OLD].end.fd)
+        old = self.sides[OLD].end.fd
+        raw(old)
+        self._size = size_of(old)  # as its beginning has it
         if self._taken:
             self._watch_window()
         super().begin()
@@ -98,10 +100,11 @@ class TerminalSession(Session):
         return self.tape.event(type="masked")  # not even how long it is
 
     def _flow_over(self, flow: Flow, why: str) -> None:
-        if flow is self._shown and why == "end":
-            self.end("the session ended")
-        else:
+        if flow is self._shown:
+            self.end("the session ended" if why == "end" else "the client has gone")
+        elif why == "end":
             self.end("the client has gone")
+        # else nobody has the tenant's side open any more: what was last written there is still to be read and shown
 
     # -- the window
 
