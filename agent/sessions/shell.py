@@ -5,9 +5,12 @@ It lets through what the grant's actions say, then execs the real shell; nothing
 alone it would be no gate (sshd runs that through ``$SHELL -c``, and bash reads ~/.bashrc first), so it is the login shell
 too, and is then called as ``-c COMMAND`` by sshd, su, cron, at and tmux.
 
-The root-owned tenant file says what holds: none means no session.
+The root-owned tenant file says what holds: none means no session. Where it asks for a recording, the recorder gets the terminal or
+the streams, and gives others for them; the program that is then run has nothing left of the old ones.
 """
 
+# C modules: what stands around them in the library (socket, signal) would cost more than all of this program.
+import _signal
 import os
 import pwd
 import stat
@@ -15,7 +18,11 @@ import sys
 
 TENANTS = "/run/tidegate/tenants"
 SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server")
+RECORDER = "/run/tidegate/recorder/sock"
+RECORDER_S = 5.0  # for all of it
+COMMAND_MAX = 32768
 FILE_MAX = 65536
+COERCED = ("C.UTF-8", "C.utf8", "UTF-8")
 EMPTIED = (
     "BASH_ENV",
     "ENV",
@@ -36,12 +43,16 @@ def main(argv: list[str]) -> None:
     """Judge the call and exec; returns only by exit: 1 refused, 127 nothing to exec."""
     try:
         login = pwd.getpwuid(os.getuid()).pw_name
-        shell, actions = tenant(read_file(f"{TENANTS}/{login}.json"), login)
-        program, args = judge(asked(argv), shell, actions)
+        data = read_file(f"{TENANTS}/{login}.json")
+        shell, actions = tenant(data, login)
+        command = asked(argv)
+        program, args = judge(command, shell, actions)
+        record(data, command, program)
     except Refusal as refusal:
         return end(1, str(refusal))
     except KeyError:
         return end(1, "no access: this account is being removed")
+    as_before()
     for name in EMPTIED:
         if os.environ.get(name) == "":
             del os.environ[name]
@@ -116,6 +127,108 @@ def tenant(data: bytes, login: str) -> tuple[str, list[str]]:
     return shell, actions
 
 
+def recording(data: bytes) -> tuple[bool, int] | None:
+    """Whether it is required, and the recorder's uid; None where no recording is asked for."""
+    value = parse(data.decode("ascii"))
+    if not isinstance(value, dict) or value.get("recording") is None:
+        return None
+    asked_for = value["recording"]
+    if not isinstance(asked_for, dict) or type(asked_for.get("recorder_uid")) is not int:
+        raise Refusal("no access: the tenant file is malformed")
+    return asked_for.get("required") is not False, asked_for["recorder_uid"]
+
+
+def record(data: bytes, command: str | None, program: str) -> None:
+    """Exchange standard input, output and error for the recorder's, if this session is to be recorded."""
+    wanted = recording(data)
+    if wanted is None:
+        return
+    required, recorder_uid = wanted
+    before = _signal.signal(_signal.SIGHUP, _signal.SIG_IGN)  # the old terminal hangs up
+    try:
+        kind = "pty" if os.isatty(0) else "sftp" if program in SFTP_SERVERS else "pipe"
+        ours = [fd for fd in range(3) if kind == "pty" and os.isatty(fd) and os.fstat(fd).st_rdev == os.fstat(0).st_rdev]
+        word, banner, fds = ask_recorder(kind, command or "", recorder_uid)
+        if word == "OK":
+            take_terminal(fds[0], ours) if kind == "pty" else take_streams(fds)
+            if command is None:
+                os.write(2, banner)
+    except (OSError, ValueError, IndexError, Refusal) as error:
+        if required:
+            raise Refusal(f"no access: this session must be recorded, and can't be: {error}") from None
+    _signal.signal(_signal.SIGHUP, before)
+    os.closerange(3, 65536)
+
+
+def ask_recorder(kind: str, command: str, recorder_uid: int) -> tuple[str, bytes, list[int]]:
+    """The recorder's word (OK, GO), its banner, and what it gives for the standard descriptors."""
+    import _socket  # noqa: PLC0415
+    import time  # noqa: PLC0415
+
+    until = time.monotonic() + RECORDER_S
+    with_recorder = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    with_recorder.settimeout(RECORDER_S)
+    while True:
+        try:
+            with_recorder.connect(RECORDER)
+            break
+        except BlockingIOError:  # many ask at once
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+    if int.from_bytes(with_recorder.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)[4:8], sys.byteorder) != recorder_uid:
+        raise Refusal("whoever answers is not the recorder")
+    said = (os.environ.get("SSH_CONNECTION", "")[:200], os.environ.get("TERM", "")[:64])
+    question = b"\0".join((b"1", kind.encode(), os.fsencode(command)[:COMMAND_MAX], *map(os.fsencode, said)))
+    rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in range(3))
+    with_recorder.sendmsg([question], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+    with_recorder.settimeout(max(0.01, until - time.monotonic()))
+    answer, control, _flags, _address = with_recorder.recvmsg(8192, _socket.CMSG_LEN(12), _socket.MSG_CMSG_CLOEXEC)
+    word, _, rest = answer.partition(b"\0")
+    fds = [int.from_bytes(body[at : at + 4], sys.byteorder) for _, _, body in control for at in range(0, len(body), 4)]
+    if word == b"GO" or (word == b"OK" and len(fds) == (1 if kind == "pty" else 3)):
+        return word.decode(), rest.partition(b"\0")[2], fds
+    raise Refusal(rest.decode(errors="replace") if word == b"NO" else "the recorder does not answer")
+
+
+def take_terminal(slave: int, instead_of: list[int]) -> None:
+    """Make it this session's terminal, and standard input, output, error where they were the old one."""
+    import fcntl  # noqa: PLC0415
+    import termios  # noqa: PLC0415
+
+    if os.getsid(0) == os.getpid():
+        try:
+            fcntl.ioctl(0, termios.TIOCNOTTY)
+        except OSError:
+            pass
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)  # this process group is in the foreground of it
+        if "SSH_TTY" in os.environ:
+            os.environ["SSH_TTY"] = os.ttyname(slave)
+    for fd in instead_of:
+        os.dup2(slave, fd)
+
+
+def take_streams(fds: list[int]) -> None:
+    """The recorder's for 0, 1 and 2. None of them is one of these three: those are in use."""
+    for fd, new in enumerate(fds):
+        os.dup2(new, fd)
+
+
+def as_before() -> None:
+    """Undo what the interpreter has changed for itself, and the real shell would inherit."""
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(number, _signal.SIG_DFL)
+    if list(os.environ)[-1:] == ["LC_CTYPE"] and os.environ["LC_CTYPE"] in COERCED and not os.environ.get("LC_ALL"):
+        import _locale  # noqa: PLC0415
+
+        try:
+            known = os.environ.get("LANG", "") not in ("", "C", "POSIX") and _locale.setlocale(_locale.LC_CTYPE, os.environ["LANG"])
+        except _locale.Error:
+            known = ""
+        if not known:  # so it was the C locale, where the interpreter adds this, as the last one (PEP 538)
+            del os.environ["LC_CTYPE"]
+
+
 def parse(text: str) -> object:
     """JSON by the interpreter's own scanner: importing json (and re) would double the 10 ms this program takes."""
     try:
@@ -138,7 +251,10 @@ def parse(text: str) -> object:
 
 def end(code: int, message: str) -> None:
     """Say why on stderr, and end."""
-    os.write(2, f"tidegate: {message}\n".encode())
+    try:
+        os.write(2, f"tidegate: {message}\n".encode())
+    except OSError:
+        pass
     os._exit(code)
 
 

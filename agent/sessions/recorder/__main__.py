@@ -1,0 +1,5 @@
+"""``python -m agent.sessions.recorder``."""
+
+from agent.sessions.recorder.main import main
+
+main()
