@@ -1,0 +1,1 @@
+"""The recorder: one unprivileged service that relays and records every session."""
