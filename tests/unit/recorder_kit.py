@@ -332,3 +332,59 @@ def rig(folder: Path, **kwargs: object) -> Iterator[Rig]:
 
 def rights(fds: list[int]) -> list[tuple[int, int, bytes]]:
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())]
+
+
+class Command:
+    """What sshd does without a terminal: one socket for standard input and output, another for errors."""
+
+    def __init__(self, argv: list[str], *, pipes: bool = False) -> None:
+        if pipes:
+            theirs_in, self.to = os.pipe()
+            self.out, theirs_out = os.pipe()
+            self.err, theirs_err = os.pipe()
+        else:
+            ours, theirs = (end.detach() for end in socket.socketpair())
+            self.to = self.out = ours
+            theirs_in = theirs_out = theirs
+            self.err, theirs_err = (end.detach() for end in socket.socketpair())
+        env = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "SSH_CONNECTION": "192.0.2.7 5000 192.0.2.1 22"}
+        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((theirs_in, theirs_out, theirs_err))]
+        self.pid = os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=True, setsigdef=[signal.SIGPIPE])
+        for fd in {theirs_in, theirs_out, theirs_err}:
+            os.close(fd)
+
+    def no_more_input(self) -> None:
+        if self.to == self.out:
+            with socket.socket(fileno=os.dup(self.to)) as ours:
+                ours.shutdown(socket.SHUT_WR)
+        else:
+            os.close(self.to)
+
+    def talk(self, data: bytes = b"", seconds: float = 60.0) -> tuple[bytes, bytes]:
+        """Write all of it, close, and read both outputs to their ends."""
+        found = {self.out: bytearray(), self.err: bytearray()}
+        left, reading, view = True, set(found), memoryview(data)
+        os.set_blocking(self.to, False)
+        end = time.monotonic() + seconds
+        while reading:
+            assert time.monotonic() < end, "no end"
+            ready, writable, _ = select.select(reading, [self.to] if left else [], [], 1.0)
+            if writable:
+                with contextlib.suppress(BlockingIOError):
+                    view = view[os.write(self.to, view[:65536]) :] if view else view
+                if not view:
+                    left = False
+                    self.no_more_input()
+            for fd in ready:
+                piece = os.read(fd, 1 << 18)
+                found[fd] += piece
+                if not piece:
+                    reading.discard(fd)
+        return bytes(found[self.out]), bytes(found[self.err])
+
+    def status(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def hang_up(self) -> None:
+        for fd in {self.to, self.out, self.err}:
+            os.close(fd)
