@@ -15,8 +15,7 @@ from agent.host.inotify import Changes
 from agent.model.text import one_line
 from agent.sessions.recording import Damage, Frame, Kind, Records, Seal
 from agent.sessions.recording.catalogue import Place, being_written, places
-from agent.sessions.recording.export import described
-from agent.sessions.recording.format import BLOCK, CHAIN_BYTES
+from agent.sessions.recording.format import BLOCK, CHAIN_BYTES, described
 from agent.sessions.recording.plain import Plain
 from agent.sessions.recording.reader import CHUNK, unpacked
 

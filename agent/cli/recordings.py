@@ -15,8 +15,9 @@ from agent.errors import ConfigError, HostError
 from agent.model.text import counted, one_line, printable
 from agent.sessions.recording import Damage, Frame, Seal, Verdict, read
 from agent.sessions.recording import verify as verify_recording
-from agent.sessions.recording.catalogue import IDENT, SUFFIX, Summary, being_written, identities, opened, summary
+from agent.sessions.recording.catalogue import IDENT, SUFFIX, Summary, being_written, identities, summary
 from agent.sessions.recording.export import FORMATS
+from agent.sessions.recording.reader import opened
 from agent.sessions.recording.sealing import seal_key
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC

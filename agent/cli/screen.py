@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from agent.errors import HostError
 from agent.model.text import one_line
 from agent.sessions.recording import Damage, Frame, Kind, Seal
-from agent.sessions.recording.export import described, size_of
-from agent.sessions.recording.format import Json
+from agent.sessions.recording.format import Json, described, size_of
 from agent.sessions.recording.harmless import Harmless
 
 _Modes = list[int | list[bytes | int]]  # of tcgetattr

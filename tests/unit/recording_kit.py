@@ -39,7 +39,7 @@ class Host:
         self.key = trust.HostKey.unsaved()
         self.ring = trust.keyring({"keys": [self.key.public_jwk(host_id)]})
 
-    def seal(self, writer: Writer, *, final: bool = False, **changes: object) -> str:
+    def seal(self, writer: Writer, *, final: object = False, **changes: object) -> str:
         """A seal over all that was taken."""
         claims = {"iss": self.host_id, "recording": IDENT, "jti": "g-1", "iat": 1, "final": final, **writer.claims(), **changes}
         return self.key.sign(SEAL_TYP, claims)

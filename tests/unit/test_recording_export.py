@@ -3,7 +3,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from agent.sessions.recording import Damage, Frame, Kind, Writer, read
+from agent.sessions.recording import Damage, Frame, Kind, Seal, Writer, read
 from agent.sessions.recording.export import FORMATS, asciicast_v2, asciicast_v3, ndjson, text
 from tests.unit.recording_kit import MS, Host, items, meta, pieces, small
 
@@ -88,7 +88,7 @@ def test_damage_and_gaps_stay_visible_in_every_form() -> None:
 
 
 def test_a_recording_whose_begin_is_lost_is_still_exported() -> None:
-    found = [Damage(7, "hash", "x"), Frame(Kind.OUT, 5, b"a")]
+    found: list[Frame | Seal | Damage] = [Damage(7, "hash", "x"), Frame(Kind.OUT, 5, b"a")]
     for name, export in FORMATS.items():
         assert list(export(found)), name
     assert _json(asciicast_v2([]))[0]["version"] == 2

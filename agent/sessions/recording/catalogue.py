@@ -6,13 +6,11 @@ import fcntl
 import os
 import re
 import signal
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from agent.sessions.recording.export import described
 from agent.sessions.recording.format import (
     BLOCK,
     CHAIN_BYTES,
@@ -25,8 +23,9 @@ from agent.sessions.recording.format import (
     Frame,
     Json,
     Kind,
+    described,
 )
-from agent.sessions.recording.reader import frames
+from agent.sessions.recording.reader import frames, opened
 
 SUFFIX = ".tgr"
 IDENT = re.compile(r"r-[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
@@ -62,15 +61,6 @@ def identities(folder: Path, prefix: str = "") -> list[str]:
     """The ids of the recordings there, oldest first. Raises OSError."""
     names = (entry.name.removesuffix(SUFFIX) for entry in os.scandir(folder) if entry.name.endswith(SUFFIX))
     return sorted(name for name in names if IDENT.fullmatch(name) and name.startswith(prefix))
-
-
-def opened(path: Path) -> BinaryIO:
-    """A recording's file for reading; the folder is the recorder's, so no link is followed. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "is no regular file", str(path))
-    return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def places(file: BinaryIO, size: int) -> Iterator[Place]:

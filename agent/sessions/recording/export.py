@@ -9,27 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 
 from agent.model.text import one_line
-from agent.sessions.recording.format import SIZE, Damage, Frame, Json, Kind, Seal
+from agent.sessions.recording.format import Damage, Frame, Json, Kind, Seal, described, size_of
 from agent.sessions.recording.plain import Plain
 
 Items = Iterable[Frame | Seal | Damage]
 
 _MARKED = frozenset({"gap", "limit", "pause", "resume", "warning"})
 _COLUMNS, _ROWS = 80, 24  # for a recording without a terminal
-
-
-def described(frame: Frame) -> Mapping[str, Json]:
-    """The JSON object of a META, EVENT or END frame; empty when it holds none."""
-    try:
-        found = json.loads(frame.data)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def size_of(frame: Frame) -> tuple[int, int] | None:
-    """Columns and rows of a RESIZE frame."""
-    return SIZE.unpack(frame.data) if len(frame.data) == SIZE.size else None
 
 
 def asciicast_v2(items: Items) -> Iterator[str]:

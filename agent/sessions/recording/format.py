@@ -14,6 +14,7 @@ before a seal can be moved, not even another seal.
 """
 
 import hashlib
+import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -122,3 +123,17 @@ def unvarint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at + index + 1
     raise ValueError("a number is cut or too long")
+
+
+def described(frame: Frame) -> Mapping[str, Json]:
+    """The JSON object of a META, EVENT or END frame; empty when it holds none."""
+    try:
+        found = json.loads(frame.data)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def size_of(frame: Frame) -> tuple[int, int] | None:
+    """Columns and rows of a RESIZE frame."""
+    return SIZE.unpack(frame.data) if len(frame.data) == SIZE.size else None

@@ -1,8 +1,12 @@
 """Bytes → blocks, seals and frames. Memory is bounded by one block; damage is told, and reading goes on where it can."""
 
+import errno
 import hashlib
+import os
+import stat
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
 from agent.sessions.recording.format import (
     BLOCK,
@@ -129,6 +133,15 @@ def frames(block: Block) -> Iterator[Frame | Damage]:
             position += length
     except ValueError:
         yield Damage(block.offset, "frame", f"block {block.seq}: a frame can't be read; the rest of the block is left out")
+
+
+def opened(path: Path) -> BinaryIO:
+    """A recording's file for reading; the folder is the recorder's, so no link is followed. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def records(source: Source) -> Iterator[Block | Seal | Damage]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from agent.sessions.recording.format import Block, Damage, Frame, Kind, Seal
-from agent.sessions.recording.reader import CHUNK, Records, frames
+from agent.sessions.recording.reader import CHUNK, Records, frames, opened
 from agent.sessions.recording.writer import Writer, covered
 
 
@@ -23,7 +23,7 @@ def recover(path: Path, at_ns: int, *, away_us: int = 0) -> tuple[Writer, int]:
     parser = Records()
     seq, sealed, size, chain = -1, -1, 0, parser.chain
     last: Block | None = None
-    with path.open("rb") as file:
+    with opened(path) as file:
         while data := file.read(CHUNK):
             for item in parser.feed(data):
                 if isinstance(item, Damage):

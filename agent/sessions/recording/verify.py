@@ -5,10 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.errors import RefusedError
-from agent.sessions.recording.catalogue import opened
-from agent.sessions.recording.export import described
-from agent.sessions.recording.format import Block, Damage, Frame, Json, Kind, Seal
-from agent.sessions.recording.reader import frames, records
+from agent.sessions.recording.format import Block, Damage, Frame, Json, Kind, Seal, described
+from agent.sessions.recording.reader import frames, opened, records
 
 # Verifies a compact JWS under the host's keys and returns its claims; raises RefusedError. See agent.sessions.recording.sealing.
 SealKey = Callable[[bytes], Mapping[str, object]]
