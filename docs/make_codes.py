@@ -168,6 +168,7 @@ COMMAND = {
     "recording_damaged": "`tidegate sessions verify ID` tells each place. What can be read was shown or exported all the same.",
     "recording_needs_terminal": "Run it on a terminal, or take `tidegate sessions export ID --format text`.",
     "recording_not_found": "`tidegate sessions list --recorded` shows those there are. Old ones are removed by the retention.",
+    "recording_unfinished": "Its end was cut off, or the recorder died and did not come back: `journalctl -u tidegate-recorder`. What is there is sound up to its last seal.",
     "recording_text_not_found": "Nothing like it was shown on one line. `export --format text` and grep look further.",
     "session_unknown": "It has ended, or the id is mistyped: `tidegate sessions list` shows those there are.",
     "request_unknown": "The command is newer than the daemon: `systemctl restart tidegated` after an upgrade.",

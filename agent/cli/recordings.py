@@ -22,6 +22,7 @@ from agent.sessions.recording.sealing import seal_key
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _NAMED_MAX = 5  # of an ambiguous prefix's recordings
+_GOOD = ("sound", "running")
 _BEING_WRITTEN = ("cut", "no_end", "unsealed")  # how a file looks whose next record, or final seal, is on its way
 
 
@@ -156,7 +157,7 @@ def verify(config_file: Path | None, recording: str, keys: Path | None, as_json:
     running = writing and not found.ok and all(problem.code in _BEING_WRITTEN for problem in found.problems)
     state = "sound" if found.ok else "running" if running else "unfinished" if found.unfinished else "damaged"
     show(_view(path, found, state), as_json, lambda: _verdict(path, found, state))
-    sys.exit(EXIT_DONE if state in ("sound", "running") else EXIT_FAILED)
+    sys.exit(EXIT_DONE if state in _GOOD else EXIT_FAILED)
 
 
 def _own_keys(config_file: Path | None) -> trust.KeyRing:
@@ -175,10 +176,11 @@ def _own_keys(config_file: Path | None) -> trust.KeyRing:
 
 
 def _view(path: Path, found: Verdict, state: str) -> dict[str, object]:
+    code = "recording_unfinished" if state == "unfinished" else "recording_damaged"
     return {
-        "ok": state in ("sound", "running"),
+        "ok": state in _GOOD,
         "state": state,
-        "code": {"damaged": "recording_damaged", "unfinished": "recording_unfinished"}.get(state),
+        "code": None if state in _GOOD else code,
         "id": found.meta.get("id"),
         "file": str(path),
         "meta": dict(found.meta),

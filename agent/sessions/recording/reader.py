@@ -103,7 +103,7 @@ class Records:
         if seq != self._next:
             found.append(Damage(offset, "order", f"block {seq} stands where block {self._next} belongs"))
         elif stored != computed:
-            what = f"block {seq}: a byte of it, or of a seal before it, is not as written, or something was there"
+            what = f"block {seq}: a byte of it, or of a seal before it, is not as written, or something is missing"
             found.append(Damage(offset, "hash", what))
         self._next, self.chain = seq + 1, stored  # from the stored value on, so that one change is told once
         found.append(Block(offset, self.offset, seq, record[RECORD.size : -CHAIN_BYTES], stored))
