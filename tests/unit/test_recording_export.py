@@ -1,5 +1,6 @@
 import io
 import json
+import random
 from collections.abc import Iterable
 from typing import Any
 
@@ -92,3 +93,27 @@ def test_a_recording_whose_begin_is_lost_is_still_exported() -> None:
     for name, export in FORMATS.items():
         assert list(export(found)), name
     assert _json(asciicast_v2([]))[0]["version"] == 2
+
+
+def test_ten_minutes_with_resizes_and_characters_cut_anywhere_come_out_byte_for_byte() -> None:
+    """What asciinema's own player writes to its terminal is exactly the events' text."""
+    chance, writer, at_ms, sizes, sent = random.Random(3), Writer(meta(), 0), 0, [], b""
+    waiting = b""
+    while at_ms < 600_000:
+        at_ms += chance.randrange(1, 400)
+        if chance.random() < 0.05:
+            sizes.append((chance.randrange(20, 250), chance.randrange(5, 80)))
+            writer.resize(*sizes[-1], at_ms * MS)
+        waiting += "\x1b[32mgr\u00fcn \u20ac \u6f22\u5b57 \U0001f30a\r\n".encode()
+        cut = chance.randrange(1, len(waiting) + 1)
+        writer.frame(Kind.OUT, waiting[:cut], at_ms * MS)
+        sent, waiting = sent + waiting[:cut], waiting[cut:]
+    writer.frame(Kind.OUT, waiting, at_ms * MS)
+    found = list(read(io.BytesIO(writer.take())))
+    _header, *two = _json(asciicast_v2(found))
+    _header, *three = _json(asciicast_v3(found))
+    for events in (two, three):
+        assert "".join(data for _at, code, data in events if code == "o").encode() == sent + waiting
+        assert [data for _at, code, data in events if code == "r"] == [f"{columns}x{rows}" for columns, rows in sizes]
+    assert two[-1][0] == at_ms / 1000
+    assert abs(sum(at for at, _code, _data in three) - two[-1][0]) < 0.001
