@@ -163,6 +163,17 @@ def test_what_comes_after_the_end_is_told(judged: Callable[[bytes], Verdict]) ->
         assert not found.ok and found.problems[0].offset == len(whole)
 
 
+def test_a_final_seal_made_twice_is_no_damage_and_a_copy_of_it_is(judged: Callable[[bytes], Verdict]) -> None:
+    """The disk was full at the first, which came through later: the recorder asked for another."""
+    writer = Writer(meta(), 0)
+    writer.end("exit", MS)
+    data = writer.take()
+    data += writer.seal(_HOST.seal(writer, final=True))
+    again = data + writer.seal(_HOST.seal(writer, final=True))
+    assert judged(again).ok
+    assert [problem.offset for problem in judged(data + pieces(data)[-1]).problems] == [len(data)]
+
+
 def test_a_flood_of_problems_is_bounded_and_counted(judged: Callable[[bytes], Verdict]) -> None:
     head, *found = pieces(small(_HOST))
     verdict = judged(head + b"".join(found[:2] * 200))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from agent.sessions.recording.format import Block, Damage, Frame, Kind, Seal
-from agent.sessions.recording.reader import CHUNK, Records, frames, opened
+from agent.sessions.recording.reader import CHUNK, Records, frames
 from agent.sessions.recording.writer import Writer, covered
 
 
@@ -13,6 +13,7 @@ def recover(path: Path, at_ns: int, *, away_us: int = 0) -> tuple[Writer, int]:
     Every hash is checked (about a second for a gigabyte): after a power loss the end may have its length and not its bytes.
 
     Args:
+        path: the file, also by /proc/self/fd where only its descriptor was handed over.
         at_ns: now, of the clock that the writer is going to be given.
         away_us: how long nobody recorded, at most; the time goes on from the last frame, and this much later.
 
@@ -23,7 +24,7 @@ def recover(path: Path, at_ns: int, *, away_us: int = 0) -> tuple[Writer, int]:
     parser = Records()
     seq, sealed, size, chain = -1, -1, 0, parser.chain
     last: Block | None = None
-    with opened(path) as file:
+    with path.open("rb") as file:
         while data := file.read(CHUNK):
             for item in parser.feed(data):
                 if isinstance(item, Damage):

@@ -94,8 +94,6 @@ class _Check:
         if isinstance(item, Damage):
             self.problem(item.offset, item.code, item.what)
             return
-        if self.final:
-            self.problem(item.offset, "after_end", "something follows the final seal")
         if isinstance(item, Seal):
             self.seal(item)
         else:
@@ -153,6 +151,13 @@ class _Check:
         for seq in [seq for seq in self.heads if seq < seal.seq]:
             del self.heads[seq]
 
+    def newer(self, seal: Seal, claims: Mapping[str, object]) -> bool:
+        """Whether it says more than the seal before. A final one may come once more: where the disk took the first too late to be sure
+        of it, the recorder asks again, and what it is given is made for the file with the first in it."""
+        if seal.seq != self.sealed:
+            return self.sealed is not None and seal.seq > self.sealed
+        return claims.get("final") is True and (not self.final or claims.get("bytes") == seal.offset)
+
     def mismatch(self, seal: Seal, claims: Mapping[str, object]) -> str:
         """What the host signed that is not so here; "" when all of it is."""
         if claims.get("recording") != self.meta.get("id"):
@@ -161,7 +166,7 @@ class _Check:
             return "is of another grant"
         if claims.get("seq") != seal.seq:
             return f"was made for block {claims.get('seq')}"
-        if self.sealed is not None and (seal.seq < self.sealed or (seal.seq == self.sealed and claims.get("final") is not True)):
+        if self.sealed is not None and not self.newer(seal, claims):
             return f"comes after that of block {self.sealed}"
         if seal.seq not in self.heads:
             return "stands where that block has not come yet, or long after it"
