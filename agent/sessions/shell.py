@@ -197,7 +197,7 @@ def take_terminal(slave: int, instead_of: list[int]) -> None:
     import termios  # noqa: PLC0415
 
     if os.getsid(0) == os.getpid():
-        try:
+        try:  # noqa: SIM105  (contextlib would have to be imported)
             fcntl.ioctl(0, termios.TIOCNOTTY)
         except OSError:
             pass
@@ -223,7 +223,7 @@ def as_before() -> None:
 
         try:
             known = os.environ.get("LANG", "") not in ("", "C", "POSIX") and _locale.setlocale(_locale.LC_CTYPE, os.environ["LANG"])
-        except _locale.Error:
+        except _locale.Error:  # type: ignore[attr-defined]  # locale.Error, which typeshed has there only
             known = ""
         if not known:  # so it was the C locale, where the interpreter adds this, as the last one (PEP 538)
             del os.environ["LC_CTYPE"]
@@ -251,7 +251,7 @@ def parse(text: str) -> object:
 
 def end(code: int, message: str) -> None:
     """Say why on stderr, and end."""
-    try:
+    try:  # noqa: SIM105  (contextlib would have to be imported)
         os.write(2, f"tidegate: {message}\n".encode())
     except OSError:
         pass

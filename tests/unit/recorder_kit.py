@@ -179,7 +179,14 @@ class Rig:
             "actions": ["login", "exec", "sftp"],
             "uid": 0,
             "grant": {"jti": "g-1", "sub": "alice", "exp": int(time.time()) + 3600, "reason": "restart web", "ticket": "INC-1"},
-            "recording": {"required": True, "input": False, "limit": 1 << 20, "on_failure": "close", "pause_s": 0, "recorder_uid": 0}
+            "recording": {
+                "required": True,
+                "input": False,
+                "limit": 1 << 20,
+                "on_failure": "close",
+                "pause_s": 0,
+                "recorder_uid": 0,
+            }
             | recording,
         }
         path = self.folder / "tenants" / "root.json"

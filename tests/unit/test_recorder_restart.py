@@ -1,5 +1,6 @@
 """The recorder is killed, restarted and stopped, and no session ends by it where systemd keeps its descriptors."""
 
+import functools
 import hashlib
 import os
 import signal
@@ -18,6 +19,10 @@ def _again(recorder: Rig, number: int) -> None:
     status = recorder.stop(number)
     assert os.waitstatus_to_exitcode(status) == (0 if number == signal.SIGTERM else -number)
     recorder.start()
+
+
+def _over(recorder: Rig, path: Path) -> bool:
+    return recorder.ended(path) == "the session ended"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -47,7 +52,7 @@ def test_sessions_go_on_after_a_restart_and_say_so(tmp_path: Path, number: int) 
         assert os.read(command.out, 100) == b""
         assert command.status() == 9
         for path in recorder.recordings():
-            wait_for(lambda path=path: recorder.ended(path) == "the session ended")
+            wait_for(functools.partial(_over, recorder, path))
             gaps = [event["why"] for event in recorder.events(path) if event["type"] == "gap"]
             assert gaps == ["the recorder was restarted"] * 2
         wait_for(lambda: [name for name, _ in recorder.fdstore.kept] == ["listen"])  # type: ignore[union-attr]

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,7 +141,7 @@ def test_a_client_that_goes_hangs_up_the_session(recorder: Rig, tmp_path: Path) 
 
 def test_a_hundred_megabytes_through_a_terminal_arrive_as_they_are(recorder: Rig) -> None:
     size = 100_000_000
-    source = f"{__import__('sys').executable} -c 'import sys, hashlib; sys.stdout.buffer.write((bytes(range(256)) * 4096)[:1000000] * 100)'"
+    source = f"{sys.executable} -c 'import sys; sys.stdout.buffer.write((bytes(range(256)) * 4096)[:1000000] * 100)'"
     terminal = Terminal(recorder.argv(f"stty raw -echo; {source}"))
     found, seen, tail = hashlib.sha256(), 0, b""
     while True:
@@ -155,7 +156,7 @@ def test_a_hundred_megabytes_through_a_terminal_arrive_as_they_are(recorder: Rig
     assert terminal.status() == 0
     expected = hashlib.sha256((bytes(range(256)) * 4096)[:1000000] * 100)
     assert (seen, found.hexdigest(), tail) == (size, expected.hexdigest(), b"")
-    wait_for(lambda: recorder.ended(), 30)
+    wait_for(recorder.ended, 30)
     recorded = hashlib.sha256(recorder.bytes_of(Kind.OUT))
     assert recorded.hexdigest() == expected.hexdigest()
 
@@ -192,7 +193,7 @@ def test_a_terminal_that_is_not_taken_is_left_as_it_was(recorder: Rig) -> None:
     terminal = Terminal(recorder.argv("tty; stty -a"))
     assert b"/dev/pts/" in terminal.rest()
     assert terminal.status() == 0
-    wait_for(lambda: recorder.ended())
+    wait_for(recorder.ended)
 
 
 def test_without_tidegated_nobody_gets_in_where_recording_is_required(recorder: Rig) -> None:

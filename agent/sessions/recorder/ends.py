@@ -1,4 +1,4 @@
-"""The ends that bytes come from and go to. Each read and write returns at once, whatever the tenant does with a copy of the same end.
+"""The ends that bytes come from and go to. Each read and write returns at once, whatever the tenant does with a copy of it.
 
 O_NONBLOCK belongs to the open file description, which the tenant may share and change; so sockets are asked by call
 (MSG_DONTWAIT), and what can only be asked by the flag is asked again each time where the tenant may have a copy.

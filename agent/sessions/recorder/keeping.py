@@ -87,7 +87,7 @@ class Note:
         (size,) = _LENGTH.unpack(os.pread(self.fd, 4, 0).ljust(4, b"\0"))
         value = json.loads(os.pread(self.fd, size, 4) if size < _NOTE_MAX else b"")
         if not isinstance(value, dict):
-            raise ValueError("no object")
+            raise ValueError("no object")  # noqa: TRY004  (what is read is wrong, not who asks)
         return value
 
     def hold(self, index: int, data: bytes) -> None:

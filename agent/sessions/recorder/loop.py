@@ -43,7 +43,7 @@ class Loop:
         self._running = False
 
     def watch(self, fd: int, mask: int, call: Callable[[int], object]) -> None:
-        """Call ``call(events)`` when ``fd`` is ready for ``mask``; again to change either. Raises OSError where epoll can't watch it."""
+        """Call ``call(events)`` when ``fd`` is ready for ``mask``; again to change either. Raises OSError where epoll can't."""
         known = self._masks.get(fd)
         if known is None:
             self._epoll.register(fd, mask)

@@ -32,7 +32,7 @@ def _watch(terminal: int, told: int) -> None:
     write(1, b"w")  # it may have changed before anybody looked
     while True:
         wait(changes)
-        try:
+        try:  # noqa: SIM105  (contextlib is not imported here)
             write(1, b"w")
         except BlockingIOError:
             pass  # the reader has enough to wake up for

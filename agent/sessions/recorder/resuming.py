@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from agent.sessions.recorder.keeping import LISTENER, NOTE, Note
 from agent.sessions.recorder.sealing import Job
@@ -99,10 +100,10 @@ def finish_left_over(parts: Parts, cap: int) -> None:
         parts.sealing.finish(Job(ident, str(meta.get("jti", "")), int(meta.get("uid", 0)), tape))
 
 
-def _meta(path: Path) -> Mapping[str, object]:
+def _meta(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         first = next(iter(read(file)), None)
     value = json.loads(first.data) if isinstance(first, Frame) else None
     if not isinstance(value, dict):
-        raise ValueError("it does not begin with what it is")
+        raise ValueError("it does not begin with what it is")  # noqa: TRY004  (what is read is wrong, not who asks)
     return value

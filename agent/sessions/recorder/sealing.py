@@ -1,4 +1,4 @@
-"""Seals by the host's key while a recording runs, and what is left to do when its session is over: the last seal, a sync, a close."""
+"""Seals by the host's key while a recording runs, and what is left when its session is over: the last seal, a sync, a close."""
 
 import logging
 import time

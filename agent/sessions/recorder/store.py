@@ -25,7 +25,7 @@ class _Found:
 
 
 class Store:
-    """``live``: ids that are being recorded, which are never removed. ``size`` in bytes is what the folder holds, as far as known."""
+    """``live``: ids that are being recorded, which are never removed. ``size``: bytes in the folder, as far as known."""
 
     def __init__(self, folder: Path, live: Container[str], *, quota: int, keep_days: float) -> None:
         self.folder = folder
