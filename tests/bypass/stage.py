@@ -151,13 +151,13 @@ _cache: dict[str, tuple[int, bytes]] = {}
 
 def recorded_texts(bed: Bed) -> list[bytes]:
     """Of each recording all output and events, joined; frames may cut anything anywhere."""
-    from agent.sessions.recording import read  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
     texts = []
     folder = Path(f"/proc/{bed.host.leader}/root{RECORDINGS}")
     for path in sorted(folder.glob("*.tgr")):
         size = path.stat().st_size
         if _cache.get(path.name, (0, b""))[0] != size:
+            from agent.sessions.recording import read  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
             with path.open("rb") as stream:
                 frames = [frame for frame in read(stream) if hasattr(frame, "kind")]
             kinds = (b"o", b"e", b"v")

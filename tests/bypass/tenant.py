@@ -121,7 +121,7 @@ def files() -> None:
     """The recordings and the recorder's own folders."""
     for path in ("/var/lib/tidegate/sessions", "/run/tidegate/recorder", "/run/tidegate/tenants", "/usr/lib/tidegate"):
         tried(f"write {path}", lambda path=path: (Path(path) / "x").write_text("x"))  # type: ignore[misc]
-        tried(f"unlink {path}", lambda path=path: [entry.unlink() for entry in Path(path).iterdir()])  # type: ignore[misc]
+        tried(f"unlink {path}", lambda path=path: [os.unlink(entry) for entry in Path(path).iterdir()])  # type: ignore[misc, func-returns-value]
         tried(f"rename {path}", lambda path=path: os.rename(path, path + ".old"))  # type: ignore[misc]
     tried("read recordings", lambda: [entry.read_bytes()[:10] for entry in Path("/var/lib/tidegate/sessions").iterdir()])
 
@@ -257,8 +257,8 @@ def junk() -> None:
     """All that the recorder never wants to hear."""
     null, pipe = os.open("/dev/null", os.O_RDWR), os.pipe()
     messages = (
-        b"", b"\0" * 9, b"1", b"1\0", b"1\0pty\0", b"1\0pipe\0", b"1\0sftp\0x", b"2\0pty\0", b"1\0pty\0" + b"A" * 60000, b"9" * 100_000,
-        b"\xff" * 500, b"1\0pipe\0\x1b]0;x\x07", b"1\0nothing\0x", b"{}", b"OK\0x\0y", b"GO",
+        b"", b"\0" * 9, b"1", b"1\0", b"1\0pty\0", b"1\0pipe\0", b"1\0sftp\0x", b"2\0pty\0", b"1\0pty\0" + b"A" * 60000,
+        b"9" * 100_000, b"\xff" * 500, b"1\0pipe\0\x1b]0;x\x07", b"1\0nothing\0x", b"{}", b"OK\0x\0y", b"GO",
     )  # fmt: skip
     for message in messages:
         for fds in ([], [null], [null] * 3, [*pipe, null], [null] * 200, [pipe[0]] * 3):

@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="without the cases that take long")
     parser.add_argument("--list", action="store_true", help="name the cases, and do nothing")
     parser.add_argument("--both-off", action="store_true", help="record neither: shows that the cases themselves are steady")
+    parser.add_argument("--show", action="store_true", help="what the recorded one gave, too")
     arguments = parser.parse_args()
     chosen = [case for case in CASES if not (arguments.quick and case.slow)]
     if arguments.case:
@@ -32,7 +33,7 @@ def main() -> int:
     if not chosen:
         parser.error("no case has such a name")
     with booted("optional" if arguments.both_off else "required") as bed:
-        found = {case.name: _both(bed, case, number, len(chosen)) for number, case in enumerate(chosen, 1)}
+        found = {case.name: _both(bed, case, (number, len(chosen)), arguments.show) for number, case in enumerate(chosen, 1)}
         recordings = len(bed.recordings())
     differ = sum(bool(lines) for lines in found.values())
     if not arguments.both_off and recordings < len(chosen):
@@ -45,7 +46,7 @@ def main() -> int:
     return 1 if differ else 0
 
 
-def _both(bed: Bed, case: Case, number: int, of: int) -> list[str]:
+def _both(bed: Bed, case: Case, place: tuple[int, int], show: bool) -> list[str]:
     began = time.monotonic()
     recorded, plain = _outcome(case, bed.recorded), _outcome(case, bed.plain)
     lines = differences(case, recorded, plain)
@@ -53,8 +54,8 @@ def _both(bed: Bed, case: Case, number: int, of: int) -> list[str]:
     if lines and differences(case, _outcome(case, bed.plain), plain):
         lines.append("(two sessions without a recorder differ too: the case is not steady)")
     word = "DIFFERS" if lines else "same"
-    print(f"[{number}/{of}] {word:7} {time.monotonic() - began:6.1f} s  {case.name}", flush=True)
-    for line in lines:
+    print(f"[{place[0]}/{place[1]}] {word:7} {time.monotonic() - began:6.1f} s  {case.name}", flush=True)
+    for line in lines + [f"{name} = {value!r}" for name, value in recorded.items() if show]:
         print(f"          {line[:600]}", flush=True)
     return lines
 

@@ -1,6 +1,7 @@
 """The ways in which a case is played: a plain session, and a dialogue on a real terminal."""
 
 import contextlib
+import hashlib
 import os
 import pty
 import re
@@ -17,7 +18,7 @@ from tests.sessions.case import GO, Case, Normal, Outcome, after_go, chain
 
 Typed: TypeAlias = bytes | tuple[int, int] | float  # keys, or a new size (columns, rows), or seconds to wait
 Step: TypeAlias = tuple[bytes, Typed]  # a pattern that has to appear first ("" is at once), and what is done then
-_STEP_S = 20.0
+_STEP_S, _LARGE_S = 20.0, 240.0
 
 
 def session(
@@ -44,22 +45,29 @@ def terminal(
     size: tuple[int, int] = (80, 24),
     options: Sequence[str] = ("-t",),
     normal: Normal = bytes,
-    slow: bool = False,
+    large: bool = False,
 ) -> Case:
-    """A session on a terminal of its own here, and a dialogue. A command starts by saying ``GO``: bytes count from there on."""
+    """A session on a terminal of its own here, and a dialogue. A command starts by saying ``GO``: bytes count from there on.
+
+    Of a ``large`` one size and hash are kept, and it is given four minutes.
+    """
     whole = None if command is None else f"printf '<''GO>'; {command}"
 
     def play(person: Person) -> Outcome:
-        return Terminal(person.argv(whole, options), person, size).play(steps)
+        found = Terminal(person.argv(whole, options), person, size).play(steps, _LARGE_S if large else _STEP_S)
+        if large and isinstance(screen := found["screen"], bytes):
+            data = after_go(screen)
+            found["screen"] = f"{len(data)} bytes, {hashlib.sha256(data).hexdigest()}"
+        return found
 
-    return Case(name, play, chain(after_go, normal), slow)
+    return Case(name, play, chain(after_go, normal), large)
 
 
 class Terminal:
     """A client program on a pseudo-terminal of this machine."""
 
     def __init__(self, argv: Sequence[str], person: Person, size: tuple[int, int]) -> None:
-        self.seen = b""
+        self.seen = bytearray()
         self._at = 0
         self._master, slave = pty.openpty()
         self.resize(*size)
@@ -74,7 +82,7 @@ class Terminal:
         """As the user drags a window's corner; ssh is told by SIGWINCH."""
         termios.tcsetwinsize(self._master, (rows, columns))
 
-    def play(self, steps: Sequence[Step]) -> Outcome:
+    def play(self, steps: Sequence[Step], patience: float) -> Outcome:
         """Do every step, wait for the end; what was seen."""
         trouble = b""
         try:
@@ -83,16 +91,23 @@ class Terminal:
                     trouble = b"never seen: " + pattern
                     break
                 if isinstance(typed, bytes):
-                    os.write(self._master, typed)
+                    self._type(typed)
                 elif isinstance(typed, float):
                     self._read_until(lambda: False, typed)
                 else:
                     self.resize(*typed)
-            self._read_until(lambda: self.process.poll() is not None, _STEP_S)
+            self._read_until(lambda: self.process.poll() is not None, patience)
             self._read_until(lambda: False, 0.05)
         finally:
             status = self._end()
-        return {"status": status, "screen": self.seen, "trouble": trouble, **({"all": self.seen} if trouble else {})}
+        if not isinstance(status, int):
+            trouble = trouble or b"it never ended"
+        screen = bytes(self.seen)
+        return {"status": status, "screen": screen, "trouble": trouble, **({"all": screen[-500:]} if trouble else {})}
+
+    def _type(self, keys: bytes) -> None:
+        while keys:
+            keys = keys[os.write(self._master, keys) :]
 
     def _wait_for(self, pattern: bytes) -> bool:
         if not pattern:

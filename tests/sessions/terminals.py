@@ -1,16 +1,16 @@
 """Sessions on a terminal: job control, keys, sizes, and the programs people live in."""
 
 from tests.sessions.bed import BLOB
-from tests.sessions.case import Case, escapes_only, ordinals, squeezed
+from tests.sessions.case import Case, Normal, escapes_only, ordinals, squeezed
 from tests.sessions.play import Step, session, terminal
 
 _SHELL = "exec bash --norc --noprofile -i"
 _PROMPT: Step = (b"<GO>.*[$#] ", b"PS1='<P''> '; bind 'set enable-bracketed-paste off'; HISTFILE=\n")
 
 
-def _typed(name: str, *steps: Step, size: tuple[int, int] = (80, 24)) -> Case:
+def _typed(name: str, *steps: Step, size: tuple[int, int] = (80, 24), normal: Normal = bytes) -> Case:
     """A dialogue with an interactive bash; ends with ``exit 4``."""
-    return terminal(name, _SHELL, _PROMPT, *steps, (b"<P> ", b"exit 4\n"), size=size)
+    return terminal(name, _SHELL, _PROMPT, *steps, (b"<P> ", b"exit 4\n"), size=size, normal=normal)
 
 
 _P = b"<P> "
@@ -60,8 +60,8 @@ TERMINALS: list[Case] = [
     _typed("a here-document typed", (_P, b"cat <<E\n"), (b"> ", b"in $((2*3))\n"), (b"> ", b"E\n")),
     _typed("completion", (_P, b"cd /us\t\n"), (_P, b"pwd\n")),
     _typed("a wide line wraps", (_P, b"echo " + b"w" * 60 + b"\n"), size=(30, 10)),
-    _typed("a subshell with its own jobs", (_P, b"bash --norc\n"), (b"[$] ", b"sleep 20\n"), (b"20\r\n", 0.3), (b"", b"\x1a"),
-           (b"Stopped.*[$] ", b"kill %1; wait; exit\n"), (b"exit\r\n", 0.1)),
+    _typed("a subshell with its own jobs", (_P, b"bash --norc\n"), (b"[$] ", b"sleep 20\n"), (b"20\r\n", 0.5), (b"", b"\x1a"),
+           (b"Stopped.*[$] ", b"kill -9 %1; wait; echo over$((1))\n"), (b"over1.*[$] ", b"exit\n"), normal=escapes_only),
     terminal("the login shell", None, (b"[$#] ", b"echo '<G''O>'; echo $0 $-; shopt login_shell; exit 9\n"), normal=squeezed),
     terminal("the login shell ends by Ctrl-D", None, (b"[$#] ", b"printf '<G''O>'; PS1='<P''> '\n"), (_P, b"\x04")),
     terminal("resizing is told", _WINCH, (b"ready", (100, 40)), (b"", 0.5), (b"", b"\n")),
@@ -70,7 +70,7 @@ TERMINALS: list[Case] = [
     terminal("vi", "exec vi -u NONE -N new.txt", *_EDIT, normal=escapes_only),
     terminal("what vi wrote", "cat new.txt; rm new.txt"),
     terminal("vi in another size", "exec vi -u NONE -N new2.txt", (b"~", (120, 45)), (b"", 0.4), *_EDIT, normal=escapes_only),
-    terminal("less", "exec less /etc/services", (b"services", b" "), (b":", b"/ssh\n"), (b"ssh", b"q"), normal=escapes_only),
+    terminal("less", "seq 500 >n.txt; exec less n.txt", (b"23", b" "), (b"46", b"/333\r"), (b"333", b"q"), normal=escapes_only),
     terminal("top", "exec top -d 0.2", (b"PID", 0.6), (b"", b"q"), normal=escapes_only),
     terminal("top in batches", "top -b -n1 | head -7 | cut -d: -f1 | cut -c1-5"),
     terminal("tmux", "exec tmux -f /dev/null -L s", (b"\\[0\\]", b"echo in-$((40+2)); tty | cut -c1-8\n"), (b"in-42", b"\x02%"), (b"", 0.5),
@@ -82,8 +82,8 @@ TERMINALS: list[Case] = [
     session("-tt without a terminal here", "stty -a; echo; test -t 0; echo $?; cat", b"typed\n\x04", options=("-tt",)),
     session("a login shell fed by a pipe with -tt", None, b"stty -echo; echo '<G''O>'\necho x\nexit 3\n", options=("-tt",),
             normal=lambda data: data.rpartition(b"<GO>")[2].replace(b"\r", b"").splitlines()[-1:][0] if data else data),
-    terminal("20 MB to a terminal", f"stty raw -echo; head -c 20000000 {BLOB}; exit 2", slow=True),
-    terminal("200 MB to a terminal", f"stty raw -echo; cat {BLOB}; exit 2", slow=True),
+    terminal("20 MB to a terminal", f"stty raw -echo; head -c 20000000 {BLOB}; exit 2", large=True),
+    terminal("200 MB to a terminal", f"stty raw -echo; cat {BLOB}; exit 2", large=True),
     terminal("200 MB from a terminal", f"stty raw -echo; printf READY; head -c {200 << 20} | sha256sum",
-             (b"READY", 0.1), *((b"", bytes(range(256)) * 256) for _ in range(3200)), slow=True),
+             (b"READY", 0.1), *((b"", bytes(range(256)) * 256) for _ in range(3200)), large=True),
 ]  # fmt: skip

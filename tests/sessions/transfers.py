@@ -223,7 +223,7 @@ def _forward(options: Sequence[str]) -> Callable[[Person], Outcome]:
 
 def _local_forward(person: Person) -> Outcome:
     """sshd's own banner, through a tunnel to itself (-W)."""
-    done = person.run(person.argv(None, ("-W", "127.0.0.1:22"))[:-1] + ["t"], b"x\r\n", timeout=20)
+    done = person.ssh(None, b"x\r\n", timeout=20, options=("-W", "127.0.0.1:22"))
     return {"status": done.returncode, "banner": done.stdout[:8]}
 
 
