@@ -100,7 +100,7 @@ def flood(options: Sequence[str], what: str) -> Play:
         ]
         try:
             time.sleep(6)
-            trouble = stage._control()
+            trouble = stage.control()
             size = memory(stage)
         finally:
             for client in clients:

@@ -59,8 +59,9 @@ class Verdict:
 class Stage:
     """The host while one attack is played on it. ``mark`` shows joined only where a command wrote it, never in its text."""
 
-    def __init__(self, bed: Bed) -> None:
+    def __init__(self, bed: Bed, recording: bool = True) -> None:
         self.bed = bed
+        self._recording = recording
         self.words = (secrets.token_hex(6), secrets.token_hex(6))
 
     @property
@@ -102,9 +103,9 @@ class Stage:
         verdict.ran = seen.ran and re.search(attack.ran, evidence, re.DOTALL) is not None
         if self.mark in seen.client and not self._stands(attack):
             verdict.escaped.append("the client saw the mark, no recording has it")
-        if before != (after := self.recorder()) or not before:
+        if self._recording and (before != (after := self.recorder()) or not before):
             verdict.escaped.append(f"the recorder was process {before}, is {after}")
-        if trouble := self._control():
+        if trouble := self.control():
             verdict.escaped.append(trouble)
         return verdict
 
@@ -113,7 +114,7 @@ class Stage:
         return int(self.bed.host.run(["systemctl", "show", "--property=MainPID", "--value", UNIT]).stdout.strip() or 0)
 
     def _stands(self, attack: Attack) -> bool:
-        ends = time.monotonic() + _WRITTEN_S
+        ends = time.monotonic() + (_WRITTEN_S if self._recording else 0)
         words = [self.mark, hashlib.sha256(self.mark).hexdigest().encode()]
         words += [b'"gap"'] if attack.gap_is_enough else []
         while time.monotonic() < ends:
@@ -126,8 +127,10 @@ class Stage:
         """Whether these bytes stand in what one recording says was put out, or in its events."""
         return any(words in text for text in recorded_texts(self.bed))
 
-    def _control(self) -> str:
-        """An honest session of another tenant: it must work, in time, and be recorded."""
+    def control(self) -> str:
+        """An honest session of another tenant: it must work, in time, and be recorded. What is wrong with it, or nothing."""
+        if not self._recording:
+            return ""
         words = (secrets.token_hex(6), secrets.token_hex(6))
         began = time.monotonic()
         try:
