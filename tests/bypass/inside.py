@@ -270,7 +270,7 @@ INSIDE: list[Attack] = [
     Attack("a crowd at the recorder's socket", beside("crowd", sessions=5, options=()), "crowd of [1-9]"),
     *(Attack(f"the recorder's socket asked by {user}", as_another(user)) for user in ("nobody", "games")),
     *(_row(name, text, "was here", _TTY) for name, text in _OWN.items()),
-    *(startup(path) for path in (".bashrc", ".profile", ".bash_profile", ".bash_login", ".bash_logout", ".ssh/rc", ".tidegate", ".hushlogin")),
+    *(startup(path) for path in (".bashrc", ".profile", ".bash_profile", ".bash_login", ".bash_logout", ".ssh/rc", ".hushlogin")),
     startup(".ssh/environment", "BASH_ENV=/home/jit-rec-a/.x\nLD_PRELOAD=/x.so\nSHELL=/bin/sh\n"),
     startup(".inputrc", '"x": "{m}\\n"\n$include /home/jit-rec-a/.x\n'),
     startup("python3.py", "import os; os.write(1, b'x')", ((None, _TTY),)),

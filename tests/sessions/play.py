@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from tests.sessions.bed import Person
-from tests.sessions.case import GO, Case, Normal, Outcome, after_go, chain
+from tests.sessions.case import Case, Normal, Outcome, after_go, chain
 
 Typed: TypeAlias = bytes | tuple[int, int] | float  # keys, or a new size (columns, rows), or seconds to wait
 Step: TypeAlias = tuple[bytes, Typed]  # a pattern that has to appear first ("" is at once), and what is done then
@@ -145,6 +145,3 @@ class Terminal:
             self.process.wait()
         os.close(self._master)
         return status
-
-
-__all__ = ["GO", "Step", "Terminal", "session", "terminal"]
