@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test survive crash vm fuzz lint host venv clean
+.PHONY: help demo test survive crash sessions bypass vm fuzz lint host venv clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,12 @@ survive: venv ## whatever tenants leave running, on booted hosts with and withou
 
 crash: venv ## tidegated killed at 1,500 points and more, on two hosts (ARGS: --json, --sample 100, --point NAME, --hosts N)
 	@$(BIN)/python -m tests.crash $(ARGS)
+
+sessions: venv ## every kind of ssh session with and without the recorder; ends with `N cases, M differ` (ARGS: --json, --case NAME, --quick, --list)
+	@$(BIN)/python -m tests.sessions $(ARGS)
+
+bypass: venv ## a tenant against the recorder; ends with `N tried, M escaped` (ARGS: --json, --attack NAME, --list)
+	@$(BIN)/python -m tests.bypass $(ARGS)
 
 lint: venv ## only the linters
 	@$(BIN)/python -m pytest -q tests/unit/test_linters.py

@@ -12,7 +12,7 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from tests.hosts import cache, cleanup, tools
+from tests.hosts import cache, cleanup, root, tools
 from tests.hosts.errors import HostFailed
 from tests.hosts.fallback import NamespaceHost
 from tests.hosts.machine import Host
@@ -453,3 +453,10 @@ def test_where_hosts_are_required_their_lack_is_a_failure(tmp_path: Path) -> Non
     done = pytest_without_hosts(tmp_path, TIDEGATE_REQUIRE_HOSTS="1")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout
     assert "1 host tests cannot run" in done.stderr
+
+
+def test_more_packages_leave_the_cached_root_alone(host_factory: HostFactory) -> None:
+    base = root.ensure()
+    host = host_factory(packages=("git",))
+    assert host.run("git --version").stdout.startswith("git version")
+    assert root.ensure() == base and not (base / "usr/bin/git").exists()

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from tests.hosts import cache, cleanup, root, snapshot, ssh, tools
+from tests.hosts import cache, cleanup, layer, root, snapshot, ssh, tools
 from tests.hosts.cgroup import Cgroup
 from tests.hosts.errors import HostFailed, HostUnavailable
 from tests.hosts.shell import Shell
@@ -74,8 +74,11 @@ class Host(Shell, ssh.Network):
         prepare: Prepare | None = None,
         pids_max: int = DEFAULT_PIDS_MAX,
         boot_timeout: float = 30.0,
+        packages: Sequence[str] = (),
     ) -> Self:
         """A host that answers ssh. `name` is its hostname; `prepare` is called on its file tree before it boots.
+
+        `packages` are Debian's, added to what the root has (see `layer`).
 
         Raises:
             HostUnavailable: this machine cannot run it.
@@ -86,7 +89,8 @@ class Host(Shell, ssh.Network):
             raise HostUnavailable("test hosts need root")
         tools.need(*cls.programs)
         _sweep_once()
-        host = cls(name, pids_max, boot_timeout, cls._lower(suite))
+        lower = layer.ensure(packages, suite) if packages else cls._lower(suite)
+        host = cls(name, pids_max, boot_timeout, lower)
         _live.add(host)
         try:
             made = host._answer()

@@ -146,12 +146,13 @@ def _build(suite: str, roots: Path) -> Path:
 def prune() -> list[str]:
     """Remove roots of other recipes than today's, and half-built ones, which nothing uses; returns their names."""
     roots = cache.folder() / "roots"
-    used = {option for mount in mounts.all_mounts() for option in mount.options}
+    options = [option for mount in mounts.all_mounts() for option in mount.options if option.startswith("lowerdir=")]
+    used = {lower for option in options for lower in option.removeprefix("lowerdir=").split(":")}
     removed = []
     for root in sorted(roots.glob("*-*")) if roots.is_dir() else []:
         suite = root.name.removeprefix(".building-").partition("-")[0]
         current = root.name == f"{suite}-{key(suite)}"
-        if current or f"lowerdir={root}" in used:
+        if current or str(root) in used:
             continue
         fd = cache.lock(roots / f"{suite}.lock", wait=False)
         if fd is not None:  # else it is being built

@@ -367,7 +367,7 @@ def test_it_is_faster_than_any_disk() -> None:
     began = time.process_time()
     for data in pieces:
         watch.client(data)
-    assert 2000 * 32768 / (time.process_time() - began) > 100e6  # bytes a second; measured 1.2e9
+    assert 2000 * 32768 / (time.process_time() - began) > 100e6  # bytes a second; measured 1.0e9
 
 
 def test_modes_are_those_of_the_files(tmp_path: Path) -> None:
