@@ -39,12 +39,11 @@ def test_a_whole_recording_is_sound(judged: Callable[[bytes], Verdict]) -> None:
     assert found.sealed_bytes == len(whole) - len(pieces(whole)[-1])
 
 
-@pytest.mark.parametrize("change", [0x01, 0xFF])
-def test_any_altered_byte_is_told_at_its_record(judged: Callable[[bytes], Verdict], change: int) -> None:
+def test_any_altered_byte_is_told_at_its_record(judged: Callable[[bytes], Verdict]) -> None:
     whole = small(_HOST)
     for offset in range(len(whole)):
         altered = bytearray(whole)
-        altered[offset] ^= change
+        altered[offset] ^= (0x01, 0x80, 0xFF)[offset % 3]
         found = judged(bytes(altered))
         begin, _end = _record_of(whole, offset)
         assert not found.ok and not found.unfinished, offset

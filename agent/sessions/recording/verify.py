@@ -152,8 +152,8 @@ class _Check:
             del self.heads[seq]
 
     def newer(self, seal: Seal, claims: Mapping[str, object]) -> bool:
-        """Whether it says more than the seal before. A final one may come once more: where the disk took the first too late to be sure
-        of it, the recorder asks again, and what it is given is made for the file with the first in it."""
+        """Whether it says more than the seal before. A final one may come once more: where the disk took the first too late, the
+        recorder asks again, and what it is given is made for the file with the first in it."""
         if seal.seq != self.sealed:
             return self.sealed is not None and seal.seq > self.sealed
         return claims.get("final") is True and (not self.final or claims.get("bytes") == seal.offset)
