@@ -272,7 +272,7 @@ INSIDE: list[Attack] = [
     *(_row(name, text, "was here", _TTY) for name, text in _OWN.items()),
     *(startup(path) for path in (".bashrc", ".profile", ".bash_profile", ".bash_login", ".bash_logout", ".ssh/rc", ".hushlogin")),
     startup(".ssh/environment", "BASH_ENV=/home/jit-rec-a/.x\nLD_PRELOAD=/x.so\nSHELL=/bin/sh\n"),
-    startup(".inputrc", '"x": "{m}\\n"\n$include /home/jit-rec-a/.x\n'),
+    startup(".inputrc", '"@": "{m}\\n"\n$include /home/jit-rec-a/.x\n'),
     startup("python3.py", "import os; os.write(1, b'x')", ((None, _TTY),)),
     *(environment(name, value) for name, value in {
         "LD_PRELOAD": "/x/{a}-{b}.so", "LD_AUDIT": "/x/{a}-{b}.so", "LD_DEBUG": "all", "BASH_ENV": "/x/{a}-{b}", "ENV": "/x/{a}-{b}",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from agent.sessions.recording import Frame, read
 from tests.sessions.bed import RECORDINGS, Bed, Person, Tenant
 
 ATTACKER, LIMITED, LOGIN_ONLY = "jit-rec-a", "jit-rec-b", "jit-rec-c"
@@ -159,10 +160,8 @@ def recorded_texts(bed: Bed) -> dict[str, bytes]:
     for path in sorted(folder.glob("*.tgr")):
         size = path.stat().st_size
         if _cache.get(path.name, (0, b""))[0] != size:
-            from agent.sessions.recording import read  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
             with path.open("rb") as stream:
-                frames = [frame for frame in read(stream) if hasattr(frame, "kind")]
+                frames = [frame for frame in read(stream) if isinstance(frame, Frame)]
             parts = [b"".join(frame.data for frame in frames if frame.kind == ord(kind)) for kind in "oev"]
             _cache[path.name] = size, b"\n".join(parts)
         texts[path.name] = _cache[path.name][1]
