@@ -173,7 +173,7 @@ def _cost(scene: Scene) -> str:
 
 def _open(scene: Scene) -> Claims:
     """A grant, on a machine whose journald does not read audit too: under emulation that would be most of the work."""
-    scene.machine.run("systemctl mask --now --quiet systemd-journald-audit.socket && systemctl restart systemd-journald")
+    scene.machine.run("systemctl mask --runtime --now --quiet systemd-journald-audit.socket && systemctl restart systemd-journald")
     return scene.open(LONG_S)
 
 
