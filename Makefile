@@ -36,7 +36,7 @@ host: venv ## a root shell on a fresh test host with Tidegate running
 fuzz: $(VENV)/.fuzz ## every fuzzer for a bounded time, then many random lives of grants (ARGS: --seconds 60, names of targets)
 	@$(BIN)/python -m tests.fuzz --lives 400 $(ARGS)
 
-vm: venv ## power cuts, clocks set and suspends, on virtual machines (ARGS=--quick: a few minutes; --help)
+vm: venv ## power cuts, clocks set, suspends, what tenants run, on virtual machines (ARGS=--quick: a few minutes; --help)
 	@$(BIN)/python -m tests.vm $(ARGS)
 
 venv: $(VENV)/.made ## .venv with Tidegate and the tools of its tests

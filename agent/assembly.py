@@ -5,6 +5,7 @@ from agent.audit import AuditEvent, EventKind, HostIdentity, Trail
 from agent.config import Config
 from agent.expiry.behind import Behind
 from agent.expiry.ending import Ending
+from agent.expiry.executions import Executions
 from agent.expiry.ledger import Ledger
 from agent.expiry.proving import Prover
 from agent.expiry.recordings import Recordings
@@ -20,6 +21,7 @@ from agent.host.timers import SystemdTimers
 from agent.journal import Journal
 from agent.model import Enforcer
 from agent.pipeline import Pipeline
+from agent.sessions.execs.kernel import HostKernel
 from agent.sessions.who import Sessions
 from agent.spool import Inbox, Outbox
 from enforcers import REGISTRY
@@ -48,6 +50,8 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
     )
     ledger = Ledger(clock)
     cgroups = Cgroups.find()
+    uids = config.uid_first, config.uid_last
+    kernel = HostKernel(*uids, paths.run_dir / "audit-was-off")
     reserve = Reserve(paths.state_db.parent / "orders.reserve", paths.run_dir / "orders.reserve")
     return Pipeline(
         config=config,
@@ -62,6 +66,7 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
         ledger=ledger,
         table=table,
         prover=Prover(HostAsker(writer), config, clock, journal, ledger, trail),
+        executions=Executions(kernel, paths.execs, uids, clock, journal, ledger, trail),
         teardown=Teardown(writer, enforcers, table, cgroups, clock, others=ledger.lent),
         inbox=Inbox(paths.inbox),
         ending=Ending(host_id, clock, host_key, journal, ledger, outbox, trail, reserve, by=by),

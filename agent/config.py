@@ -39,6 +39,7 @@ class Paths:
     inbox: Path = Path("/var/lib/tidegate/spool/inbox")
     outbox: Path = Path("/var/lib/tidegate/spool/outbox")
     sessions: Path = Path("/var/lib/tidegate/sessions")
+    execs: Path = Path("/var/lib/tidegate/execs")
     archive: Path = Path("/var/lib/tidegate/archive")
     run_dir: Path = Path("/run/tidegate")
     control_socket: Path = Path("/run/tidegate/control.sock")

@@ -90,6 +90,7 @@ class Daemon:
         self.pipeline.ledger.rearm = lambda: self._soon(self._arm)
         self._arm()
         self._acting.clear(left)
+        await loop.run_in_executor(self._taking, self.pipeline.executions.ready)
         await loop.run_in_executor(self._taking, self._guarding.keep_backstop)
         await loop.run_in_executor(self._taking, self._prepare)
         await loop.run_in_executor(self._taking, stand_again, self.pipeline)
@@ -112,7 +113,8 @@ class Daemon:
         self._watching.stop()
         for descriptor in self._timer.descriptors:
             loop.remove_reader(descriptor)
-        for stop in (self._taking.shutdown, self._acting.stop, self.pipeline.prover.stop, self._answering.shutdown):
+        parts = self._acting, self.pipeline.prover, self.pipeline.executions
+        for stop in (self._taking.shutdown, *(part.stop for part in parts), self._answering.shutdown):
             await loop.run_in_executor(None, stop)
         self._timer.close()
         with contextlib.suppress(TidegateError):

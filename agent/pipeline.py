@@ -18,6 +18,7 @@ from agent.expiry import notice, residue, story, superseding
 from agent.expiry.behind import Behind
 from agent.expiry.deadline import Deadline
 from agent.expiry.ending import Ending
+from agent.expiry.executions import Executions
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
 from agent.expiry.proving import Prover
@@ -57,6 +58,7 @@ class Pipeline:
     table: ProcessTable
     teardown: Teardown
     prover: Prover
+    executions: Executions
     ending: Ending
     inbox: Inbox
     outbox: Outbox
@@ -170,6 +172,7 @@ class Pipeline:
             raise
         live.notes = {name: value for name, value in old.notes.items() if name in CARRIED}
         self.behind.arm_again(live)  # before the old one's is taken away; opening insists on it
+        self.executions.begin(live)  # so that nothing of theirs is between the two
         old.steps, old.uids, old.superseded_by = list(change.gone if change else ()), {}, jti
         old.state = GrantState.SHUTTING
         self.ending.begin([old], EndCause.SUPERSEDED, over.told)
@@ -225,6 +228,7 @@ class Pipeline:
         try:
             go_on()
             self.behind.arm(live)
+            self.executions.begin(live)
             residue.take_baseline(live, self.writer, self.journal)
             self.prover.before(live, steps)
             enforcement.apply(steps, self.enforcers, self.writer, lambda _step: go_on())
@@ -264,6 +268,7 @@ class Pipeline:
         self.teardown.clear(shuts)
         self.prover.closed(closing)
         self.recordings.settle([shut.live for shut in shuts])
+        self.executions.finish([shut for shut in shuts if shut.ended_ns is not None])
         self.ending.finish(shuts)
         self.behind.disarm([shut.live for shut in shuts if shut.live.state is GrantState.ENDED])
 

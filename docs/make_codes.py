@@ -115,6 +115,8 @@ HOST = {
     "account_not_ours": "The name now has another UID, so it is somebody else's and is left alone. Find out who made it.",
     "account_taken": "Another record of that name came between plan and act. Choose another login.",
     "accounts_busy": "Somebody holds the lock of /etc/passwd (vipw, a hung useradd). End that; it is tried again.",
+    "audit_absent": "The kernel's audit can't be read: see the text. In a container it never can; else boot with audit=1, and not locked (enabled 2). Grants open all the same.",
+    "exits_absent": "The kernel has no process connector (CONFIG_PROC_EVENTS): how a tenant's commands end is not known.",
     "archive_failed": "The home could not be packed: make room under /var/lib/tidegate/archive. The end is tried again.",
     "bad_step": "A journaled step of another version can't be read. Install the version that wrote it.",
     "file_too_long": "A file that Tidegate reads is longer than it should be; the text names it.",

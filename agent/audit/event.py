@@ -32,6 +32,7 @@ class EventKind(StrEnum):
     SESSION_CLOSED = "session.closed"
     SESSION_SEVERED = "session.severed"  # processes killed; detail: killed (how many), pids
     PROCESS_LAUNCHED = "process.launched"
+    PROCESS_UNSEEN = "process.unseen"  # the kernel told less of what tenants ran than there was; detail: why, count
     POLICY_LOADED = "policy.loaded"
     POLICY_REJECTED = "policy.rejected"
     RESIDUE_FOUND = "residue.found"

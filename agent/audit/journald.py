@@ -40,6 +40,7 @@ MESSAGE_IDS: Mapping[EventKind, str] = {
     EventKind.SESSION_CLOSED: "b0d601b5682f4e6ab62de19ac5ac5d68",
     EventKind.SESSION_SEVERED: "aca8493f06b9404f85edb47ced46eb28",
     EventKind.PROCESS_LAUNCHED: "b1bfc1b9b8c34f5b887fbfad1ba312b1",
+    EventKind.PROCESS_UNSEEN: "4d1b6c0f7a9e4c27a3d5518e2f60b7c9",
     EventKind.POLICY_LOADED: "e876da76705c44fa8fdcc3a499a80b1b",
     EventKind.POLICY_REJECTED: "ac7812c6ba874715a308b3986a3cf1bc",
     EventKind.RESIDUE_FOUND: "7451f9c69d0f4b7588beeb4ba0cbd5ac",

@@ -76,6 +76,7 @@ MAPPING: Mapping[EventKind, Mapped] = {
     EventKind.SESSION_CLOSED: Mapped(3002, 2, "Logoff"),
     EventKind.SESSION_SEVERED: Mapped(1007, 2, "Terminate", severity=2, failed_severity=4),
     EventKind.PROCESS_LAUNCHED: Mapped(1007, 1, "Launch"),
+    EventKind.PROCESS_UNSEEN: Mapped(1008, 99, "Executions Lost", failed_severity=3, success=False),
     EventKind.POLICY_LOADED: Mapped(3004, 3, "Update"),
     EventKind.POLICY_REJECTED: Mapped(3004, 3, "Update", success=False),
     EventKind.RESIDUE_FOUND: Mapped(3004, 99, "Residue Found", severity=3, failed_severity=4),

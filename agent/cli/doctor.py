@@ -78,7 +78,23 @@ def _agent(config: Config) -> Iterator[Finding]:
             "mend what it names: a file is taken up at once, all else within 15 s, or by: systemctl kill -s HUP tidegated",
         )
 
+    yield _executions(status)
     yield from _kept_back(config)
+
+
+def _executions(status: dict[str, object]) -> Finding:
+    """Whether what tenants run is captured from the kernel's audit."""
+    found = status.get("executions")
+    state = cast(dict[str, object], found) if isinstance(found, dict) else {"absent": "this daemon is older", "limits": []}
+    if state["absent"]:
+        mend = "a container has no audit of its own; else boot with audit=1 and without enabled 2, and restart tidegated"
+        return Finding("commands", "warn", f"what tenants run is not captured: {state['absent']}", mend)
+    limits = cast(list[str], state["limits"])
+    if limits:
+        return Finding(
+            "commands", "warn", f"what tenants run may be hidden: {'; '.join(limits)}", "auditctl -l; see docs/SECURITY.md"
+        )
+    return Finding("commands", "ok", "every exec of a tenant is captured from the kernel's audit")
 
 
 def _kept_back(config: Config) -> Iterator[Finding]:

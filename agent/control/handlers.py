@@ -68,6 +68,7 @@ class Handlers:
             ],
             "refusals": [views.refusal(found) for found in pipeline.journal.refusals()],
             "searching": views.searching(pipeline.writer.remains.progress()),
+            "executions": pipeline.executions.state(),
             "uids_kept_back": len(pipeline.tombstones.all()),
         }
 

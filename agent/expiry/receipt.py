@@ -62,6 +62,7 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str, by: str = "tidegated") 
         "suspensions": live.notes.get("suspensions", []),
         "superseded_by": live.superseded_by,
         "recordings": recordings.listed(live),
+        "executions": live.notes.get("executions", {"absent": "nothing of this grant was opened"}),
         "attempts": live.attempts,
     }
 

@@ -26,6 +26,7 @@ def make_folders(config: Config) -> None:
         (paths.inbox, 0o700),
         (paths.outbox, 0o700),
         (paths.sessions, 0o700),
+        (paths.execs, 0o700),
         (paths.archive, 0o700),
         (paths.policy_dir, 0o755),
         (paths.trust_dir, 0o755),

@@ -23,6 +23,7 @@ from agent.config import Config
 from agent.errors import JournalError, RefusedError
 from agent.expiry.behind import Behind
 from agent.expiry.ending import Ending
+from agent.expiry.executions import Executions
 from agent.expiry.ledger import Ledger
 from agent.expiry.proving import Prover
 from agent.expiry.recordings import Recordings
@@ -37,6 +38,7 @@ from agent.host.timers import SystemdTimers
 from agent.journal import Journal
 from agent.pipeline import Pipeline
 from agent.recovery import stand_again, take_down
+from agent.sessions.execs.kernel import NoKernel
 from agent.sessions.who import Sessions
 from agent.spool import Inbox, Outbox
 from enforcers.sudoers_rule import PROBE
@@ -187,6 +189,7 @@ class World:
             recordings=Recordings(HOST_ID, clock, host_key, journal, ledger),
             table=self.table,
             teardown=Teardown(self.host, ENFORCERS, self.table, cgroups, clock, patience_s=0.0),
+            executions=Executions(NoKernel("not in this test"), self.path / "execs", (70000, 99999), clock, journal, ledger, trail),
             prover=Prover(NobodyToAsk(), config, clock, journal, ledger, trail),
             ending=Ending(HOST_ID, clock, host_key, journal, ledger, outbox, trail, Reserve(self.path / "orders.reserve")),
             inbox=Inbox(self.path / "inbox"),

@@ -1,7 +1,7 @@
 """The rounds of `make vm`: the same seed is the same round, and together they reach everything."""
 
 from tests.hosts.snapshot import Entry, differences
-from tests.vm import clocks
+from tests.vm import clocks, execs
 from tests.vm.cuts import PHASES, Cut, paths
 
 
@@ -27,3 +27,5 @@ def test_a_quick_run_has_a_case_of_each_kind_and_a_name_chooses() -> None:
         "forward", "back", "pending", "power cut", "asleep",
     }  # fmt: skip
     assert len(clocks.chosen(False, "asleep")) >= 3
+    assert {case.name for case in execs.chosen(True, "")} < {case.name for case in execs.chosen(False, "")}
+    assert len(execs.chosen(False, "stalled")) == 1

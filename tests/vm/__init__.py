@@ -3,5 +3,5 @@
 * `image` keeps a disk in the cache folder: the Debian root of tests.hosts with a kernel and the agent (`guest`) in it.
 * `machine.Machine` is one machine: QEMU without KVM, `qmp` to its control, `channel` to the agent in it.
 * `scene` is a machine with tidegated; `inside` what is run in it.
-* `cuts` and `clocks` are the rounds of `make vm` (`python -m tests.vm`).
+* `cuts`, `clocks` and `execs` are the rounds of `make vm` (`python -m tests.vm`).
 """

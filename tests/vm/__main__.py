@@ -1,4 +1,4 @@
-"""`make vm`: power cuts, clocks and suspends on virtual machines of their own. One line a case; exit 1 when one failed."""
+"""`make vm`: power cuts, clocks, suspends, execs, on virtual machines of their own. One line a case; exit 1 when one failed."""
 
 import argparse
 import queue
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.hosts.errors import HostError
-from tests.vm import clocks, cuts
+from tests.vm import clocks, cuts, execs
 from tests.vm.machine import run_folder
 from tests.vm.scene import Keys, Ready, ready
 
@@ -38,8 +38,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few rounds of each kind, in some minutes")
     parser.add_argument("--rounds", type=int, help=f"power cuts (default {_CUTS}, quick {_CUTS_QUICK})")
     parser.add_argument("--seed", type=int, default=0, help="of the first power cut; the others follow")
-    parser.add_argument("--only", choices=("cuts", "clocks"), help="only one kind")
-    parser.add_argument("--case", help="only clock cases whose name has this in it")
+    parser.add_argument("--only", choices=("cuts", "clocks", "execs"), help="only one kind")
+    parser.add_argument("--case", help="only cases of clocks and execs whose name has this in it")
     parser.add_argument("--machines", type=int, default=2, help="how many run side by side (default 2)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that machines and disks go with this process
@@ -58,14 +58,19 @@ def main() -> int:
 def _run(options: argparse.Namespace, folder: Path) -> int:
     keys = Keys.make(folder)
     print("making machines ready (two boots) ...", file=sys.stderr, flush=True)
-    made = _side_by_side([lambda: ready(keys, folder, "userdb", apart=False), lambda: ready(keys, folder, "passwd", apart=True)])
-    typical: list[cuts.Typical] = _side_by_side([lambda: cuts.measure(made[0]), lambda: cuts.measure(made[1])])
-    for how in typical:
-        print(f"opening takes {how.open_s:.1f} s, ending {how.end_s:.1f} s", file=sys.stderr, flush=True)
+    makers = [lambda: ready(keys, folder, "userdb", apart=False), lambda: ready(keys, folder, "passwd", apart=True)]
+    made = _side_by_side(makers[:1] if options.only == "execs" else makers)
     rounds: list[Round] = []
-    if options.only != "cuts":
-        rounds += [Round(case.name, _clock_case(made[0], case)) for case in clocks.chosen(options.quick, options.case or "")]
-    if options.only != "clocks":
+    chosen: list[clocks.Case] = []
+    if options.only in {None, "clocks"}:
+        chosen += clocks.chosen(options.quick, options.case or "")
+    if options.only in {None, "execs"}:
+        chosen += execs.chosen(options.quick, options.case or "")
+    rounds += [Round(case.name, _clock_case(made[0], case)) for case in chosen]
+    if options.only in {None, "cuts"}:
+        typical: list[cuts.Typical] = _side_by_side([lambda: cuts.measure(made[0]), lambda: cuts.measure(made[1])])
+        for how in typical:
+            print(f"opening takes {how.open_s:.1f} s, ending {how.end_s:.1f} s", file=sys.stderr, flush=True)
         for seed in range(options.seed, options.seed + options.rounds):
             cut, which = cuts.Cut.of(seed), seed % 2
             backend = ("userdb, one disk", "passwd, journal on a disk of its own")[which]
