@@ -10,13 +10,14 @@ from agent.model.plan import Json
 from agent.sessions.recorder.ends import Bytes, TerminalEnd, raw, set_size, size_of, waits_for_a_secret
 from agent.sessions.recorder.flow import Flow
 from agent.sessions.recorder.keeping import Note
-from agent.sessions.recorder.loop import IN
+from agent.sessions.recorder.loop import IN, Timer
 from agent.sessions.recorder.session import About, Parts, Session
 from agent.sessions.recorder.tape import Tape
 from agent.sessions.recording import Kind
 
 OLD, MASTER, WINDOW = "o", "m", "w"
 _AGAIN_S = 1.0
+_SETTLED_S = 0.2  # who tells may miss a change right after another
 Modes = list[Any]  # as termios.tcgetattr returns them
 
 
@@ -43,6 +44,7 @@ class TerminalSession(Session):
         self._taken, self._modes, self._own = taken, modes, own
         self._secret = False
         self._size = b""
+        self._settling: Timer | None = None
         client, tenant = self.side(OLD, TerminalEnd(old, theirs=not own)), self.side(MASTER, TerminalEnd(master))
         self._typed = self.flow(client, tenant, self._type)
         self._shown = self.flow(tenant, client, self._show)
@@ -124,12 +126,19 @@ class TerminalSession(Session):
         except BlockingIOError:
             return
         self._resize()
+        if self._settling is None:
+            self._settling = self._parts.loop.after(_SETTLED_S, self._settled)
         if not told and not self.ended:  # who told has died; if the terminal has not, another one tells
             self.close_handle(WINDOW)
             if WINDOW in self._kept:
                 self._kept.discard(WINDOW)
                 self._parts.notify.drop(self.about.short + WINDOW)
             self._parts.loop.after(_AGAIN_S, self._watch_window)
+
+    def _settled(self) -> None:
+        self._settling = None
+        if not self.ended:
+            self._resize()
 
     def _resize(self) -> None:
         with contextlib.suppress(OSError):
