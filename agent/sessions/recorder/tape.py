@@ -49,7 +49,7 @@ class Tape:
             self.flush()
         elif self._flush is None:
             self._flush = self._loop.after(FLUSH_S, self.flush)
-        return not (self.failing and self.required)
+        return not self.required or self.failing == ""  # the flush may have failed
 
     def event(self, **event: Json) -> bool:
         """An EVENT frame."""
