@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.bypass.inside import INSIDE
 from tests.bypass.outside import OUTSIDE
 from tests.bypass.stage import PROGRAM, TENANTS, Attack, Stage, Verdict
-from tests.sessions.bed import booted
+from tests.sessions.bed import UNRECORDED, booted
 
 ATTACKS: tuple[Attack, ...] = (*OUTSIDE, *INSIDE)
 
@@ -30,7 +30,7 @@ def main() -> int:
         return 0
     if not chosen:
         parser.error("no attack has such a name")
-    with booted("optional" if arguments.unrecorded else "required", TENANTS, _plant) as bed:
+    with booted(UNRECORDED if arguments.unrecorded else "required", TENANTS, _plant) as bed:
         verdicts = [
             _play(Stage(bed, not arguments.unrecorded), attack, (number, len(chosen))) for number, attack in enumerate(chosen, 1)
         ]

@@ -5,7 +5,7 @@ import json
 import sys
 import time
 
-from tests.sessions.bed import Bed, Person, booted
+from tests.sessions.bed import PLAIN, RECORDED, UNRECORDED, Bed, Person, booted
 from tests.sessions.case import Case, Outcome, differences
 from tests.sessions.commands import COMMANDS
 from tests.sessions.terminals import TERMINALS
@@ -32,12 +32,13 @@ def main() -> int:
         return 0
     if not chosen:
         parser.error("no case has such a name")
-    with booted("optional" if arguments.both_off else "required") as bed:
+    with booted(UNRECORDED if arguments.both_off else "required") as bed:
         found = {case.name: _both(bed, case, (number, len(chosen)), arguments.show) for number, case in enumerate(chosen, 1)}
-        recordings = len(bed.recordings())
+        owners = list(bed.recordings().values())
+    recordings, unasked = owners.count(RECORDED), owners.count(PLAIN)
     differ = sum(bool(lines) for lines in found.values())
-    if not arguments.both_off and recordings < len(chosen):
-        print(f"only {recordings} recordings of {len(chosen)} cases: this shows nothing", file=sys.stderr)
+    if unasked or (not arguments.both_off and recordings < len(chosen)):
+        print(f"{recordings} recordings of {len(chosen)} cases, {unasked} of the other: this shows nothing", file=sys.stderr)
         differ = len(chosen)
     if arguments.json:
         cases = [{"case": name, "differs": lines} for name, lines in found.items()]

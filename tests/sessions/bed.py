@@ -1,6 +1,7 @@
 """One booted host and two tenants on it: of one every session must be recorded, of the other none is."""
 
 import contextlib
+import json
 import os
 import subprocess
 import tempfile
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.sessions.recording import Frame, read
 from tests.host.scene import ISSUER, Scene, account, set_up, ssh
 from tests.hosts import tools
 from tests.hosts.machine import Host
@@ -19,7 +21,7 @@ RECORDINGS = "/var/lib/tidegate/sessions"
 BLOB = "/srv/blob"
 BLOB_SIZE = 200 * 1024 * 1024
 ACTIONS = ("login", "exec", "sftp", "port-forwarding")
-UNRECORDED = "optional"  # a rule's word for sessions that are not recorded
+UNRECORDED = "off"  # a rule's word for sessions that are not recorded
 PACKAGES = ("git",)
 PIDS_MAX = 8192
 
@@ -129,9 +131,15 @@ class Bed:
         """The host."""
         return self.scene.host
 
-    def recordings(self) -> list[str]:
-        """Names of all recordings on the host."""
-        return self.host.run(f"ls {RECORDINGS} 2>/dev/null | grep tgr$ || true").stdout.split()
+    def recordings(self) -> dict[str, str]:
+        """All recordings on the host: each file's name, and whose session it is."""
+        found = {}
+        for path in sorted(Path(f"/proc/{self.host.leader}/root{RECORDINGS}").glob("*.tgr")):
+            with path.open("rb") as stream:
+                meta = next((frame for frame in read(stream) if isinstance(frame, Frame)), None)
+            if meta is not None:
+                found[path.name] = str(json.loads(meta.data).get("login"))
+        return found
 
 
 def person(host: Host, login: str, key: Path, folder: Path) -> Person:
