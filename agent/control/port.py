@@ -123,8 +123,8 @@ class Port:
     def _take(self, request: Request, fds: list[int]) -> Answer:
         uid = self._tenant(request)
         old, new = fds
-        anew = terminal.take(old, new, uid)
-        return {"ok": True, "taken": anew is not None}, [] if anew is None else [anew]
+        taken, anew = terminal.take(old, new, uid)
+        return {"ok": True, "taken": taken}, [anew]
 
     def _seal(self, request: Request, _fds: list[int]) -> Answer:
         seal = Seal(

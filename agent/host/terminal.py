@@ -16,10 +16,11 @@ _TIOCVHANGUP = 0x5437  # asm-generic/ioctls.h; needs CAP_SYS_ADMIN
 _PTS_MAJORS = range(136, 144)  # devices.txt: Unix98 PTY slaves
 
 
-def take(old: int, new: int, uid: int) -> int | None:
-    """Take ``old`` from the user and give them ``new``; returns ``old`` opened anew, None when it is another user's and stays.
+def take(old: int, new: int, uid: int) -> tuple[bool, int]:
+    """Take ``old`` from the user and give them ``new``; returns whether it was theirs to be taken, and ``old`` opened anew.
 
-    Both are descriptors of pseudo-terminals (pts(4)); the caller closes all of them.
+    Both are descriptors of pseudo-terminals (pts(4)); the caller closes all of them. Opened anew, since flags such as
+    O_NONBLOCK belong to the open file description, which others may share.
 
     Raises:
         HostError: ``not_a_terminal``, ``terminal_failed``.
@@ -27,18 +28,16 @@ def take(old: int, new: int, uid: int) -> int | None:
     owner = _owner(old)
     _owner(new)
     try:
-        if owner == uid:
+        if owner == uid:  # else an admin's own, with `su` to the tenant on it
             os.fchown(old, 0, 0)
             os.fchmod(old, 0)  # nobody opens it from here on
             fcntl.ioctl(old, _TIOCVHANGUP)
-            anew = os.open(f"/proc/self/fd/{old}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
-        else:
-            anew = None  # an admin's own, with `su` to the tenant on it
+        anew = os.open(f"/proc/self/fd/{old}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
         os.fchown(new, uid, _tty_group())
         os.fchmod(new, 0o620)
     except OSError as error:
         raise HostError("terminal_failed", f"the terminal could not be taken: {error.strerror}") from error
-    return anew
+    return owner == uid, anew
 
 
 def _owner(fd: int) -> int:

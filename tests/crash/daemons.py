@@ -187,7 +187,8 @@ def _states() -> list[str]:
 
 
 def _in_hand(states: list[str]) -> bool:
-    return bool({"opening", "shutting"} & set(states) or list(_INBOX.iterdir()))
+    """``ended``: its end is written down, and it is about to leave the list."""
+    return bool({"opening", "shutting", "ended"} & set(states) or list(_INBOX.iterdir()))
 
 
 def _config(backend: str) -> Path:

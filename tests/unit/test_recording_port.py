@@ -56,8 +56,8 @@ def test_whoever_held_the_old_terminal_holds_nothing_and_sshd_goes_on(pty: tuple
     thief = os.open(name, os.O_RDWR | os.O_NOCTTY)
     ours, theirs = socket.socketpair()
     socket.send_fds(theirs, [b"x"], [thief])  # on its way, where no look at /proc finds it
-    anew = terminal.take(old, new, UID)
-    assert anew is not None
+    taken, anew = terminal.take(old, new, UID)
+    assert taken
     _, (parked,), _, _ = socket.recv_fds(ours, 1, 1)
     for stolen in (thief, parked, old):
         with pytest.raises(OSError, match="Input/output"):
@@ -81,9 +81,13 @@ def test_whoever_held_the_old_terminal_holds_nothing_and_sshd_goes_on(pty: tuple
 def test_a_terminal_of_another_user_stays_as_it_is(pty: tuple[int, int], new: int) -> None:
     """An admin's, with `su` to the tenant on it."""
     master, old = pty
-    assert terminal.take(old, new, UID + 1) is None
-    os.write(old, b"still\n")
-    assert os.read(master, 100) == b"still\r\n"
+    taken, anew = terminal.take(old, new, UID + 1)
+    assert not taken
+    for fd in (old, anew):
+        os.set_blocking(fd, True)
+        os.write(fd, b"still\n")
+        assert os.read(master, 100) == b"still\r\n"
+    os.close(anew)
     assert os.fstat(old).st_uid == UID
 
 
