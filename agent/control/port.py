@@ -1,8 +1,8 @@
-"""The recorder's door to root: three things it may ask, on a socket that only its own account can use.
+"""The recorder's door to root: four things it may ask, on a socket that only its own account can use.
 
-The recorder has no privilege. Taking a terminal away from its user, signing with this host's key and ending a session are
-tidegated's, which looks for itself whether the uid is a tenant's now. One JSON object and its answer are one packet each
-(unix(7), SOCK_SEQPACKET); descriptors come along (SCM_RIGHTS).
+The recorder has no privilege. Taking a terminal away from its user, giving it pipes, signing with this host's key and ending
+a session are tidegated's, which looks for itself whether the uid is a tenant's now. One JSON object and its answer are one
+packet each (unix(7), SOCK_SEQPACKET); descriptors come along (SCM_RIGHTS).
 """
 
 import array
@@ -13,6 +13,7 @@ import os
 import pwd
 import re
 import socket
+import stat
 import struct
 from collections.abc import Callable
 
@@ -111,7 +112,7 @@ class Port:
         """Whatever comes, an answer; the descriptors that came are closed."""
         try:
             request = json.loads(data)
-            act = {"take": self._take, "seal": self._seal, "cut": self._cut}[request["op"]]
+            act = {"take": self._take, "own": self._own, "seal": self._seal, "cut": self._cut}[request["op"]]
             return act(request, fds)
         except TidegateError as error:
             return {"ok": False, "code": error.code, "reason": error.reason}, []
@@ -125,6 +126,15 @@ class Port:
         old, new = fds
         taken, anew = terminal.take(old, new, uid)
         return {"ok": True, "taken": taken}, [anew]
+
+    def _own(self, request: Request, fds: list[int]) -> Answer:
+        """Give the tenant the pipes that the recorder made for it: opening /dev/stderr anew asks whose it is."""
+        uid = self._tenant(request)
+        for fd in fds:
+            if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+                raise ValueError("that is no pipe")
+            os.fchown(fd, uid, -1)
+        return {"ok": True}, []
 
     def _seal(self, request: Request, _fds: list[int]) -> Answer:
         seal = Seal(

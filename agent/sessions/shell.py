@@ -151,7 +151,7 @@ def record(data: bytes, command: str | None, program: str) -> None:
         word, banner, fds = ask_recorder(kind, command or "", recorder_uid)
         if word == "OK":
             take_terminal(fds[0], ours) if kind == "pty" else take_streams(fds)
-            if command is None:
+            if command is None and kind == "pty":  # a shell that a program talks to says nothing of its own
                 os.write(2, banner)
     except (OSError, ValueError, IndexError, Refusal) as error:
         if required:

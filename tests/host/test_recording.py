@@ -143,6 +143,12 @@ def test_a_commands_streams_and_status_are_as_without_a_recorder(scene: Scene, s
     assert (done.returncode, done.stdout, done.stderr) == (status, "to and fro\n", "err\n")
 
 
+def test_a_command_may_open_its_streams_anew(scene: Scene, ssh_key: Path, alice: str) -> None:
+    """As `tee /dev/stderr` does; a pipe is a file, and opening it asks whose it is."""
+    done = scene.host.ssh(ALICE, ssh_key, "tee /dev/stderr", input="twice\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "twice\n", "twice\n")
+
+
 def test_a_hundred_megabytes_pass_untouched(scene: Scene, ssh_key: Path, alice: str) -> None:
     data = os.urandom(1 << 20) * 100
     argv = scene.host.ssh_argv(ALICE, ssh_key, "cat")

@@ -30,6 +30,7 @@ class PortServer:
     def __init__(self, path: Path) -> None:
         self.cuts: list[dict[str, object]] = []
         self.seals: list[dict[str, object]] = []
+        self.owned = 0
         self.takes = True
         self._path = path
         self._served = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -63,7 +64,7 @@ class PortServer:
         with connection:
             while True:
                 try:
-                    data, fds, _flags, _ = socket.recv_fds(connection, 65536, 2)
+                    data, fds, _flags, _ = socket.recv_fds(connection, 65536, 3)
                 except OSError:
                     return
                 if not data:
@@ -88,6 +89,10 @@ class PortServer:
         self.seals.append(request)
         claims = json.dumps({"seq": request["seq"], "head": request["head"]}).encode()
         return {"ok": True, "jws": JWS.format(base64.urlsafe_b64encode(claims).decode().rstrip("="))}, []
+
+    def _own(self, request: dict[str, object], fds: list[int]) -> tuple[object, list[int]]:
+        self.owned += len(fds)
+        return {"ok": True}, []
 
     def _cut(self, request: dict[str, object], _fds: list[int]) -> tuple[object, list[int]]:
         self.cuts.append(request)

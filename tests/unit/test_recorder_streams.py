@@ -73,7 +73,8 @@ def test_a_client_that_goes_is_felt_by_the_command(recorder: Rig) -> None:
     command = Command(recorder.argv("exec yes"))
     assert os.read(command.out, 4).startswith(b"y\n")
     command.hang_up()
-    assert command.status() == -signal.SIGPIPE
+    # A socket whose other end closes on unread bytes may answer ECONNRESET instead, which is no signal (unix(7)); sshd's does too.
+    assert command.status() in {-signal.SIGPIPE, 1}
     wait_for(lambda: recorder.ended() == "the client has gone")
 
 

@@ -183,6 +183,21 @@ def test_a_terminal_is_taken_over_the_socket(kit: Kit, pty: tuple[int, int], new
 
 
 @as_root
+def test_pipes_are_given_to_their_tenant_and_nothing_else_is(kit: Kit, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    assert kit.ask({"op": "own", "uid": UID}, fds=(reading, writing))[0]["ok"]
+    assert os.fstat(writing).st_uid == UID
+    secret = tmp_path / "shadow"
+    secret.write_text("x")
+    with secret.open() as file:
+        answer, _ = kit.ask({"op": "own", "uid": UID}, fds=(file.fileno(),))
+    assert (answer["ok"], secret.stat().st_uid) == (False, 0)
+    assert not kit.ask({"op": "own", "uid": UID + 1}, fds=(reading,))[0]["ok"]
+    os.close(reading)
+    os.close(writing)
+
+
+@as_root
 def test_the_receipt_waits_for_the_last_seal_and_takes_one_that_is_late(kit: Kit) -> None:
     kit.ask(SEAL)
     last = threading.Timer(0.2, lambda: kit.ask({**SEAL, "seq": 9, "final": True}))

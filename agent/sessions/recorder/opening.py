@@ -148,15 +148,30 @@ class Opening:
         for stream, what in enumerate(whats):
             if what.kind not in ("socket", "pipe"):
                 tape.event(type="unrecorded", stream=("stdin", "stdout", "stderr")[stream], what=what.kind)
-        told = reply("OK", about.id, tenant.banner(time.time()), fds=given)
         passed = {wire.old for wire in wires}
-        for fd in {fd for fd in given if fd not in question.fds}:
-            os.close(fd)
-        close_elsewhere(fd for fd in question.fds if fd not in passed)
-        if told:
-            session.begin()
+        made = sorted({fd for fd in given if fd not in question.fds})
+        self._opening[peer.uid] += 1
+
+        def owned(answer_: Answer, _fds: list[int]) -> None:
+            self._opening[peer.uid] -= 1
+            if answer_.get("ok") is True:
+                told = reply("OK", about.id, tenant.banner(time.time()), fds=given)
+            else:
+                told = False
+                reply("NO", f"its pipes can't be given to it: {answer_.get('reason', 'tidegated gave no answer')}")
+            for fd in made:
+                os.close(fd)
+            close_elsewhere(fd for fd in question.fds if fd not in passed)
+            if told:
+                session.begin()
+            else:
+                session.end("it did not come about")
+
+        pipes = tuple(fd for fd in made if what_is(fd).kind == "pipe")
+        if pipes:  # a program may open /dev/stderr anew, and a pipe is a file of whoever made it
+            self._parts.port.ask({"op": "own", "uid": peer.uid}, pipes, owned)
         else:
-            session.end("who asked for it has gone")
+            owned({"ok": True}, [])
 
     # -- with one
 
