@@ -292,6 +292,8 @@ class Stage:
 
     def _conclude(self, plays: Sequence[Play], exp: int, last: dict[int, float]) -> None:
         seen = self._look()
+        # What was alive then has survived, whatever comes. A receipt waits for the search of the host's files, of low priority.
+        self._wait_for_receipts(plays)
         for play in plays:
             result = play.result
             result.seen_ms = round((last[play.number] - exp) * 1000) if last.get(play.number, 0) >= exp else None
@@ -329,6 +331,11 @@ class Stage:
         while not stop.is_set():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.host.ssh(play.login, self.key, play.fill("{sleep}"), timeout=20)
+
+    def _wait_for_receipts(self, plays: Sequence[Play]) -> None:
+        until = time.monotonic() + _RECEIPT_S
+        while any(grant["state"] == "shutting" for grant in self.scene.status()["grants"]) and time.monotonic() < until:
+            time.sleep(0.5)
 
     def _receipt(self, play: Play) -> dict[str, Any] | None:
         done = self.host.run(["tidegate", "receipts", "show", play.jti, "--json"], check=False)
