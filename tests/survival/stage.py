@@ -28,6 +28,7 @@ MATE = "mate"  # the accomplice, whose account was there before
 MOBILE = "/usr/local/lib/mobile"
 _LAST_SWEEP_S = 5.0
 _AFTER_S = 1.5  # past the last sweep
+_RECEIPT_S = 60.0
 _SETUP_S = 60.0
 _FIRST_S, _EACH_S = 10.0, 0.8  # from the grants' opening to T, by the number of rows
 _CRON_S = 80.0  # its minute has to come
