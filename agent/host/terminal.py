@@ -44,6 +44,8 @@ def _owner(fd: int) -> int:
     found = os.fstat(fd)
     if not stat.S_ISCHR(found.st_mode) or os.major(found.st_rdev) not in _PTS_MAJORS:
         raise HostError("not_a_terminal", "that is no pseudo-terminal")
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:  # opened anew by root it would be more than they had
+        raise HostError("not_a_terminal", "that terminal is not open for reading and writing")
     return found.st_uid
 
 

@@ -92,6 +92,15 @@ def test_a_terminal_of_another_user_stays_as_it_is(pty: tuple[int, int], new: in
 
 
 @as_root
+def test_nobody_gets_more_of_a_terminal_than_they_had(pty: tuple[int, int], new: int) -> None:
+    _, old = pty
+    listening = os.open(os.ttyname(old), os.O_RDONLY | os.O_NOCTTY)
+    with pytest.raises(HostError, match="reading and writing"):
+        terminal.take(listening, new, UID + 1)
+    os.close(listening)
+
+
+@as_root
 def test_what_is_no_terminal_is_refused(new: int) -> None:
     with Path("/dev/null").open() as null, pytest.raises(HostError, match="pseudo-terminal"):
         terminal.take(null.fileno(), new, UID)
