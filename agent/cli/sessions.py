@@ -1,6 +1,8 @@
 """sessions: who is in right now, ending one session without ending its grant, and what was recorded."""
 
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import cast
 
@@ -61,10 +63,19 @@ def _table(found: list[Object]) -> str:
     rows = []
     for entry in found:
         since = str(entry["since"])[:19].replace("T", " ")
+        left = _left(str(entry["until"]))
+        recorded = str(entry["recording"] or "-")
         doing = "; ".join(cast(list[str], entry["commands"])) or "-"
         who = [str(entry[name]) for name in ("id", "subject", "login")]
-        rows.append([*who, str(entry["from"]) or "-", since, str(entry["tty"] or "-"), str(entry["jti"]), doing])
-    return table(["ID", "WHO", "LOGIN", "FROM", "SINCE (UTC)", "TTY", "GRANT", "DOING"], rows)
+        rows.append([*who, str(entry["from"]) or "-", since, left, str(entry["tty"] or "-"), str(entry["jti"]), recorded, doing])
+    return table(["ID", "WHO", "LOGIN", "FROM", "SINCE (UTC)", "LEFT", "TTY", "GRANT", "RECORDING", "DOING"], rows)
+
+
+def _left(until: str) -> str:
+    """Until an RFC 3339 time of this host's: the two largest units."""
+    seconds = max(0, round(datetime.fromisoformat(until.replace("Z", "+00:00")).timestamp() - time.time()))
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    return f"{hours // 24}d {hours % 24}h" if hours >= 24 else f"{hours}h {minutes}m" if hours else f"{minutes}m {seconds % 60}s"
 
 
 def _killed(found: Object) -> str:

@@ -126,7 +126,7 @@ class Handlers:
         }
 
     def _sessions(self, _peer: Peer, _request: Mapping[str, object]) -> object:
-        return {"sessions": [views.session(found, live) for found, live in self._who()]}
+        return {"sessions": [self._view(found, live) for found, live in self._who()]}
 
     def _kill_session(self, peer: Peer, request: Mapping[str, object]) -> object:
         """One session ends, its grant goes on."""
@@ -139,7 +139,10 @@ class Handlers:
         left = pipeline.sessions.end(found)
         detail: dict[str, object] = {"session": found.id, "killed": len(found.pids) - len(left), "by_uid": peer.uid}
         pipeline.trail.emit([story.event(live, EventKind.SESSION_SEVERED, pipeline.clock.wall_ns(), ok=not left, **detail)])
-        return {**views.session(found, live), "ended": not left, "left": left}
+        return {**self._view(found, live), "ended": not left, "left": left}
+
+    def _view(self, found: Session, live: LiveGrant) -> dict[str, object]:
+        return views.session(found, live, self._pipeline.recordings.of(found.pids))
 
     def _who(self) -> list[tuple[Session, LiveGrant]]:
         """Every session of a live grant's own accounts."""

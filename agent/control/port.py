@@ -145,7 +145,8 @@ class Port:
             final=request["final"] is True,
         )
         jti = _text(request, "jti", lambda text: len(text) <= 128)
-        return {"ok": True, "jws": self._pipeline.recordings.seal(_number(request, "uid"), jti, seal)}, []
+        uid, pid = _number(request, "uid"), _number(request, "pid")
+        return {"ok": True, "jws": self._pipeline.recordings.seal(uid, pid, jti, seal)}, []
 
     def _cut(self, request: Request, _fds: list[int]) -> Answer:
         uid, pid = self._tenant(request), _number(request, "pid")

@@ -45,8 +45,8 @@ def grant(record: GrantRecord, live: LiveGrant | None, clock: Clock) -> dict[str
     }
 
 
-def session(found: Session, live: LiveGrant) -> dict[str, object]:
-    """One login: whose, by which grant, from where, since when, on what terminal, doing what."""
+def session(found: Session, live: LiveGrant, recording: str | None) -> dict[str, object]:
+    """One login: whose, by which grant, from where, since when, until when, on what terminal, doing what, in which recording."""
     return {
         "id": found.id,
         "login": found.login,
@@ -55,9 +55,11 @@ def session(found: Session, live: LiveGrant) -> dict[str, object]:
         "subject": live.record.sub,
         "from": found.remote,
         "since": rfc3339(found.since_ns),
+        "until": rfc3339((live.drain or live.deadline).wall_ns),
         "tty": found.tty or None,
         "commands": list(found.commands),
         "processes": len(found.pids),
+        "recording": recording,
     }
 
 

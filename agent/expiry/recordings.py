@@ -44,11 +44,16 @@ class Recordings:
         self._journal = journal
         self._ledger = ledger
         self._lock = threading.Lock()
-        self._running: dict[int, set[str]] = {}  # uid → recordings that are not over
+        self._running: dict[int, dict[str, int]] = {}  # uid → recordings that are not over, each with its session's first process
         self._former: dict[int, float] = {}  # uid whose grant has ended → until when its last seals are taken
 
-    def seal(self, uid: int, jti: str, seal: Seal) -> str:
-        """The seal, signed by this host's key: a compact JWS.
+    def of(self, pids: Collection[int]) -> str | None:
+        """The recording of a session, by the process that asked for it; None while none is known."""
+        with self._lock:
+            return next((name for running in self._running.values() for name, pid in running.items() if pid in pids), None)
+
+    def seal(self, uid: int, pid: int, jti: str, seal: Seal) -> str:
+        """The seal, signed by this host's key: a compact JWS. ``pid`` is the session's first process.
 
         Raises:
             UnenforceableError: ``no_grant``: this uid is no tenant's now.
@@ -66,8 +71,11 @@ class Recordings:
         }
         jws = self._key.sign(SEAL_TYP, claims)
         with self._lock:
-            running = self._running.setdefault(uid, set())
-            (running.discard if seal.final else running.add)(seal.recording)
+            running = self._running.setdefault(uid, {})
+            if seal.final:
+                running.pop(seal.recording, None)
+            else:
+                running[seal.recording] = pid
             if live is not None:
                 self._note(live, seal)
         return jws

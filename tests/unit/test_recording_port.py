@@ -29,7 +29,8 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives terminals to other
 UID = 70001
 IDENT = "r-20261122T051500-0123abcd"
 SEAL: dict[str, object] = {
-    "op": "seal", "recording": IDENT, "jti": "grant-1", "uid": UID, "seq": 2, "head": "ab" * 32, "bytes": 900, "final": False,
+    "op": "seal", "recording": IDENT, "jti": "grant-1", "uid": UID, "pid": 7, "seq": 2, "head": "ab" * 32, "bytes": 900,
+    "final": False,
 }  # fmt: skip
 
 
@@ -127,14 +128,17 @@ class Kit:
         pipeline = SimpleNamespace(config=config, ledger=self.ledger, recordings=self.recordings, sessions=None)
         self.port = Port(cast(Any, pipeline))
         self.path = path / "port.sock"
+        self.client: socket.socket | None = None
 
     def ask(self, request: object, fds: tuple[int, ...] = ()) -> tuple[dict[str, Any], list[int]]:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
-            client.connect(str(self.path))
-            data = request if isinstance(request, bytes) else json.dumps(request).encode()
-            client.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else [])
-            answer, given, _, _ = socket.recv_fds(client, 65536, 4)
-            return json.loads(answer), list(given)
+        """On one connection, as the recorder has it."""
+        if self.client is None:
+            self.client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.client.connect(str(self.path))
+        data = request if isinstance(request, bytes) else json.dumps(request).encode()
+        self.client.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else [])
+        answer, given, _, _ = socket.recv_fds(self.client, 65536, 4)
+        return json.loads(answer), list(given)
 
 
 @pytest.fixture
@@ -143,6 +147,8 @@ def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kit]:
     made = Kit(tmp_path)
     assert made.port.start() == ""
     yield made
+    if made.client is not None:
+        made.client.close()
     made.port.close()
     assert not made.path.exists()
 

@@ -97,7 +97,7 @@ def finish_left_over(parts: Parts, cap: int) -> None:
         tape.required = True
         if not tape.writer.ended:
             tape.frame(Kind.END, json.dumps({"why": "the recorder or the host stopped"}).encode())
-        parts.sealing.finish(Job(ident, str(meta.get("jti", "")), int(meta.get("uid", 0)), tape))
+        parts.sealing.finish(Job(ident, str(meta.get("jti", "")), int(meta.get("uid", 0)), 0, tape))
 
 
 def _meta(path: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Job:
     ident: str
     jti: str
     uid: int
+    pid: int
     tape: Tape
     since: float = 0.0
     asked: bool = False
@@ -73,6 +74,7 @@ class Sealing:
             "recording": job.ident,
             "jti": job.jti,
             "uid": job.uid,
+            "pid": job.pid,
             "final": final,
             **_claims(job),
         }

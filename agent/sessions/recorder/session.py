@@ -67,7 +67,7 @@ class Session(ABC):
 
     def __init__(self, parts: Parts, about: About, tape: Tape, note: Note | None = None) -> None:
         self.about, self.tape = about, tape
-        self.job = Job(about.id, about.jti, about.uid, tape)
+        self.job = Job(about.id, about.jti, about.uid, about.pid, tape)
         self.ended = ""
         self._parts = parts
         self._note = note
@@ -101,6 +101,12 @@ class Session(ABC):
             flow.start()
         if self._parts.notify and not self._kept:
             self._parts.loop.after(KEEP_S, self.keep)
+        self._parts.loop.after(KEEP_S, self._first_seal)
+
+    def _first_seal(self) -> None:
+        """Soon: by it tidegated knows of the recording, and whose session it is."""
+        if not self.ended:
+            self._parts.sealing.seal([self.job])
 
     def keep(self) -> None:
         """Hand every descriptor to systemd, with a note; before that a restart would end the session. Twice does nothing new."""
