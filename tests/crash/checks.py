@@ -32,7 +32,8 @@ def snapshot(paths: tuple[str, ...] = PATHS) -> Snapshot:
         _visit(path, found)
     timers = [path for path in found if _TIMER.fullmatch(path)]
     found |= {_TIMER_OF_A_GRANT: Entry("timer", 0, 0, 0, 0, str(len(timers)))} if timers else {}
-    return {path: entry for path, entry in found.items() if path not in timers}
+    # The recorder's folder is made by its unit at a boot, and the sweep's reboots are none.
+    return {path: entry for path, entry in found.items() if path not in timers and not path.startswith("/run/tidegate/recorder")}
 
 
 def _visit(path: str, found: Snapshot) -> None:

@@ -123,5 +123,5 @@ FAULTS: dict[str, Fault] = {
 
 def room_for_state(scene: Scene) -> None:
     """Lay a small disk of its own under the state, so that it can be filled without filling anybody else's."""
-    scene.host.run(f"mkdir -p {_STATE} && mount -t tmpfs -o size=8m,nr_inodes=400,mode=755 none {_STATE}")
+    scene.host.run(f"mkdir -p {_STATE} && mount -t tmpfs -o size=16m,nr_inodes=800,mode=755 none {_STATE}")
     scene.host.run("systemd-tmpfiles --create tidegate.conf")
