@@ -57,6 +57,7 @@ class TerminalSession(Session):
         if self._taken:
             self._watch_window()
         super().begin()
+        self.keep()  # before its shell runs: nobody's terminal is lost with a recorder that is killed
 
     def resume(self, window: int) -> None:
         """Go on after a restart; ``window`` tells of its size, -1 where that is lost."""
