@@ -20,7 +20,18 @@ GRANT = {
 }  # fmt: skip
 STEP = {"enforcer", "action", "target", "what", "undone_at", "state", "error"}
 REFUSAL = {"at", "source", "code", "reason", "field", "jti", "subject"}
-STATUS = {"host_id", "version", "policy", "problems", "grants", "bulletins", "executions", "refusals", "searching", "uids_kept_back"}
+STATUS = {
+    "host_id",
+    "version",
+    "policy",
+    "problems",
+    "grants",
+    "bulletins",
+    "executions",
+    "refusals",
+    "searching",
+    "uids_kept_back",
+}
 PLAN = {
     "jti", "issuer", "subject", "rule", "access", "begins", "ends", "uids", "steps", "planned_by", "not_containable",
     "fresh_within_s", "supersedes", "undone", "narrowed",
