@@ -146,8 +146,8 @@ class Handlers:
 
     def _who(self) -> list[tuple[Session, LiveGrant]]:
         """Every session of a live grant's own accounts."""
-        by_uid = {uid: live for live in self._pipeline.ledger.all() for uid in live.tenants}
-        tenants = {uid: login for live in by_uid.values() for uid, login in live.tenants.items()}
+        by_uid = self._pipeline.ledger.by_uid()
+        tenants = {uid: live.tenants[uid] for uid, live in by_uid.items()}
         return [(found, by_uid[found.uid]) for found in self._pipeline.sessions.of(tenants)] if tenants else []
 
     def _receipts(self, _peer: Peer, _request: Mapping[str, object]) -> object:

@@ -14,9 +14,9 @@ import pwd
 import re
 import socket
 import stat
-import struct
 from collections.abc import Callable
 
+from agent.control.server import Peer
 from agent.errors import HostError, TidegateError
 from agent.expiry.recordings import Seal
 from agent.host import recorder, terminal
@@ -122,14 +122,14 @@ class Port:
             _close(fds)
 
     def _take(self, request: Request, fds: list[int]) -> Answer:
-        uid = self._tenant(request)
+        uid, _ = self._tenant(request)
         old, new = fds
         taken, anew = terminal.take(old, new, uid)
         return {"ok": True, "taken": taken}, [anew]
 
     def _own(self, request: Request, fds: list[int]) -> Answer:
         """Give the tenant the pipes that the recorder made for it: opening /dev/stderr anew asks whose it is."""
-        uid = self._tenant(request)
+        uid, _ = self._tenant(request)
         for fd in fds:
             if not stat.S_ISFIFO(os.fstat(fd).st_mode):
                 raise ValueError("that is no pipe")
@@ -149,8 +149,8 @@ class Port:
         return {"ok": True, "jws": self._pipeline.recordings.seal(uid, pid, jti, seal)}, []
 
     def _cut(self, request: Request, _fds: list[int]) -> Answer:
-        uid, pid = self._tenant(request), _number(request, "pid")
-        login = self._tenants()[uid]
+        uid, login = self._tenant(request)
+        pid = _number(request, "pid")
         for session in self._pipeline.sessions.of({uid: login}):
             if pid in session.pids:
                 log.warning("session %s of %s is cut: %.200s", session.id, login, request.get("reason", ""))
@@ -158,25 +158,24 @@ class Port:
                 return {"ok": not left, "left": left}, []
         return {"ok": True, "left": []}, []
 
-    def _tenants(self) -> dict[int, str]:
-        return {uid: login for live in self._pipeline.ledger.all() for uid, login in live.tenants.items()}
-
-    def _tenant(self, request: Request) -> int:
+    def _tenant(self, request: Request) -> tuple[int, str]:
+        """UID and login."""
         uid = _number(request, "uid")
-        if uid not in self._tenants():
+        live = self._pipeline.ledger.by_uid().get(uid)
+        if live is None:
             raise HostError("no_grant", f"uid {uid} is no tenant's now")
-        return uid
+        return uid, live.tenants[uid]
 
 
 def _may_ask(connection: socket.socket) -> bool:
-    _, uid, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII")))
     try:
-        return uid in {0, pwd.getpwnam(recorder.ACCOUNT).pw_uid}
+        return Peer(connection).uid in {0, pwd.getpwnam(recorder.ACCOUNT).pw_uid}
     except KeyError:
         return False
 
 
 def _received(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """Not socket.recv_fds: it drops its flags, and a program started meanwhile would inherit a terminal."""
     room = socket.CMSG_SPACE(_FDS_MAX * array.array("i").itemsize)
     data, ancillary, _, _ = connection.recvmsg(_MESSAGE_MAX, room, socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")

@@ -183,6 +183,10 @@ class Ledger(Claims):
         with self._lock:
             return sorted(self._live.values(), key=lambda live: live.id)
 
+    def by_uid(self) -> dict[int, LiveGrant]:
+        """Whose each account is that a live grant has made."""
+        return {uid: live for live in self.all() for uid in live.tenants}
+
     def where(self, test: Callable[[GrantRecord], bool]) -> Iterator[LiveGrant]:
         """Those whose record passes."""
         return (live for live in self.all() if test(live.record))

@@ -97,12 +97,10 @@ class Recordings:
 
     def _live(self, uid: int) -> LiveGrant | None:
         """Whose it is; one grant may have taken another's place since the recording began. None shortly after the end."""
-        for live in self._ledger.all():
-            if uid in live.tenants:
-                return live
-        if self._former.get(uid, 0.0) > time.monotonic():
-            return None
-        raise UnenforceableError("no_grant", f"uid {uid} is no tenant's now")
+        live = self._ledger.by_uid().get(uid)
+        if live is None and self._former.get(uid, 0.0) <= time.monotonic():
+            raise UnenforceableError("no_grant", f"uid {uid} is no tenant's now")
+        return live
 
     def _note(self, live: LiveGrant, seal: Seal) -> None:
         noted = live.notes.get(NOTE)

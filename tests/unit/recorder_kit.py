@@ -306,6 +306,12 @@ class Terminal:
         found, self.shown = self.shown, b""
         return found
 
+    def pieces(self) -> Iterator[bytes]:
+        """What is shown, as it comes, until the terminal is closed on the other side; none of it is kept."""
+        with contextlib.suppress(OSError):
+            while data := os.read(self.master, 65536):
+                yield data
+
     def _read(self, seconds: float) -> bool:
         if seconds <= 0 or not select.select([self.master], [], [], seconds)[0]:
             raise AssertionError(f"nothing more is shown: {self.shown[-2000:]!r}")
