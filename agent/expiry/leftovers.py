@@ -53,8 +53,9 @@ class Leftovers:
         for shut in gone:
             shut.residue += residue.told(found, shut.live.tenants)
 
-    def disarm_group(self, shut: Shut) -> None:
-        """A file that was given a lent group and its set-id bit would give the group back to whoever runs it."""
+    def disarm_group(self, shut: Shut) -> bool:
+        """A file given a lent group and its set-id bit would give the group back to whoever runs it. Whether there was one."""
+        found = False
         for lent in (lent for lent in merged(shut.live.lent, self._others()) if lent.gids):
             try:
                 paths = self._writer.disarm_group(lent.uid, lent.gids, shut.live.record.received_ns)
@@ -63,6 +64,8 @@ class Leftovers:
             else:
                 detail = f"{lent.login}'s, with a group that was lent: the bit was taken off"
                 shut.residue += [Residue("setgid", path, detail, removed=True) for path in paths]
+                found |= bool(paths)
+        return found
 
     def settle(self, shuts: Sequence[Shut]) -> None:
         """The journal may lie on another disk than what was removed: on that it must be gone before this one says so."""

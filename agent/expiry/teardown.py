@@ -77,7 +77,11 @@ class Teardown:
         return shuts
 
     def set_aside(self, shuts: Sequence[Shut]) -> None:
-        """After a cut, of what is to come back: forget the jobs it has queued and the units it ran in, and remove nothing else."""
+        """After a cut, of what is to come back: forget the jobs it has queued and the units it ran in, and remove nothing else.
+
+        Copies that would give a lent group back are disarmed as at an end.
+        """
+        self._disarm_groups(shuts)
         uids = [uid for shut in shuts if not shut.survivors for uid in shut.live.tenants]
         for uid in uids:
             try:
@@ -100,12 +104,11 @@ class Teardown:
 
         This may take as long as a tenant's files make it take, so no other's end may wait for it.
         """
+        self._disarm_groups(shuts)
         units = self._stop_units_beside([uid for shut in shuts if not shut.survivors for uid in shut.live.tenants])
         self._leftovers.detach(shuts)
         for shut in shuts:
             self._remove(shut)
-        for shut in shuts:
-            self._leftovers.disarm_group(shut)
         if units:
             units.result()
         self._leftovers.detach(shuts, runtime=True)
@@ -175,7 +178,7 @@ class Teardown:
             return [shown(error)]
         return []
 
-    def _sever(self, shuts: list[Shut]) -> None:
+    def _sever(self, shuts: Sequence[Shut]) -> None:
         tenants = {uid: login for shut in shuts for uid, login in shut.live.tenants.items()}
         lent = merged((lent for shut in shuts for lent in shut.live.lent), self._others())
         homes = [Path(str(step.data["path"])) for shut in shuts for _, step in shut.live.steps if step.action == "home"]
@@ -190,6 +193,11 @@ class Teardown:
             live.killed_count += killed
             if not live.alive and (killed or live.last_process_ns is None):  # a later attempt that found nobody is not the moment
                 live.last_process_ns = max((severed.empty_wall_ns for severed in shut.severed), default=now)
+
+    def _disarm_groups(self, shuts: Sequence[Shut]) -> None:
+        """First of all that takes long: until then an old session may go on starting a copy that holds the lent group."""
+        if armed := [shut for shut in shuts if self._leftovers.disarm_group(shut)]:
+            self._sever(armed)
 
     def _end_processes(self, tenants: dict[int, str], lent: Sequence[Lent] = (), homes: Sequence[Path] = ()) -> dict[int, Severed]:
         return sever(

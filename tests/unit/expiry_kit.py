@@ -171,7 +171,8 @@ class Host(FakeHost):
 
     def disarm_group(self, uid: int, gids: Collection[int], since_ns: int) -> list[str]:
         del uid, since_ns
-        return [path for path, gid in self.setgid.items() if gid in gids]
+        found = [path for path, gid in self.setgid.items() if gid in gids]
+        return [path for path in found if self.setgid.pop(path)]
 
     def drop_at_jobs(self, uid: int, gids: Collection[int] | None = None) -> int:
         if self.at_error:

@@ -368,3 +368,23 @@ def test_a_file_that_would_give_a_lent_group_back_is_disarmed_and_told() -> None
     assert [(found.kind, found.where, found.removed) for found in shut.residue] == [("setgid", "/home/deploy/g", True)]
     scene.host.at_error = HostError("odd", "odd")
     assert scene.shut(lends(live(scene.clock, 2, uids={})))[0].ended_ns is None
+
+
+def test_a_copy_that_an_old_session_started_after_the_cut_dies_before_anything_is_removed() -> None:
+    scene = Scene()
+    scene.host.setgid = {"/home/deploy/g": 60}
+    (shut,) = scene.hands.cut([lends(live(scene.clock, uids={}))], lambda _live: 0)
+    scene.table.alive[20] = HELD
+    alive: list[bool] = []
+    scene.fake.on_revert = lambda _step: alive.append(20 in scene.table.alive)
+    scene.hands.clear([shut])
+    assert alive == [False] and shut.ended_ns and shut.live.killed_count == 1
+
+
+def test_what_is_only_suspended_is_disarmed_too() -> None:
+    scene = Scene()
+    scene.host.setgid = {"/home/deploy/g": 60}
+    (shut,) = scene.hands.cut([lends(live(scene.clock, uids={}))], lambda _live: 0)
+    scene.table.alive[20] = HELD
+    scene.hands.set_aside([shut])
+    assert not scene.host.setgid and not scene.table.alive
