@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from agent.errors import TidegateError, UnenforceableError
 from agent.expiry.live import LiveGrant
 from agent.host.contract import RecorderSeen
-from agent.model import AccountWant, Grant, Plan
+from agent.model import AccountWant, Grant, Plan, SshWant
 from agent.planning import Replacement
 
 
@@ -39,13 +39,17 @@ def refuse_unready(grant: Grant, unready: Mapping[str, TidegateError]) -> None:
             raise UnenforceableError("host_not_ready", f"{want.type} can't be enforced here now: {unready[want.type]}")
 
 
-def refuse_unrecordable(grant: Grant, recorder: RecorderSeen) -> None:
-    """Better no access than access without what the grant asks for.
+def refuse_unrecordable(grant: Grant, recorder: RecorderSeen, journal_why: str) -> None:
+    """Better no access than access without what the grant asks for. ``journal_why``: why this host's journal can't be followed.
 
     An account that people made has a login shell of its own: nothing makes its sessions pass the recorder.
     """
     if grant.recording_required and recorder.why:
         reason = f"its sessions must be recorded, which this host can't do: {recorder.why}"
+        raise UnenforceableError("recording_unavailable", reason, field="recording.required")
+    forwarding = any(isinstance(want, SshWant) and "port-forwarding" in want.actions for want in grant.wants)
+    if grant.recording_required and forwarding and journal_why:
+        reason = f"what it forwards must be recorded, which this host can't do: {journal_why}"
         raise UnenforceableError("recording_unavailable", reason, field="recording.required")
     made = {want.identifier for want in grant.wants if isinstance(want, AccountWant)}
     others = [want.identifier for want in grant.wants if want.identifier not in made]

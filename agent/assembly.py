@@ -7,6 +7,7 @@ from agent.expiry.behind import Behind
 from agent.expiry.ending import Ending
 from agent.expiry.executions import Executions
 from agent.expiry.ledger import Ledger
+from agent.expiry.logged import Logged
 from agent.expiry.proving import Prover
 from agent.expiry.recordings import Recordings
 from agent.expiry.reserve import Reserve
@@ -67,6 +68,7 @@ def assemble(config: Config, keys: trust.KeyStore, journal: Journal, host_key: t
         table=table,
         prover=Prover(HostAsker(writer), config, clock, journal, ledger, trail),
         executions=Executions(kernel, paths.execs, uids, clock, journal, ledger, trail),
+        logged=Logged(writer, clock, journal, ledger, trail),
         teardown=Teardown(writer, enforcers, table, cgroups, clock, others=ledger.lent),
         inbox=Inbox(paths.inbox),
         ending=Ending(host_id, clock, host_key, journal, ledger, outbox, trail, reserve, by=by),

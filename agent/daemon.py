@@ -91,6 +91,7 @@ class Daemon:
         self._arm()
         self._acting.clear(left)
         await loop.run_in_executor(self._taking, self.pipeline.executions.ready)
+        await loop.run_in_executor(self._taking, self.pipeline.logged.ready)
         await loop.run_in_executor(self._taking, self._guarding.keep_backstop)
         await loop.run_in_executor(self._taking, self._prepare)
         await loop.run_in_executor(self._taking, stand_again, self.pipeline)
@@ -113,7 +114,7 @@ class Daemon:
         self._watching.stop()
         for descriptor in self._timer.descriptors:
             loop.remove_reader(descriptor)
-        parts = self._acting, self.pipeline.prover, self.pipeline.executions
+        parts = self._acting, self.pipeline.prover, self.pipeline.executions, self.pipeline.logged
         for stop in (self._taking.shutdown, *(part.stop for part in parts), self._answering.shutdown):
             await loop.run_in_executor(None, stop)
         self._timer.close()

@@ -21,11 +21,13 @@ from agent.expiry.ending import Ending
 from agent.expiry.executions import Executions
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
+from agent.expiry.logged import Logged
 from agent.expiry.proving import Prover
 from agent.expiry.recordings import Recordings
 from agent.expiry.shut import Shut
 from agent.expiry.teardown import Teardown
 from agent.expiry.tombstones import Tombstones
+from agent.host import journald
 from agent.host.clock import NS, Clock
 from agent.host.contract import Writer
 from agent.host.lent import Lent
@@ -59,6 +61,7 @@ class Pipeline:
     teardown: Teardown
     prover: Prover
     executions: Executions
+    logged: Logged
     ending: Ending
     inbox: Inbox
     outbox: Outbox
@@ -110,7 +113,7 @@ class Pipeline:
         )
         if isinstance(verdict, policy.Denied):
             raise DeniedError(verdict.code, verdict.reason, field=verdict.field)
-        refuse_unrecordable(verdict.grant, self.writer.recorder())
+        refuse_unrecordable(verdict.grant, self.writer.recorder(), journald.why_not(self.writer))
         refuse_unready(verdict.grant, self.unready)
         refuse_taken(verdict.grant, self.ledger.all(), own or old)
         change = None
@@ -173,6 +176,7 @@ class Pipeline:
         live.notes = {name: value for name, value in old.notes.items() if name in CARRIED}
         self.behind.arm_again(live)  # before the old one's is taken away; opening insists on it
         self.executions.begin(live)  # so that nothing of theirs is between the two
+        self.logged.begin(live)
         old.steps, old.uids, old.superseded_by = list(change.gone if change else ()), {}, jti
         old.state = GrantState.SHUTTING
         self.ending.begin([old], EndCause.SUPERSEDED, over.told)
@@ -229,6 +233,8 @@ class Pipeline:
             go_on()
             self.behind.arm(live)
             self.executions.begin(live)
+            self.logged.begin(live)
+            self.logged.insist(live)
             residue.take_baseline(live, self.writer, self.journal)
             self.prover.before(live, steps)
             enforcement.apply(steps, self.enforcers, self.writer, lambda _step: go_on())
@@ -268,7 +274,9 @@ class Pipeline:
         self.teardown.clear(shuts)
         self.prover.closed(closing)
         self.recordings.settle([shut.live for shut in shuts])
-        self.executions.finish([shut for shut in shuts if shut.ended_ns is not None])
+        over = [shut for shut in shuts if shut.ended_ns is not None]
+        self.executions.finish(over)
+        self.logged.finish(over)
         self.ending.finish(shuts)
         self.behind.disarm([shut.live for shut in shuts if shut.live.state is GrantState.ENDED])
 

@@ -90,17 +90,18 @@ class SshEnforcer:
                 raise UnenforceableError(code, reason)
         options = key_options(want, context.grant.exp)
         paths, allowed = seen.config.paths, ", ".join(want.actions)
+        told = _forwards(want, required=context.grant.recording_required)
         steps = []
         if want.keys:
             lines = "".join(f"{options} {key}\n" for key in want.keys)
             summary = f"{len(want.keys)} key(s) for {name}: {allowed}"
-            asks = _asks("key", name, want.keys)
-            steps.append(self._step(name, "keys", paths.keys / name, lines, summary, asks))
+            more = {"asks": _asks("key", name, want.keys), **told}
+            steps.append(self._step(name, "keys", paths.keys / name, lines, summary, more))
         if want.principals:
             lines = "".join(f"{options} {p}\n" for p in want.principals)
-            asks = _asks("principal", name, want.principals)
+            more = {"asks": _asks("principal", name, want.principals), **told}
             summary = f"certificates of {', '.join(want.principals)} for {name}: {allowed}"
-            steps.append(self._step(name, "principals", paths.principals / name, lines, summary, asks, check=not want.keys))
+            steps.append(self._step(name, "principals", paths.principals / name, lines, summary, more, check=not want.keys))
         return steps
 
     def apply(self, step: Step, writer: Writer) -> None:
@@ -138,14 +139,19 @@ class SshEnforcer:
         if writer.tool("sshd") is not None:
             sshd_match.prepare(writer)
 
-    def _step(self, name: str, action: str, path: Path, lines: str, summary: str, asks: list[Json], *, check: bool = True) -> Step:
-        data: JsonObject = {"name": name, "path": str(path), "text": lines, "check": check, "backstops": [BACKSTOP], "asks": asks}
+    def _step(self, name: str, action: str, path: Path, lines: str, summary: str, more: JsonObject, *, check: bool = True) -> Step:
+        data: JsonObject = {"name": name, "path": str(path), "text": lines, "check": check, "backstops": [BACKSTOP], **more}
         return Step(self.type, action, Stage.GRANT, Phase.CLOSE, str(path), summary, data)
 
 
 def _asks(kind: str, login: str, credentials: Sequence[str]) -> list[Json]:
     """What sshd is asked once this stands, and once it is gone (agent.expiry.proof)."""
     return [{"kind": kind, "login": login, "credential": credential} for credential in credentials]
+
+
+def _forwards(want: SshWant, *, required: bool) -> dict[str, Json]:
+    """Whether the connections that it may forward must be seen (agent.expiry.logged)."""
+    return {"forwards": "required" if required else "told"} if "port-forwarding" in want.actions else {}
 
 
 def key_options(want: SshWant, exp: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agent.errors import HostError
 from agent.host.contract import Account, CommandResult, Config, Reader, Writer
+from agent.host.sshd_log import VERBOSE
 
 PROBE = "tidegate-probe"
 _RUN_SSHD, _PID_FILE = Path("/run/sshd"), Path("/run/sshd.pid")
@@ -47,6 +48,7 @@ def settings(config: Config, *, tenant_shell: bool) -> list[tuple[str, tuple[str
         *((keyword, ("no",)) for keyword in no),
         ("PermitTTY", ("yes",)),  # each key's own options say who gets one
         ("AllowTcpForwarding", ("yes",)),
+        ("LogVerbose", (VERBOSE,)),  # so that each connection is told (agent.expiry.logged)
         ("AcceptEnv", ("LANG", "LC_*")),
         ("SetEnv", tuple(f"{name}=" for name in EMPTIED)),
         *([("ForceCommand", (str(paths.tenant_shell),))] if tenant_shell else []),

@@ -37,6 +37,10 @@ _DEFAULTS: tuple[tuple[str, bool | str | tuple[str, ...]], ...] = (
     ("env_editor", False),
     ("env_keep", ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "LC_TIME")),
     ("secure_path", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("syslog", "authpriv"),
+    ("log_format", "json"),  # whatever the site's is; for agent.expiry.logged
+    ("log_allowed", True),
+    ("log_denied", True),
 )
 
 

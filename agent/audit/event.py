@@ -33,6 +33,9 @@ class EventKind(StrEnum):
     SESSION_SEVERED = "session.severed"  # processes killed; detail: killed (how many), pids
     PROCESS_LAUNCHED = "process.launched"
     PROCESS_UNSEEN = "process.unseen"  # the kernel told less of what tenants ran than there was; detail: why, count
+    CONNECTION_FORWARDED = "connection.forwarded"  # detail: kind (local, listen, remote), host, port, origin, session
+    PRIVILEGE_USED = "privilege.used"  # a command by sudo; detail: command, path, run_as, cwd, tty, why (where it was refused)
+    LOG_UNSEEN = "log.unseen"  # of sshd's and sudo's words some may have been lost; detail: why
     POLICY_LOADED = "policy.loaded"
     POLICY_REJECTED = "policy.rejected"
     RESIDUE_FOUND = "residue.found"

@@ -13,6 +13,7 @@ from agent.audit.event import AuditEvent, EventKind
 from agent.model.text import one_line
 
 TEXT_MAX = 500  # characters of one text, as in a grant
+_PORT_MAX = 65535
 _HOSTNAME_MAX = 253
 _PRIVILEGES_MAX = 32
 _PRIVILEGE_MAX = 200  # characters of one
@@ -72,9 +73,20 @@ def device(identity: HostIdentity) -> dict[str, object]:
     return {"type_id": 1, "type": "Server", "hostname": hostname, "uid": text(identity.host_id), "os": system}
 
 
+_USERS_OWN = frozenset(
+    {
+        EventKind.SESSION_OPENED,
+        EventKind.SESSION_CLOSED,
+        EventKind.PROCESS_LAUNCHED,
+        EventKind.CONNECTION_FORWARDED,
+        EventKind.PRIVILEGE_USED,
+    }
+)
+
+
 def actor(event: AuditEvent) -> dict[str, object]:
-    """Tidegate acts; on whose word (``iss``) stands under ``idp``. A session and a process are the user's own doing."""
-    if event.kind in {EventKind.SESSION_OPENED, EventKind.SESSION_CLOSED, EventKind.PROCESS_LAUNCHED}:
+    """Tidegate acts; on whose word (``iss``) stands under ``idp``. A session, a process, a connection are the user's own doing."""
+    if event.kind in _USERS_OWN:
         return {"user": _user(event)}
     value: dict[str, object] = {"app_name": "tidegated"}
     if event.iss:
@@ -155,6 +167,19 @@ def _process(event: AuditEvent, _identity: HostIdentity) -> dict[str, object]:
     return {"process": process, **count}
 
 
+def _connection(event: AuditEvent, identity: HostIdentity) -> dict[str, object]:
+    """From this host to where a client wanted it, or (``listen``, ``remote``) to a port of this host's that a client took over."""
+    host, port = event.detail.get("host"), event.detail.get("port")
+    target: dict[str, object] = {}
+    if isinstance(host, str) and host:
+        target["ip" if _is_address(host) else "hostname"] = one_line(host, _HOSTNAME_MAX)
+    elif event.detail.get("kind") != "local":
+        target["uid"] = text(identity.host_id)
+    if isinstance(port, int) and not isinstance(port, bool) and 0 < port <= _PORT_MAX:
+        target["port"] = port
+    return {"dst_endpoint": target or {"hostname": "unknown"}, "src_endpoint": {"uid": text(identity.host_id)}}
+
+
 def _log(event: AuditEvent, _identity: HostIdentity) -> dict[str, object]:
     count = event.detail.get("count")
     value: dict[str, object] = {"log_name": "outbox" if event.kind is EventKind.OUTBOX_DROPPED else "events"}
@@ -175,5 +200,6 @@ OF_CLASS: Mapping[int, Callable[[AuditEvent, HostIdentity], dict[str, object]]] 
     3003: _privileges,
     3004: _entity,
     3006: _group,
+    4001: _connection,
     6002: _application,
 }

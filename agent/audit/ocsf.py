@@ -26,9 +26,10 @@ _CLASSES = {
     3003: "Authorize Session",
     3004: "Entity Management",
     3006: "Group Management",
+    4001: "Network Activity",
     6002: "Application Lifecycle",
 }
-_CATEGORIES = {1: "System Activity", 3: "Identity & Access Management", 6: "Application Activity"}
+_CATEGORIES = {1: "System Activity", 3: "Identity & Access Management", 4: "Network Activity", 6: "Application Activity"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,9 @@ MAPPING: Mapping[EventKind, Mapped] = {
     EventKind.SESSION_SEVERED: Mapped(1007, 2, "Terminate", severity=2, failed_severity=4),
     EventKind.PROCESS_LAUNCHED: Mapped(1007, 1, "Launch"),
     EventKind.PROCESS_UNSEEN: Mapped(1008, 99, "Executions Lost", failed_severity=3, success=False),
+    EventKind.CONNECTION_FORWARDED: Mapped(4001, 1, "Open"),
+    EventKind.PRIVILEGE_USED: Mapped(1007, 1, "Launch"),
+    EventKind.LOG_UNSEEN: Mapped(1008, 99, "Log Lines Lost", failed_severity=3, success=False),
     EventKind.POLICY_LOADED: Mapped(3004, 3, "Update"),
     EventKind.POLICY_REJECTED: Mapped(3004, 3, "Update", success=False),
     EventKind.RESIDUE_FOUND: Mapped(3004, 99, "Residue Found", severity=3, failed_severity=4),

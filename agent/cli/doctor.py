@@ -79,6 +79,7 @@ def _agent(config: Config) -> Iterator[Finding]:
         )
 
     yield _executions(status)
+    yield _logged(status)
     yield from _kept_back(config)
 
 
@@ -95,6 +96,16 @@ def _executions(status: dict[str, object]) -> Finding:
             "commands", "warn", f"what tenants run may be hidden: {'; '.join(limits)}", "auditctl -l; see docs/SECURITY.md"
         )
     return Finding("commands", "ok", "every exec of a tenant is captured from the kernel's audit")
+
+
+def _logged(status: dict[str, object]) -> Finding:
+    """Whether what sshd and sudo log of tenants is seen."""
+    found = status.get("logged")
+    absent = found.get("absent") if isinstance(found, dict) else "this daemon is older"
+    if absent:
+        mend = "it takes systemd-journald; a grant that requires recording is refused port-forwarding until then"
+        return Finding("journal", "warn", f"what tenants forward, and run by sudo, is not seen: {absent}", mend)
+    return Finding("journal", "ok", "what tenants forward, and run by sudo, is seen in the journal")
 
 
 def _kept_back(config: Config) -> Iterator[Finding]:

@@ -69,6 +69,7 @@ class Handlers:
             "refusals": [views.refusal(found) for found in pipeline.journal.refusals()],
             "searching": views.searching(pipeline.writer.remains.progress()),
             "executions": pipeline.executions.state(),
+            "logged": pipeline.logged.state(),
             "uids_kept_back": len(pipeline.tombstones.all()),
         }
 

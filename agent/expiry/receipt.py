@@ -63,6 +63,8 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str, by: str = "tidegated") 
         "superseded_by": live.superseded_by,
         "recordings": recordings.listed(live),
         "executions": live.notes.get("executions", {"absent": "nothing of this grant was opened"}),
+        "forwards": _logged(live, "forwards", "count", "told"),
+        "sudo": _logged(live, "sudo", "count", "refused", "told"),
         "attempts": live.attempts,
     }
 
@@ -86,6 +88,15 @@ def _proof(live: LiveGrant) -> Json:
     noted = live.notes.get("proof")
     found = noted if isinstance(noted, dict) else {}
     return {"opened": found.get("opened"), "closed": found.get("closed"), "alarms": found.get("alarms", [])}
+
+
+def _logged(live: LiveGrant, kind: str, *counts: str) -> Json:
+    """What sshd or sudo logged of its tenants (agent.expiry.logged); null where it gave nothing that they would speak of."""
+    noted = live.notes.get("logged")
+    counted = noted.get(kind) if isinstance(noted, dict) else None
+    if not isinstance(noted, dict) or not isinstance(counted, dict):
+        return None
+    return {"absent": noted.get("absent"), **{name: counted.get(name) for name in counts}, "gaps": noted.get("gaps")}
 
 
 def _backstops(live: LiveGrant, in_steps: str, in_note: str) -> list[str]:

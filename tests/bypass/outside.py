@@ -52,12 +52,9 @@ def forward_is_told(stage: Stage) -> Seen:
     """With ``port-forwarding`` it works, and leaves an event that names where it went."""
     done = stage.tenant.ssh(None, b"x\r\n", options=("-W", "127.0.0.1:22"))
     worked = _BANNER in done.stdout
+    asked = "journalctl -b --no-pager -o verbose -t tidegated EVENT_KIND=connection.forwarded"
     for _ in range(50):
-        events = stage.bed.host.run(
-            "cat /var/lib/tidegate/spool/outbox/*events* 2>/dev/null; journalctl -b --no-pager -u tidegated -u tidegate-recorder",
-            check=False,
-        ).stdout
-        if "127.0.0.1" in events and "forward" in events.lower():
+        if worked and "TARGET_USER" in stage.bed.host.run(asked, check=False).stdout:
             return Seen(done.stdout)
         time.sleep(0.1)
     return Seen(done.stdout, ["a forwarded connection left no event"] if worked else [], ran=worked)

@@ -198,6 +198,11 @@ class Scene:
         self.host.wait_for(lambda: not os.path.lexists(self.inbox / name), timeout, f"{name!r} taken out of the inbox")
         return answer
 
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """The audit trail's events of that kind, oldest first."""
+        lines = (self._inside(OUTBOX) / "events.ndjson").read_text().splitlines()
+        return [event for line in lines if (event := json.loads(line))["unmapped"]["kind"] == kind]
+
     # The daemon
 
     def ask(self, op: str, **arguments: object) -> Any:

@@ -28,6 +28,7 @@ STATUS = {
     "grants",
     "bulletins",
     "executions",
+    "logged",
     "refusals",
     "searching",
     "uids_kept_back",

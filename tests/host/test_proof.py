@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.host.scene import ALLOWED, ISSUER, OUTBOX, Scene, account, set_up, ssh, sudo
+from tests.host.scene import ALLOWED, ISSUER, Scene, account, set_up, ssh, sudo
 from tests.hosts.machine import Host
 from tests.hosts.prepare import install_tidegate
 
@@ -80,11 +80,6 @@ def proof_of(scene: Scene, jti: str) -> dict[str, Any]:
     return value
 
 
-def events(scene: Scene, kind: str) -> list[dict[str, Any]]:
-    lines = (scene.host.root / OUTBOX[1:] / "events.ndjson").read_text().splitlines()
-    return [event for line in lines if (event := json.loads(line))["unmapped"]["kind"] == kind]
-
-
 def end(scene: Scene, jti: str) -> None:
     assert scene.tidegate("revoke", jti).returncode == 0
     scene.host.wait_for(lambda: not scene.status()["grants"], 30, "it is over")
@@ -141,7 +136,7 @@ def test_a_grant_that_sshd_does_not_honour_and_sudo_exceeds_is_loud(scene: Scene
         troubles = noted(scene, jti)["opened"]["troubles"]
         assert troubles == [f"sudo allows {ALICE} more than was granted: (root) /usr/bin/env"]
         assert any("more than was granted" in problem for problem in scene.status()["problems"])
-        assert [event["unmapped"]["jti"] for event in events(scene, "proof.failed")] == [jti]
+        assert [event["unmapped"]["jti"] for event in scene.events("proof.failed")] == [jti]
     finally:
         scene.host.run("rm /etc/sudoers.d/loose")
     scene.host.wait_for(lambda: not scene.status()["problems"], 20, "asked again, it is as it should be")
@@ -170,9 +165,9 @@ def test_a_key_that_sshd_takes_after_closing_is_an_alarm_and_the_grant_is_not_ov
     assert code == 1
     assert [row["answer"] for row in found["closed"]["ssh"]] == ["refused"]  # the account is gone by then
     assert any("closed: sshd still accepts the key" in alarm for alarm in found["alarms"])
-    told = [event for event in events(scene, "proof.failed") if event["unmapped"]["jti"] == jti]
+    told = [event for event in scene.events("proof.failed") if event["unmapped"]["jti"] == jti]
     assert told and told[0]["severity_id"] == 4
-    assert any(event["unmapped"]["jti"] == jti for event in events(scene, "teardown.retry"))
+    assert any(event["unmapped"]["jti"] == jti for event in scene.events("teardown.retry"))
 
 
 def test_without_an_sshd_the_proof_says_so_and_nothing_waits(scene: Scene, tmp_path: Path) -> None:

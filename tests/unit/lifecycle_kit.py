@@ -25,6 +25,7 @@ from agent.expiry.behind import Behind
 from agent.expiry.ending import Ending
 from agent.expiry.executions import Executions
 from agent.expiry.ledger import Ledger
+from agent.expiry.logged import Logged
 from agent.expiry.proving import Prover
 from agent.expiry.recordings import Recordings
 from agent.expiry.reserve import Reserve
@@ -190,6 +191,7 @@ class World:
             table=self.table,
             teardown=Teardown(self.host, ENFORCERS, self.table, cgroups, clock, patience_s=0.0),
             executions=Executions(NoKernel("not in this test"), self.path / "execs", (70000, 99999), clock, journal, ledger, trail),
+            logged=Logged(self.host, clock, journal, ledger, trail),
             prover=Prover(NobodyToAsk(), config, clock, journal, ledger, trail),
             ending=Ending(HOST_ID, clock, host_key, journal, ledger, outbox, trail, Reserve(self.path / "orders.reserve")),
             inbox=Inbox(self.path / "inbox"),

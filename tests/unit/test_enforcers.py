@@ -176,14 +176,23 @@ def test_a_host_without_a_recorder_refuses_who_must_be_recorded_and_says_nothing
     tenant = json.loads(str(next(step for step in steps_of(host, ACCOUNT) if step.action == "tenant").data["text"]))
     assert "recording" not in tenant
     with pytest.raises(UnenforceableError, match="no account tidegate-recorder") as refused:
-        refuse_unrecordable(grant_of((ACCOUNT,), recording_required=True), host.recorder())
+        refuse_unrecordable(grant_of((ACCOUNT,), recording_required=True), host.recorder(), "")
     assert (refused.value.code, refused.value.field) == ("recording_unavailable", "recording.required")
 
 
 def test_who_must_be_recorded_gets_nothing_on_an_account_that_people_made() -> None:
     grant = grant_of((ACCOUNT, {"type": "group", "identifier": "deploy", "groups": ["games"]}), recording_required=True)
     with pytest.raises(UnenforceableError, match="deploy"):
-        refuse_unrecordable(grant, fake_host().recorder())
+        refuse_unrecordable(grant, fake_host().recorder(), "")
+
+
+def test_without_a_journal_to_follow_who_must_be_recorded_gets_no_forwarding() -> None:
+    forwarding = {**SSH, "actions": ["exec", "port-forwarding"]}
+    recorder = fake_host().recorder()
+    for required, entry in ((True, SSH), (False, forwarding)):
+        refuse_unrecordable(grant_of((ACCOUNT, entry), recording_required=required), recorder, "no journald")
+    with pytest.raises(UnenforceableError, match="no journald"):
+        refuse_unrecordable(grant_of((ACCOUNT, forwarding), recording_required=True), recorder, "no journald")
 
 
 # --- ssh
