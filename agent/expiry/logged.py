@@ -139,6 +139,8 @@ class Logged:
                 raise HostError("forwards_unseen", "journalctl ended too often")
             self._starts += 1
             self._cursor = self._cursor or self._noted_cursor()
+            # What is read now is not read again, so it is read for everybody.
+            self._followed.update(live.id for live in self._ledger.all() if NOTE in live.notes)
             self._tail = self._follow(self._hear, self._gone, self._cursor)
         return self._tail
 

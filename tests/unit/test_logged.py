@@ -21,7 +21,7 @@ from agent.host.journald import Entry
 from agent.host.sshd_log import Forward, read
 from agent.journal import Journal
 from agent.model import Json
-from tests.unit.expiry_kit import ALICE, Host, live
+from tests.unit.expiry_kit import ALICE, BOB, Host, live
 
 TAG = "debug1: serverloop.c:server_request_direct_tcpip():453 (pid=12798): "
 NEWER = "serverloop.c:server_request_direct_tcpip():529 (bin=sshd-session, uid=1000, pid=77): "
@@ -259,6 +259,26 @@ def test_a_restart_loses_none_and_tells_none_twice(tmp_path: Path, sshd: Followe
     sshd.say(TAG + "originator a port 1, target later port 3")
     assert second.told == [("meanwhile", 2), ("later", 3)]
     assert second.end() == {"absent": "", "count": 3, "told": 3, "gaps": 0}
+    second.journal.close()
+
+
+def test_what_is_read_for_a_grant_that_ended_meanwhile_is_not_lost_for_the_others(tmp_path: Path, sshd: Followed) -> None:
+    first = Bed(tmp_path, sshd)
+    other = forwarding(live(first.clock, 2, uids={"jit-bob": BOB}))
+    first.ledger.add(other)
+    for grant in (first.grant, other):
+        first.logged.begin(grant)
+    first.journal.close()
+    sshd.hear = None  # killed
+    sshd.say(DIRECT, _UID=str(BOB))
+    sshd.say(DIRECT)
+    second = Bed(tmp_path, sshd)
+    second.ledger.add(other)
+    second.grant.notes = first.grant.notes
+    assert second.end()["count"] == 1
+    second.ledger.ended(second.grant)
+    second.logged.ready()
+    assert [event.login for event in second.events] == ["jit-bob", "jit-alice"]
     second.journal.close()
 
 
