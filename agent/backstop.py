@@ -90,6 +90,7 @@ class Backstop:
             while time.monotonic() < (until if self._left() else min(until, swept_by)):
                 self._act()
                 time.sleep(0.05)
+            self._pipeline.logged.stop()
         for live in self._left():
             log.error("grant %s is not over: %s", live.record.jti, live.error or "it is not written down")
         return not self._left()

@@ -8,6 +8,7 @@ import logging
 import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Protocol
 
 from agent.audit import AuditEvent, EventKind, Trail
@@ -20,6 +21,7 @@ from agent.host import journald, sshd_log, sudo_log
 from agent.host.clock import Clock
 from agent.host.contract import Reader
 from agent.host.journald import Entry
+from agent.host.threads import pool_of
 from agent.journal import GrantState, Journal
 from agent.model import Json
 
@@ -44,12 +46,13 @@ class Following(Protocol):
         """See Tail."""
 
 
-Follow = Callable[[Callable[[Sequence[Entry]], None], Callable[[], None], str], Following]
+Hear = Callable[[Sequence[Entry]], None]
+Follow = Callable[[Hear, Callable[[], None], Executor, str], Following]
 
 
-def follow_journal(hear: Callable[[Sequence[Entry]], None], gone: Callable[[], None], after: str) -> Following:
+def follow_journal(hear: Hear, gone: Callable[[], None], threads: Executor, after: str) -> Following:
     """The real one."""
-    return journald.Tail((*sshd_log.NAMES, sudo_log.NAME), hear, gone, after=after)
+    return journald.Tail((*sshd_log.NAMES, sudo_log.NAME), hear, gone, threads, after=after)
 
 
 class Logged:
@@ -62,12 +65,14 @@ class Logged:
         self._follow = follow
         self._lock = threading.RLock()  # of the follower and of whom it is about; never held while waiting for it to hear
         self._tail: Following | None = None
+        self._threads: Executor | None = None
         self._followed: set[int] = set()
         self._cursor = ""
         self._starts = 0
 
     def ready(self) -> None:
         """From now on; grants that stand already are followed from where the last daemon stopped. Never raises."""
+        self._threads = self._threads or pool_of(1, "journal")
         for live in self._ledger.all():
             if live.state is not GrantState.PENDING and not live.shutting:
                 self.begin(live)
@@ -110,10 +115,13 @@ class Logged:
         return {"absent": journald.why_not(self._reader)}
 
     def stop(self) -> None:
-        """The daemon stops."""
+        """The program stops: a thread that reads on would keep it."""
         with self._lock:
             self._followed.clear()
         self._rest_if_idle()
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(wait=False)
 
     def _go_on(self, grants: Sequence[LiveGrant], *, surely: bool) -> str:
         """Follow these, and hear all that was logged by now (``surely``, or where it has just begun). Why not, if not."""
@@ -125,9 +133,12 @@ class Logged:
                 tail = self._running()
                 if self._cursor and not surely:
                     return ""
+            cursor = tail.mark(_MARK_S)
         except HostError as error:
             return error.reason
-        cursor = tail.mark(_MARK_S)
+        except Exception as error:  # nothing of this keeps a grant from ending
+            log.exception("the journal can't be followed")
+            return f"{type(error).__name__}: {error}"
         with self._lock:
             if cursor:
                 self._starts, self._cursor = 0, self._cursor or cursor
@@ -141,7 +152,8 @@ class Logged:
             self._cursor = self._cursor or self._noted_cursor()
             # What is read now is not read again, so it is read for everybody.
             self._followed.update(live.id for live in self._ledger.all() if NOTE in live.notes)
-            self._tail = self._follow(self._hear, self._gone, self._cursor)
+            self._threads = self._threads or pool_of(1, "journal")
+            self._tail = self._follow(self._hear, self._gone, self._threads, self._cursor)
         return self._tail
 
     def _noted_cursor(self) -> str:

@@ -1,5 +1,6 @@
 """Following this host's journal with journalctl(1), and knowing that nothing which was logged by now is still to come."""
 
+import contextlib
 import itertools
 import json
 import logging
@@ -10,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 from agent.errors import HostError
@@ -37,15 +39,21 @@ def why_not(reader: Reader) -> str:
 
 
 class Tail:
-    """One journalctl at work. ``hear`` is given entries (systemd.journal-fields(7)) in a thread of this; ``gone`` is called there
-    when it ended without being told to.
+    """One journalctl at work. ``hear`` is given entries (systemd.journal-fields(7)) in the one thread of ``threads``; ``gone`` is
+    called there when it ended without being told to.
 
     ``identifiers``: whose syslog lines (and journald's own words of lines it dropped). ``after``: the cursor of the last entry
     that was heard; empty is from now on.
     """
 
     def __init__(
-        self, identifiers: Sequence[str], hear: Callable[[Sequence[Entry]], None], gone: Callable[[], None], *, after: str = ""
+        self,
+        identifiers: Sequence[str],
+        hear: Callable[[Sequence[Entry]], None],
+        gone: Callable[[], None],
+        threads: Executor,
+        *,
+        after: str = "",
     ) -> None:
         """Raises HostError ``tool_missing``, ``tool_failed``."""
         path = find_tool("journalctl")
@@ -71,8 +79,7 @@ class Tail:
             )
         except OSError as error:
             raise HostError("tool_failed", f"journalctl could not be started: {error}") from error
-        self._thread = threading.Thread(target=self._listen, name="journal", daemon=True)
-        self._thread.start()
+        self._listening = threads.submit(self._listen)
 
     def mark(self, timeout_s: float) -> str | None:
         """Wait until all that was logged before this call has been heard; the cursor of that moment, None if it did not come.
@@ -98,11 +105,11 @@ class Tail:
         return cursor[0] if cursor else None
 
     def stop(self) -> None:
-        """End it; what was not heard yet is not heard."""
+        """End it; what was not heard yet is not heard. Not to be called where it hears."""
         self._stopping = True
         self._process.terminate()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(_END_S)
+        with contextlib.suppress(TimeoutError):
+            self._listening.result(_END_S)
 
     def _listen(self) -> None:
         assert self._process.stdout is not None  # noqa: S101  (asked for above)

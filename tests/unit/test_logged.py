@@ -1,7 +1,8 @@
 """What sshd and sudo log of tenants: read, told once, counted, and none lost over a restart."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,10 @@ from agent.errors import HostError
 from agent.expiry import logged, receipt
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
-from agent.expiry.logged import TOLD_MAX, Logged
+from agent.expiry.logged import TOLD_MAX, Hear, Logged
 from agent.expiry.shut import Shut
 from agent.host import journald, sshd_log, sudo_log
 from agent.host.clock import FakeClock
-from agent.host.journald import Entry
 from agent.host.sshd_log import Forward, read
 from agent.journal import Journal
 from agent.model import Json
@@ -98,12 +98,12 @@ class Followed:
 
     entries: list[dict[str, object]] = field(default_factory=list)
     lost: set[str] = field(default_factory=set)  # cursors that are not in the journal any more
-    hear: Callable[[Sequence[Entry]], None] | None = None
+    hear: Hear | None = None
     gone: Callable[[], None] = lambda: None
     starts: list[str] = field(default_factory=list)
     deaf: bool = False
 
-    def follow(self, hear: Callable[[Sequence[Entry]], None], gone: Callable[[], None], after: str) -> "Followed":
+    def follow(self, hear: Hear, gone: Callable[[], None], _threads: Executor, after: str) -> "Followed":
         self.starts.append(after)
         if after in self.lost:
             gone()

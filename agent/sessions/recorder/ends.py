@@ -12,7 +12,9 @@ import termios
 from collections.abc import Callable
 
 Bytes = bytes | memoryview
-_TERMINAL_READ = 8192  # the kernel gives 4095 at most
+_TERMINAL_READ = 4096  # the kernel gives no more at once
+_TERMINAL_FULL = 2048  # less than this, and there is no more for now
+_TERMINAL_READS = 8  # so what a full terminal has is fetched together: all that follows is done once for it
 _ROOM = bytearray(1 << 18)  # one for all: a read is done with before the next begins
 _VIEW = memoryview(_ROOM)
 
@@ -33,7 +35,7 @@ class End:
         if self.theirs:
             os.set_blocking(self.fd, False)
         try:
-            return os.read(self.fd, _TERMINAL_READ)
+            return _VIEW[: os.readv(self.fd, [_ROOM])]
         except BlockingIOError:
             return None
         except OSError:  # EIO: the other side of a terminal is gone
@@ -68,23 +70,29 @@ class TerminalEnd(End):
 
     __slots__ = ()
 
+    def read(self) -> Bytes | None:
+        """See :meth:`End.read`."""
+        if self.theirs:
+            os.set_blocking(self.fd, False)
+        count = 0
+        try:
+            for _ in range(_TERMINAL_READS):
+                got = os.readv(self.fd, [_VIEW[count : count + _TERMINAL_READ]])
+                count += got
+                if got < _TERMINAL_FULL:
+                    break
+        except BlockingIOError:
+            return _VIEW[:count] if count else None
+        except OSError:  # EIO: the other side is gone; what was fetched before comes first, and it is told again
+            pass
+        return _VIEW[:count]
+
 
 class PipeEnd(End):
     """One end of a pipe(7): closing it is how it says anything."""
 
     __slots__ = ()
     both_ways = False
-
-    def read(self) -> Bytes | None:
-        """See :meth:`End.read`."""
-        if self.theirs:
-            os.set_blocking(self.fd, False)
-        try:
-            return _VIEW[: os.readv(self.fd, [_ROOM])]
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
 
 
 class SocketEnd(End):

@@ -198,10 +198,11 @@ class Opening:
             was_taken = answer.get("taken") is not False
             ours = fds[0] if fds else old
             if answer.get("ok") is not True or (was_taken and not fds):
-                reply("NO", f"the terminal can't be taken over: {answer.get('reason', 'tidegated gave none back')}")
-                for fd in {master, slave, old, ours}:
-                    os.close(fd)
                 self._drop(about, tape)
+                for fd in {master, slave, ours} - {old}:
+                    os.close(fd)
+                reply("NO", f"the terminal can't be taken over: {answer.get('reason', 'tidegated gave none back')}")
+                os.close(old)
                 return
             if fds:
                 os.close(old)
