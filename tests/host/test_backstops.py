@@ -179,7 +179,7 @@ def test_hung_while_it_holds_the_journals_write_lock(scene: Scene, ssh_key: Path
     """By another process here, which holds it as long: nobody else can write."""
     claims = opened(scene, ssh_key)
     code = (
-        f"import sqlite3, time; c = sqlite3.connect({STATE!r}, isolation_level=None); c.execute('BEGIN IMMEDIATE'); time.sleep(60)"
+        f"import sqlite3, time; c = sqlite3.connect({STATE!r}, isolation_level=None); c.execute('BEGIN IMMEDIATE'); time.sleep(30)"
     )
     holder = scene.host.popen(["python3", "-c", code])
     time.sleep(0.5)

@@ -114,7 +114,7 @@ def test_what_may_not_take_its_place_is_refused_and_leaves_it_alone(clean: Scene
 
 @pytest.mark.parametrize("narrower", [False, True])
 def test_killed_at_any_moment_one_of_the_two_stands(clean: Scene, ssh_key: Path, narrower: bool) -> None:
-    for delay in (0.0, 0.003, 0.006, 0.012, 0.02, 0.03, 0.05):
+    for delay in (0.0, 0.006, 0.02, 0.05) if narrower else (0.003, 0.012, 0.03):
         old = clean.open(account(groups=["games"]), ssh(ALICE, public(ssh_key)), sudo())
         occupy(clean, ssh_key)
         claims = clean.claims(account(groups=[] if narrower else ["games"]), ssh(ALICE, public(ssh_key)), sudo(), supersedes=old)

@@ -202,10 +202,12 @@ def test_paramikos_way_with_large_files(tmp_path: Path) -> None:
     with session(tmp_path) as (client, heard):
         client.get("big", str(tmp_path / "got"))
         client.put(str(tmp_path / "got"), "back")
-    events = watched(load(heard))
-    assert [(e["op"], e["bytes"], e["sha256"], e["status"], e["complete"]) for e in events] == [
-        (op, len(data), hashlib.sha256(data).hexdigest(), "ok", True) for op in ("read", "write")
-    ]
+    read, write = watched(load(heard))
+    once = len(data), hashlib.sha256(data).hexdigest()
+    assert [(e["op"], e["status"], e["complete"]) for e in (read, write)] == [("read", "ok", True), ("write", "ok", True)]
+    assert (write["bytes"], write["sha256"]) == once
+    # On a busy machine paramiko asks for the rest again before what it asked for ahead has come: more bytes, and no order in them.
+    assert (read["bytes"], read["sha256"]) == once or (int(str(read["bytes"])) > len(data) and read["sha256"] is None)
 
 
 def test_bytes_out_of_order_have_no_hash_but_are_counted(tmp_path: Path) -> None:
