@@ -171,9 +171,6 @@ def _typing(person: Person) -> Iterator[int]:
     """A terminal with an ssh client on it, that stands in ``cat``."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    attributes = termios.tcgetattr(slave)
-    attributes[3] &= ~(termios.ECHO | termios.ICANON)
-    termios.tcsetattr(slave, termios.TCSANOW, attributes)
     client = subprocess.Popen(
         person.argv("echo rea''dy; cat > /dev/null", ("-tt",)), stdin=slave, stdout=slave, stderr=slave, env=person.environment()
     )
