@@ -85,12 +85,14 @@ class Backstop:
         if not shuts:
             return True
         with lock.held(self._pipeline.config.paths.run_dir / lock.BACKSTOP, _OTHERS_S):
-            self._pipeline.clear([shut for shut in shuts if self._still_live(shut.live)])
-            until, swept_by = time.monotonic() + self._at_work_s, time.monotonic() + self._sweep_s
-            while time.monotonic() < (until if self._left() else min(until, swept_by)):
-                self._act()
-                time.sleep(0.05)
-            self._pipeline.logged.stop()
+            try:
+                self._pipeline.clear([shut for shut in shuts if self._still_live(shut.live)])
+                until, swept_by = time.monotonic() + self._at_work_s, time.monotonic() + self._sweep_s
+                while time.monotonic() < (until if self._left() else min(until, swept_by)):
+                    self._act()
+                    time.sleep(0.05)
+            finally:
+                self._pipeline.logged.stop()  # a thread of it would keep this program from ending
         for live in self._left():
             log.error("grant %s is not over: %s", live.record.jti, live.error or "it is not written down")
         return not self._left()

@@ -206,9 +206,9 @@ def _pss(bed: Bed) -> int:
     return sum(int(found) for found in re.findall(r"^Pss: +(\d+) kB", text, re.MULTILINE))
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def _spread(values: Sequence[float]) -> Figures:
     low, middle, high = statistics.quantiles(values, n=4)
-    return {"median": round(middle, 2), "quartiles": [round(low, 2), round(high, 2)], "n": len(values)}  # type: ignore[dict-item]
+    return {"median": round(middle, 2), "quartiles": [round(low, 2), round(high, 2)], "n": len(values)}
 
 
 if __name__ == "__main__":

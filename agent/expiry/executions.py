@@ -138,20 +138,8 @@ class Executions:
 
 def _launched(live: LiveGrant, row: dict[str, object]) -> AuditEvent:
     at_ns, auid, ok = row.pop("at_ns"), row.pop("auid"), row.pop("success")
-    login = live.tenants.get(auid if isinstance(auid, int) else -1, "")
-    record = live.record
-    return AuditEvent(
-        EventKind.PROCESS_LAUNCHED,
-        at_ns if isinstance(at_ns, int) else 0,
-        jti=record.jti,
-        iss=record.iss,
-        sub=record.sub,
-        login=login,
-        uid=auid if isinstance(auid, int) else None,
-        ticket=record.ticket,
-        detail=row,
-        ok=ok is True,
-    )
+    uid = auid if isinstance(auid, int) else None
+    return story.by_tenant(live, EventKind.PROCESS_LAUNCHED, at_ns if isinstance(at_ns, int) else 0, uid, row, ok=ok is True)
 
 
 def _json(found: Mapping[str, object]) -> dict[str, Json]:

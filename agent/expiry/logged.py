@@ -7,7 +7,7 @@ it wrote down. One that was told and not yet written down when it was killed is 
 import logging
 import shlex
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Protocol
 
@@ -213,7 +213,7 @@ class Logged:
         count = _whole(counted["count"]) + 1
         refused = _whole(counted["refused"]) + (not event.ok)
         note[kind] = {"count": count, "refused": refused, "told": min(count, TOLD_MAX)}
-        note |= {"cursor": self._cursor, "at_us": _number(entry, "__REALTIME_TIMESTAMP")}
+        note |= {"cursor": self._cursor, "at_us": journald.number(entry, "__REALTIME_TIMESTAMP")}
         return count <= TOLD_MAX
 
     def _unseen(self, why: str) -> None:
@@ -254,63 +254,38 @@ def _kinds(live: LiveGrant) -> dict[str, str]:
     return found
 
 
+def _whose(entry: Entry, followed: Sequence[LiveGrant], kind: str, programs: Sequence[str]) -> LiveGrant | None:
+    """The grant of the tenant that these programs speak of: both log with the uid of whom they work for."""
+    uid = journald.number(entry, "_UID")
+    live = next((live for live in followed if uid in live.tenants and kind in _kinds(live)), None)
+    return live if live is not None and journald.is_by(entry, programs) else None
+
+
 def _forward(entry: Entry, followed: Sequence[LiveGrant]) -> tuple[LiveGrant, AuditEvent] | None:
     """A connection that a tenant's sshd speaks of, and whose it is."""
-    uid = _number(entry, "_UID")
-    live = next((live for live in followed if uid in live.tenants and FORWARDS in _kinds(live)), None)
-    found = sshd_log.read(_message(entry)) if live is not None and _is_by(entry, sshd_log.NAMES) else None
+    live = _whose(entry, followed, FORWARDS, sshd_log.NAMES)
+    found = sshd_log.read(journald.message(entry)) if live is not None else None
     if live is None or found is None:
         return None
     detail: dict[str, object] = {"kind": found.kind, "host": found.host, "port": found.port, "origin": found.origin}
-    detail |= {"session": str(entry.get("_SYSTEMD_SESSION", "")), **({"words": found.words} if found.words else {})}
-    return live, _event(EventKind.CONNECTION_FORWARDED, live, uid, entry, detail)
+    detail |= {"words": found.words} if found.words else {}
+    return live, _event(EventKind.CONNECTION_FORWARDED, live, entry, detail)
 
 
 def _sudo(entry: Entry, followed: Sequence[LiveGrant]) -> tuple[LiveGrant, AuditEvent] | None:
-    """A command that a tenant asked sudo for. sudo logs with the real uid of whoever runs it."""
-    uid = _number(entry, "_UID")
-    live = next((live for live in followed if uid in live.tenants and SUDO in _kinds(live)), None)
-    found = sudo_log.read(_message(entry)) if live is not None and _is_by(entry, (sudo_log.NAME,)) else None
-    if live is None or found is None or found.login != live.tenants[uid]:
+    """A command that a tenant asked sudo for, and whose it is."""
+    live = _whose(entry, followed, SUDO, (sudo_log.NAME,))
+    found = sudo_log.read(journald.message(entry)) if live is not None else None
+    if live is None or found is None or found.login != live.tenants[journald.number(entry, "_UID")]:
         return None
     detail: dict[str, object] = {"command": shlex.join(found.argv), "path": found.path, "run_as": found.run_as, "cwd": found.cwd}
-    detail |= {"tty": found.tty, "why": found.reason, "session": str(entry.get("_SYSTEMD_SESSION", ""))}
-    return live, _event(EventKind.PRIVILEGE_USED, live, uid, entry, detail, ok=found.allowed)
+    detail |= {"tty": found.tty, "why": found.reason}
+    return live, _event(EventKind.PRIVILEGE_USED, live, entry, detail, ok=found.allowed)
 
 
-def _event(kind: EventKind, live: LiveGrant, uid: int, entry: Entry, detail: dict[str, object], *, ok: bool = True) -> AuditEvent:
-    record = live.record
-    return AuditEvent(
-        kind,
-        _number(entry, "__REALTIME_TIMESTAMP") * _US,
-        jti=record.jti,
-        iss=record.iss,
-        sub=record.sub,
-        login=live.tenants.get(uid, ""),
-        uid=uid,
-        ticket=record.ticket,
-        detail=detail,
-        ok=ok,
-    )
-
-
-def _is_by(entry: Entry, names: Sequence[str]) -> bool:
-    """Not another program's words under its name. One that was gone before journald looked counts: better one too many."""
-    program = entry.get("_EXE")
-    return not isinstance(program, str) or (program.startswith("/usr/") and program.rpartition("/")[2] in names)
-
-
-def _message(entry: Entry) -> str:
-    """journalctl shows what is no UTF-8 as a list of bytes."""
-    value = entry.get("MESSAGE")
-    if isinstance(value, list):
-        return bytes(each for each in value if isinstance(each, int) and 0 <= each < 256).decode(errors="replace")
-    return value if isinstance(value, str) else ""
-
-
-def _number(entry: Mapping[str, object], name: str) -> int:
-    value = str(entry.get(name, ""))
-    return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else -1
+def _event(kind: EventKind, live: LiveGrant, entry: Entry, detail: dict[str, object], *, ok: bool = True) -> AuditEvent:
+    at_ns, session = journald.number(entry, "__REALTIME_TIMESTAMP") * _US, str(entry.get("_SYSTEMD_SESSION", ""))
+    return story.by_tenant(live, kind, at_ns, journald.number(entry, "_UID"), {**detail, "session": session}, ok=ok)
 
 
 def _whole(value: Json) -> int:

@@ -61,10 +61,7 @@ def claims(shut: Shut, *, host_id: str, receipt_id: str, by: str = "tidegated") 
         "proof": _proof(live),
         "suspensions": live.notes.get("suspensions", []),
         "superseded_by": live.superseded_by,
-        "recordings": recordings.listed(live),
-        "executions": live.notes.get("executions", {"absent": "nothing of this grant was opened"}),
-        "forwards": _logged(live, "forwards", "count", "told"),
-        "sudo": _logged(live, "sudo", "count", "refused", "told"),
+        **_watched(live),
         "attempts": live.attempts,
     }
 
@@ -88,6 +85,16 @@ def _proof(live: LiveGrant) -> Json:
     noted = live.notes.get("proof")
     found = noted if isinstance(noted, dict) else {}
     return {"opened": found.get("opened"), "closed": found.get("closed"), "alarms": found.get("alarms", [])}
+
+
+def _watched(live: LiveGrant) -> dict[str, object]:
+    """What is known of what its tenants did."""
+    return {
+        "recordings": recordings.listed(live),
+        "executions": live.notes.get("executions", {"absent": "nothing of this grant was opened"}),
+        "forwards": _logged(live, "forwards", "count", "told"),
+        "sudo": _logged(live, "sudo", "count", "refused", "told"),
+    }
 
 
 def _logged(live: LiveGrant, kind: str, *counts: str) -> Json:

@@ -1,6 +1,6 @@
 """What happened to a live grant, as audit events. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agent.audit import AuditEvent, EventKind, events_of_steps
 from agent.expiry import receipt
@@ -30,6 +30,25 @@ def event(live: LiveGrant, kind: EventKind, at_ns: int, *, ok: bool = True, **mo
         ticket=record.ticket,
         ok=ok,
         detail={"access": record.summary, "rule": record.rule, **more},
+    )
+
+
+def by_tenant(
+    live: LiveGrant, kind: EventKind, at_ns: int, uid: int | None, detail: Mapping[str, object], *, ok: bool
+) -> AuditEvent:
+    """One thing that an account of the grant did itself."""
+    record = live.record
+    return AuditEvent(
+        kind,
+        at_ns,
+        jti=record.jti,
+        iss=record.iss,
+        sub=record.sub,
+        login=live.tenants.get(uid, "") if uid is not None else "",
+        uid=uid,
+        ticket=record.ticket,
+        detail=detail,
+        ok=ok,
     )
 
 

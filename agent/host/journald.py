@@ -139,6 +139,26 @@ class Tail:
                 waiting[0].set()
 
 
+def is_by(entry: Entry, names: Sequence[str]) -> bool:
+    """Not another program's words under its name. One that was gone before journald looked counts: better one too many."""
+    program = entry.get("_EXE")
+    return not isinstance(program, str) or (program.startswith("/usr/") and program.rpartition("/")[2] in names)
+
+
+def message(entry: Entry) -> str:
+    """Its text; journalctl shows what is no UTF-8 as a list of bytes."""
+    value = entry.get("MESSAGE")
+    if isinstance(value, list):
+        return bytes(each for each in value if isinstance(each, int) and 0 <= each < 256).decode(errors="replace")
+    return value if isinstance(value, str) else ""
+
+
+def number(entry: Entry, name: str) -> int:
+    """A field that is a whole number; -1 where it is none."""
+    value = str(entry.get(name, ""))
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else -1
+
+
 def _entry(line: bytes) -> Entry | None:
     try:
         value = json.loads(line)

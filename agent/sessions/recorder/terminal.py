@@ -56,8 +56,8 @@ class TerminalSession(Session):
         self._size = size_of(old)  # as its beginning has it
         if self._taken:
             self._watch_window()
-        super().begin()
         self.keep()  # before its shell runs: nobody's terminal is lost with a recorder that is killed
+        super().begin()
 
     def resume(self, window: int) -> None:
         """Go on after a restart; ``window`` tells of its size, -1 where that is lost."""
