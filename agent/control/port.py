@@ -124,8 +124,8 @@ class Port:
     def _take(self, request: Request, fds: list[int]) -> Answer:
         uid, _ = self._tenant(request)
         old, new = fds
-        taken, anew = terminal.take(old, new, uid)
-        return {"ok": True, "taken": taken}, [anew]
+        taken = terminal.take(old, new, uid)
+        return {"ok": True, "taken": taken.theirs, "typed_ahead": taken.typed_ahead}, [taken.anew]
 
     def _own(self, request: Request, fds: list[int]) -> Answer:
         """Give the tenant the pipes that the recorder made for it: opening /dev/stderr anew asks whose it is."""

@@ -1,23 +1,39 @@
 """Taking a terminal out of its user's reach, for the recorder: what root has to do, and nothing else.
 
 Every descriptor that anybody had of the old terminal is dead afterwards, those on their way through a socket too: what is
-opened anew is the recorder's alone. sshd's end goes on working (the way of login(1): vhangup, then open again).
+opened anew is the recorder's alone. sshd's end goes on working (the way of login(1): vhangup, then open again), and what was
+typed by then is typed into the new one.
 """
 
 import contextlib
 import fcntl
 import grp
+import logging
 import os
 import stat
+import termios
+from dataclasses import dataclass
 
 from agent.errors import HostError
+from agent.host import typeahead
+
+log = logging.getLogger("tidegate")
 
 _TIOCVHANGUP = 0x5437  # asm-generic/ioctls.h; needs CAP_SYS_ADMIN
 _PTS_MAJORS = range(136, 144)  # devices.txt: Unix98 PTY slaves
 
 
-def take(old: int, new: int, uid: int) -> tuple[bool, int]:
-    """Take ``old`` from the user and give them ``new``; returns whether it was theirs to be taken, and ``old`` opened anew.
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """``theirs``: it was the user's, and is no more; ``anew``: the old one, opened; ``typed_ahead``: bytes carried over."""
+
+    theirs: bool
+    anew: int
+    typed_ahead: int = 0
+
+
+def take(old: int, new: int, uid: int) -> Taken:
+    """Take ``old`` from the user and give them ``new``. Where it was never theirs (an admin's, with `su`), it is only opened anew.
 
     Both are descriptors of pseudo-terminals (pts(4)); the caller closes all of them. Opened anew, since flags such as
     O_NONBLOCK belong to the open file description, which others may share.
@@ -27,17 +43,37 @@ def take(old: int, new: int, uid: int) -> tuple[bool, int]:
     """
     owner = _owner(old)
     _owner(new)
+    typed_ahead = 0
     try:
-        if owner == uid:  # else an admin's own, with `su` to the tenant on it
+        if owner == uid:
             os.fchown(old, 0, 0)
             os.fchmod(old, 0)  # nobody opens it from here on
+            typed_ahead = _carry_over(old, new)
             fcntl.ioctl(old, _TIOCVHANGUP)
-        anew = os.open(f"/proc/self/fd/{old}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
+        anew = _open_anew(old)
         os.fchown(new, uid, _tty_group())
         os.fchmod(new, 0o620)
     except OSError as error:
         raise HostError("terminal_failed", f"the terminal could not be taken: {error.strerror}") from error
-    return owner == uid, anew
+    return Taken(owner == uid, anew, typed_ahead)
+
+
+def _carry_over(old: int, new: int) -> int:
+    """What the hang-up would throw away; returns how many bytes. A key that comes in the microseconds until then is lost."""
+    reader = _open_anew(old)
+    try:
+        lines = typeahead.typed(reader)
+        typeahead.retype(new, lines)
+    except (OSError, termios.error) as error:
+        log.warning("what was typed before a session began is lost: %s", error)
+        return 0
+    finally:
+        os.close(reader)
+    return sum(map(len, lines))
+
+
+def _open_anew(fd: int) -> int:
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def _owner(fd: int) -> int:

@@ -1,12 +1,14 @@
 """The recorder's door to root: a terminal is out of its user's reach whoever held it, only tenants are served, seals are kept."""
 
 import array
+import contextlib
 import json
 import os
 import socket
 import stat
 import threading
 import time
+import tty
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,8 +59,9 @@ def test_whoever_held_the_old_terminal_holds_nothing_and_sshd_goes_on(pty: tuple
     thief = os.open(name, os.O_RDWR | os.O_NOCTTY)
     ours, theirs = socket.socketpair()
     socket.send_fds(theirs, [b"x"], [thief])  # on its way, where no look at /proc finds it
-    taken, anew = terminal.take(old, new, UID)
-    assert taken
+    taken = terminal.take(old, new, UID)
+    anew = taken.anew
+    assert taken.theirs
     _, (parked,), _, _ = socket.recv_fds(ours, 1, 1)
     for stolen in (thief, parked, old):
         with pytest.raises(OSError, match="Input/output"):
@@ -78,12 +81,71 @@ def test_whoever_held_the_old_terminal_holds_nothing_and_sshd_goes_on(pty: tuple
     theirs.close()
 
 
+def answers(master: int) -> bytes:
+    """What the terminal has shown."""
+    os.set_blocking(master, False)
+    try:
+        return os.read(master, 4096)
+    except BlockingIOError:
+        return b""
+
+
+def reads(slave: int, times: int) -> list[bytes]:
+    """What a program reads there, a line each; it waits for none."""
+    os.set_blocking(slave, False)
+    return [os.read(slave, 4096) for _ in range(times)]
+
+
+@as_root
+def test_what_was_typed_before_the_terminal_was_taken_is_typed_into_the_new_one_and_shown_once(pty: tuple[int, int]) -> None:
+    master, old = pty
+    new_master, new = os.openpty()
+    os.write(master, b"frist\x15first\rse\x16\x03cond\n\x04part")
+    time.sleep(0.05)
+    assert b"first" in answers(master)
+    taken = terminal.take(old, new, UID)
+    assert reads(new, 3) == [b"first\n", b"se\x03cond\n", b""]
+    assert answers(new_master) == b""
+    os.write(new_master, b"ial\x7fs\n")
+    time.sleep(0.05)
+    assert reads(new, 1) == [b"partias\n"]
+    assert taken.typed_ahead == len(b"first\nse\x03cond\npart")
+    for fd in (taken.anew, old, new, new_master):
+        os.close(fd)
+
+
+@as_root
+def test_what_was_typed_into_a_terminal_without_lines_is_there_as_it_was(pty: tuple[int, int]) -> None:
+    master, old = pty
+    new_master, new = os.openpty()
+    for fd in (old, new):
+        tty.setraw(fd)
+    every = bytes(range(256)) * 4
+    os.write(master, every)
+    time.sleep(0.05)
+    taken = terminal.take(old, new, UID)
+    assert reads(new, 1) == [every]
+    for fd in (taken.anew, old, new, new_master):
+        os.close(fd)
+
+
+@as_root
+def test_a_terminal_whose_client_has_gone_is_taken_too(new: int) -> None:
+    master, old = os.openpty()
+    os.fchown(old, UID, -1)
+    os.close(master)
+    with contextlib.suppress(HostError):
+        os.close(terminal.take(old, new, UID).anew)
+    os.close(old)
+
+
 @as_root
 def test_a_terminal_of_another_user_stays_as_it_is(pty: tuple[int, int], new: int) -> None:
     """An admin's, with `su` to the tenant on it."""
     master, old = pty
-    taken, anew = terminal.take(old, new, UID + 1)
-    assert not taken
+    taken = terminal.take(old, new, UID + 1)
+    anew = taken.anew
+    assert not taken.theirs
     for fd in (old, anew):
         os.set_blocking(fd, True)
         os.write(fd, b"still\n")
@@ -191,7 +253,7 @@ def test_nothing_but_what_a_recorder_asks_for_a_tenant_is_answered(kit: Kit, req
 def test_a_terminal_is_taken_over_the_socket(kit: Kit, pty: tuple[int, int], new: int) -> None:
     master, old = pty
     answer, (anew,) = kit.ask({"op": "take", "uid": UID, "pid": 1}, fds=(old, new))
-    assert answer == {"ok": True, "taken": True}
+    assert answer == {"ok": True, "taken": True, "typed_ahead": 0}
     os.write(anew, b"hello")
     assert os.read(master, 10) == b"hello"
     os.close(anew)

@@ -206,6 +206,8 @@ class Opening:
                 return
             if fds:
                 os.close(old)
+            if answer.get("typed_ahead"):  # shown before the recording began, and not in it
+                tape.event(type="typed_ahead", bytes=answer["typed_ahead"])
             self._hand_over(about, tape, ours, master, slave, was_taken or bool(fds), was_taken, modes, tenant, reply)
 
         self._parts.port.ask({"op": "take", "uid": peer.uid, "pid": peer.pid}, (old, slave), taken)
