@@ -1,12 +1,15 @@
 #!/usr/bin/python3 -ISE
 """tidegate-shell: the tenants' login shell and sshd's ForceCommand, run as the tenant. One file, nothing of the package.
 
-It lets through what the grant's actions say, then execs the real shell; nothing of it stays behind. As a forced command
-alone it would be no gate (sshd runs that through ``$SHELL -c``, and bash reads ~/.bashrc first), so it is the login shell
-too, and is then called as ``-c COMMAND`` by sshd, su, cron, at and tmux.
+It lets through what the grant's actions say, then execs the real shell. As a forced command alone it would be no gate (sshd
+runs that through ``$SHELL -c``, and bash reads ~/.bashrc first), so it is the login shell too, and is then called as
+``-c COMMAND`` by sshd, su, cron, at and tmux.
 
 The root-owned tenant file says what holds: none means no session. Where it asks for a recording, the recorder gets the terminal or
 the streams, and gives others for them; the program that is then run has nothing left of the old ones.
+
+Nothing of this program stays behind but a waiter on a recorded terminal: when its child has ended sshd shows only what is there,
+and the recorder has yet to bring the last of it. So the child that sshd knows waits, and the shell runs below it.
 """
 
 # C modules: what stands around them in the library (socket, signal) would cost more than all of this program.
@@ -23,6 +26,10 @@ RECORDER_S = 5.0  # for all of it
 COMMAND_MAX = 32768
 FILE_MAX = 65536
 COERCED = ("C.UTF-8", "C.utf8", "UTF-8")
+ON_TERMINAL = "--on-terminal"
+DASH = "/bin/dash"
+WAITERS = "/usr/lib/tidegate/agent/sessions"
+OUTLIVED = (1, 2, 3, 15)  # signals that a waiter ignores: HUP INT QUIT TERM
 EMPTIED = (
     "BASH_ENV",
     "ENV",
@@ -41,23 +48,30 @@ class Refusal(Exception):  # noqa: N818  (no error of the program's: an answer)
 
 def main(argv: list[str]) -> None:
     """Judge the call and exec; returns only by exit: 1 refused, 127 nothing to exec."""
+    if argv[1:2] == [ON_TERMINAL]:
+        return on_terminal(argv[2], argv[3], argv[4:])
     try:
         login = pwd.getpwuid(os.getuid()).pw_name
         data = read_file(f"{TENANTS}/{login}.json")
         shell, actions = tenant(data, login)
         command = asked(argv)
         program, args = judge(command, shell, actions)
-        record(data, command, program)
-    except Refusal as refusal:
-        return end(1, str(refusal))
-    except KeyError:
-        return end(1, "no access: this account is being removed")
+        terminal = record(data, command, program)
+    except (Refusal, KeyError) as refusal:
+        return end(1, str(refusal) if isinstance(refusal, Refusal) else "no access: this account is being removed")
     as_before()
     for name in EMPTIED:
         if os.environ.get(name) == "":
             del os.environ[name]
     os.environ.pop("SSH_ORIGINAL_COMMAND", None)  # a session is as it would be without a forced command
     os.environ["SHELL"] = shell
+    if terminal is None:
+        return run(program, args)
+    return wait_below(*terminal, program, args)
+
+
+def run(program: str, args: list[str]) -> None:
+    """Exec it; returns only by exit."""
     try:
         os.execv(program, args)  # noqa: S606  (an exec without a shell is the point)
     except OSError as error:
@@ -138,30 +152,39 @@ def recording(data: bytes) -> tuple[bool, int] | None:
     return asked_for.get("required") is not False, asked_for["recorder_uid"]
 
 
-def record(data: bytes, command: str | None, program: str) -> None:
-    """Exchange standard input, output and error for the recorder's, if this session is to be recorded."""
+def record(data: bytes, command: str | None, program: str) -> tuple[int, int] | None:
+    """Exchange standard input, output and error for the recorder's, if this session is to be recorded.
+
+    Returns the connection with the recorder and the new terminal, where the shell is to run below a waiter.
+    """
     wanted = recording(data)
     if wanted is None:
-        return
+        return None
     required, recorder_uid = wanted
+    below = None
     before = _signal.signal(_signal.SIGHUP, _signal.SIG_IGN)  # the old terminal hangs up
     try:
         kind = "pty" if os.isatty(0) else "sftp" if program in SFTP_SERVERS else "pipe"
         ours = [fd for fd in range(3) if kind == "pty" and os.isatty(fd) and os.fstat(fd).st_rdev == os.fstat(0).st_rdev]
-        word, banner, fds = ask_recorder(kind, command or "", recorder_uid)
+        word, banner, fds, connection = ask_recorder(kind, command or "", recorder_uid)
         if word == "OK":
-            take_terminal(fds[0], ours) if kind == "pty" else take_streams(fds)
+            if kind == "pty":
+                below = take_terminal(connection, fds[0], ours)
+            for fd, new in enumerate(fds if kind != "pty" else ()):  # none of them is 0, 1 or 2: those are in use
+                os.dup2(new, fd)
             if command is None and kind == "pty":  # a shell that a program talks to says nothing of its own
-                os.write(2, banner)
+                os.write(fds[0], banner)
     except (OSError, ValueError, IndexError, Refusal) as error:
         if required:
             raise Refusal(f"no access: this session must be recorded, and can't be: {error}") from None
     _signal.signal(_signal.SIGHUP, before)
-    os.closerange(3, 65536)
+    if below is None:
+        os.closerange(3, 65536)
+    return below
 
 
-def ask_recorder(kind: str, command: str, recorder_uid: int) -> tuple[str, bytes, list[int]]:
-    """The recorder's word (OK, GO), its banner, and what it gives for the standard descriptors."""
+def ask_recorder(kind: str, command: str, recorder_uid: int) -> tuple[str, bytes, list[int], int]:
+    """The recorder's word (OK, GO), its banner, what it gives for the standard descriptors, and the connection."""
     import _socket  # noqa: PLC0415
     import time  # noqa: PLC0415
 
@@ -186,32 +209,64 @@ def ask_recorder(kind: str, command: str, recorder_uid: int) -> tuple[str, bytes
     answer, control, _flags, _address = with_recorder.recvmsg(8192, _socket.CMSG_LEN(12), _socket.MSG_CMSG_CLOEXEC)
     word, _, rest = answer.partition(b"\0")
     fds = [int.from_bytes(body[at : at + 4], sys.byteorder) for _, _, body in control for at in range(0, len(body), 4)]
+    with_recorder.settimeout(None)
     if word == b"GO" or (word == b"OK" and len(fds) == (1 if kind == "pty" else 3)):
-        return word.decode(), rest.partition(b"\0")[2], fds
+        return word.decode(), rest.partition(b"\0")[2], fds, with_recorder.detach()
     raise Refusal(rest.decode(errors="replace") if word == b"NO" else "the recorder does not answer")
 
 
-def take_terminal(slave: int, instead_of: list[int]) -> None:
-    """Make it this session's terminal, and standard input, output, error where they were the old one."""
+def take_terminal(connection: int, slave: int, instead_of: list[int]) -> tuple[int, int] | None:
+    """Standard input, output and error where they were the old one; or none yet, for a shell below a waiter (see record)."""
     import fcntl  # noqa: PLC0415
     import termios  # noqa: PLC0415
 
-    if os.getsid(0) == os.getpid():
+    leads = os.getsid(0) == os.getpid()  # not so with su, where the terminal is somebody else's
+    if leads:
         try:  # noqa: SIM105  (contextlib would have to be imported)
             fcntl.ioctl(0, termios.TIOCNOTTY)
         except OSError:
             pass
-        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)  # this process group is in the foreground of it
         if "SSH_TTY" in os.environ:
             os.environ["SSH_TTY"] = os.ttyname(slave)
+        if len(instead_of) == 3:
+            return connection, slave
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
     for fd in instead_of:
         os.dup2(slave, fd)
+    return None
 
 
-def take_streams(fds: list[int]) -> None:
-    """The recorder's for 0, 1 and 2. None of them is one of these three: those are in use."""
-    for fd, new in enumerate(fds):
-        os.dup2(new, fd)
+def wait_below(connection: int, slave: int, program: str, args: list[str]) -> None:
+    """Exec a waiter, that runs the shell. Its descriptors: 3 the recorder, 4 the terminal, 5 and 6 a pipe, the others silent."""
+    import fcntl  # noqa: PLC0415
+
+    default = [str(number) for number in OUTLIVED if _signal.getsignal(number) != _signal.SIG_IGN]
+    silence = os.open("/dev/null", os.O_RDWR)
+    fds = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in (silence, silence, silence, connection, slave, *os.pipe()[::-1])]
+    for number, fd in enumerate(fds):
+        os.dup2(fd, number)
+    os.closerange(len(fds), 65536)
+    below = [sys.executable, "-ISE", os.path.realpath(__file__), ON_TERMINAL, ",".join(default), program, *args]
+    try:
+        os.execv(DASH, ["tidegate-session", f"{WAITERS}/waiter.sh", *below])  # noqa: S606
+    except OSError:
+        run(sys.executable, ["tidegate-session", "-ISE", f"{WAITERS}/waiter.py", *below])
+
+
+def on_terminal(default: str, program: str, args: list[str]) -> None:
+    """Below a waiter: lead a session on the terminal that is standard input, then exec. ``default``: signals to be so again."""
+    import fcntl  # noqa: PLC0415
+    import termios  # noqa: PLC0415
+
+    for number in default.split(",") if default else ():
+        _signal.signal(int(number), _signal.SIG_DFL)
+    try:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # this process group is in the foreground of it
+    except OSError as error:
+        end(127, f"the terminal can't be used: {error.strerror}")
+    as_before()
+    run(program, args)
 
 
 def as_before() -> None:

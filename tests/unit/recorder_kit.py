@@ -173,6 +173,7 @@ class Rig:
         self.shell = folder / "tidegate-shell"
         text = Path(shell.__file__).read_text()
         text = text.replace('"/run/tidegate/tenants"', repr(str(folder / "tenants")))
+        text = text.replace('"/usr/lib/tidegate/agent/sessions"', repr(str(ROOT / "agent/sessions")))
         self.shell.write_text(text.replace('"/run/tidegate/recorder/sock"', repr(str(folder / "sock"))))
         self.pid = 0
         self.start()

@@ -128,6 +128,49 @@ def test_a_signal_that_ends_the_shell_is_what_sshd_sees(recorder: Rig, name: str
     assert terminal.status() == -signal.Signals[f"SIG{name}"]
 
 
+@pytest.mark.parametrize("dash", ["/bin/dash", "/nonexistent"])
+def test_it_ends_for_sshd_as_it_ended_and_only_when_the_last_of_it_is_there(recorder: Rig, dash: str) -> None:
+    """sshd looks for output once when its child has ended, and closes where there is none."""
+    recorder.shell.write_text(recorder.shell.read_text().replace('"/bin/dash"', repr(dash)))
+    for ending, status in (("exit 130", 130), ("kill -INT $$", -2), ("kill -KILL $$", -9), ("kill -TERM $$", -15), ("exit 0", 0)):
+        terminal = Terminal(recorder.argv(f"printf be''gun; read x; echo la''st; {ending}"))
+        terminal.until("begun")
+        os.kill(recorder.pid, signal.SIGSTOP)
+        terminal.send("\n")
+        time.sleep(0.3)
+        assert os.waitpid(terminal.pid, os.WNOHANG) == (0, 0), "sshd would have closed"
+        os.kill(recorder.pid, signal.SIGCONT)
+        assert terminal.status() == status, ending
+        os.set_blocking(terminal.master, False)
+        assert b"last\r\n" in os.read(terminal.master, 4096)
+        os.close(terminal.master)
+
+
+def test_what_goes_on_in_the_background_does_not_keep_the_session(recorder: Rig) -> None:
+    terminal = Terminal(recorder.argv("trap '' HUP; (while :; do echo more; done) & sleep 0.3; exit 3"))
+    for _ in terminal.pieces():
+        if os.waitid(os.P_PID, terminal.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            break
+    assert terminal.status() == 3
+    os.close(terminal.master)
+    wait_for(recorder.ended)
+
+
+def test_signals_that_were_ignored_are_and_those_of_the_waiter_are_not(recorder: Rig) -> None:
+    told = "grep SigIgn /proc/$$/status"
+    for ignored, mask in ((set(), 0), ({signal.SIGQUIT, signal.SIGTERM}, 1 << 2 | 1 << 14)):
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+        try:
+            terminal = Terminal(recorder.argv(told))
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        found = re.search(r"SigIgn:\t([0-9a-f]+)", terminal.rest().decode())
+        assert found and int(found[1], 16) & 0x7FFF == mask
+        assert terminal.status() == 0
+        os.close(terminal.master)
+
+
 def test_a_client_that_goes_hangs_up_the_session(recorder: Rig, tmp_path: Path) -> None:
     mark = tmp_path / "hung-up"
     terminal = _shell(recorder)

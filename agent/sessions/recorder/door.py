@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from agent.sessions.recorder.loop import IN, Loop, Timer
@@ -123,8 +124,13 @@ class Door:
         self._loop.forget(visitor.connection.fileno())
         visitor.timer.cancel()
 
-        def reply(word: str, *texts: str, fds: list[int] | tuple[int, ...] = ()) -> bool:
+        def reply(
+            word: str, *texts: str, fds: list[int] | tuple[int, ...] = (), stays: Callable[[int], None] | None = None
+        ) -> bool:
             told = visitor.connection.fileno() >= 0 and answer(visitor.connection, word, *texts, fds=fds)
+            if told and stays is not None:
+                with contextlib.suppress(OSError):  # no descriptor left
+                    stays(os.dup(visitor.connection.fileno()))
             self._leave(visitor)
             return told
 

@@ -44,6 +44,10 @@ class Side:
             self.takes.break_off()
         self.update()
 
+    def later(self, call: Callable[[], object]) -> None:
+        """After others' turns."""
+        self._loop.after(0, call)
+
     def close(self) -> None:
         """Out of the loop, and closed; twice is the same as once."""
         if self.end.fd >= 0:
@@ -57,7 +61,7 @@ class Flow:
     ``kept`` is told what is held in between, whenever that changes.
     """
 
-    __slots__ = ("_kept", "_over", "_tap", "done", "held", "pending", "sink", "source")
+    __slots__ = ("_kept", "_over", "_tap", "done", "dry", "held", "pending", "sink", "source")
 
     def __init__(
         self, source: Side, sink: Side, tap: Tap, over: Callable[["Flow", str], None], kept: Callable[["Flow"], None]
@@ -67,6 +71,7 @@ class Flow:
         self.pending = b""
         self.done = ""  # why nothing flows any more: "end" of what comes in, or "broken": nobody takes it
         self.held = False
+        self.dry: Callable[[], None] | None = None  # called when all that there is for now has been passed on
         source.feeds = sink.takes = self
 
     @property
@@ -91,12 +96,17 @@ class Flow:
                 break
             data = self.source.end.read()
             if data is None:
+                if self.dry is not None:
+                    self.dry()
                 break
             if not data:
                 self._finish("end")
                 return
             if not self._pass(data):
                 break
+        else:
+            if self.dry is not None:  # what is left may be nothing, of which nobody would tell
+                self.source.later(self.fill)
         self.source.update()
 
     def _pass(self, data: Bytes) -> bool:
@@ -131,6 +141,8 @@ class Flow:
         self.held = held
         if not held:
             self.drain()
+            if self.dry is not None:
+                self.fill()
         self.source.update()
         self.sink.update()
 

@@ -46,7 +46,7 @@ class Rules:
     overall: int = OVERALL
 
 
-Reply = Callable[..., bool]  # (word, *texts, fds=...) → whether the other took it
+Reply = Callable[..., bool]  # (word, *texts, fds=..., stays=who gets the connection) → whether the other took it
 
 
 class Opening:
@@ -228,7 +228,7 @@ class Opening:
         session = TerminalSession(self._parts, about, tape, old, master, taken, modes, own=own)
         try:
             session.begin()
-            if not reply("OK", about.id, tenant.banner(time.time()), fds=[slave]):
+            if not reply("OK", about.id, tenant.banner(time.time()), fds=[slave], stays=session.wait_for_its_end):
                 session.end("who asked for it has gone")
         except (OSError, termios.error) as error:
             reply("NO", f"the terminal is gone: {error}")

@@ -15,7 +15,7 @@ from agent.sessions.recorder.sealing import Job
 from agent.sessions.recorder.session import TAPE, About, Parts, Session
 from agent.sessions.recorder.streams import StreamSession, Wire
 from agent.sessions.recorder.tape import Tape
-from agent.sessions.recorder.terminal import MASTER, OLD, WINDOW, TerminalSession
+from agent.sessions.recorder.terminal import MASTER, OLD, WAITER, WINDOW, TerminalSession
 from agent.sessions.recording import Frame, Kind, read, recover
 
 log = logging.getLogger("tidegate")
@@ -54,7 +54,7 @@ def _resume(parts: Parts, fds: dict[str, int], cap: int) -> None:
         own, taken = bool(value["own"]), bool(value["taken"])
         session = TerminalSession(parts, about, tape, fds[OLD], fds[MASTER], taken, modes, note, own=own)
         session.restore(set(fds), int(value["at"]))
-        session.resume(fds.get(WINDOW, -1))
+        session.resume(fds.get(WINDOW, -1), fds.get(WAITER, -1))
         return
     wires = []
     for number, wire in enumerate(value["wires"]):

@@ -220,11 +220,14 @@ class Session(ABC):
         self._parts.sealing.finish(self.job)
 
     def close_handle(self, letter: str) -> None:
-        """Close a descriptor that is no end."""
+        """Close a descriptor that is no end, here and where it is kept."""
         fd = self._handle.pop(letter, -1)
         if fd >= 0:
             self._parts.loop.forget(fd)
             os.close(fd)
+        if letter in self._kept:
+            self._kept.discard(letter)
+            self._parts.notify.drop(self.about.short + letter)
 
     def release(self, side: Side) -> None:
         """A side was closed by its flow: systemd must not hold it open."""

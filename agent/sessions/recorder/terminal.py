@@ -15,7 +15,7 @@ from agent.sessions.recorder.session import About, Parts, Session
 from agent.sessions.recorder.tape import Tape
 from agent.sessions.recording import Kind
 
-OLD, MASTER, WINDOW = "o", "m", "w"
+OLD, MASTER, WINDOW, WAITER = "o", "m", "w", "x"
 _AGAIN_S = 1.0
 _SETTLED_S = 0.2  # who tells may miss a change right after another
 Modes = list[Any]  # as termios.tcgetattr returns them
@@ -59,8 +59,10 @@ class TerminalSession(Session):
         self.keep()  # before its shell runs: nobody's terminal is lost with a recorder that is killed
         super().begin()
 
-    def resume(self, window: int) -> None:
-        """Go on after a restart; ``window`` tells of its size, -1 where that is lost."""
+    def resume(self, window: int, waiter: int) -> None:
+        """Go on after a restart; ``window`` tells of its size, ``waiter`` of its shell's end, -1 where that is lost."""
+        if waiter >= 0:
+            self.wait_for_its_end(waiter)
         if window >= 0:
             self._handle[WINDOW] = window
             self._parts.loop.watch(window, IN, self._window)
@@ -68,6 +70,27 @@ class TerminalSession(Session):
         super().begin()
         for flow in self.flows:
             flow.hold(False)
+
+    def wait_for_its_end(self, waiter: int) -> None:
+        """``waiter``: a connection that says when the shell has ended, and waits until the last of its output is passed on."""
+        self._handle[WAITER] = waiter
+        os.set_blocking(waiter, False)
+        self._parts.loop.watch(waiter, IN, self._shell_ended)
+        self.keep()
+
+    def _shell_ended(self, _events: int) -> None:
+        self._parts.loop.forget(self._handle[WAITER])
+        self._shown.dry = self._let_go
+        self._shown.fill()
+
+    def _let_go(self) -> None:
+        """sshd, which shows no more than what is there when its child has ended, may know of the end."""
+        self._shown.dry = None
+        waiter = self._handle.get(WAITER, -1)
+        if waiter >= 0:
+            with contextlib.suppress(OSError):
+                os.write(waiter, b"\n")
+            self.close_handle(WAITER)
 
     def state(self) -> dict[str, Json]:
         """See :meth:`Session.state`."""
@@ -131,9 +154,6 @@ class TerminalSession(Session):
             self._settling = self._parts.loop.after(_SETTLED_S, self._settled)
         if not told and not self.ended:  # who told has died; if the terminal has not, another one tells
             self.close_handle(WINDOW)
-            if WINDOW in self._kept:
-                self._kept.discard(WINDOW)
-                self._parts.notify.drop(self.about.short + WINDOW)
             self._parts.loop.after(_AGAIN_S, self._watch_window)
 
     def _settled(self) -> None:
