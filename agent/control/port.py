@@ -19,7 +19,7 @@ from collections.abc import Callable
 from agent.control.server import Peer
 from agent.errors import HostError, TidegateError
 from agent.expiry.recordings import Seal
-from agent.host import recorder, terminal
+from agent.host import recorder, terminal, utmp
 from agent.host.threads import pool_of, submit
 from agent.pipeline import Pipeline
 
@@ -125,6 +125,9 @@ class Port:
         uid, _ = self._tenant(request)
         old, new = fds
         taken = terminal.take(old, new, uid)
+        if taken.theirs:
+            with contextlib.suppress(OSError):
+                utmp.move(taken.anew, new)
         return {"ok": True, "taken": taken.theirs, "typed_ahead": taken.typed_ahead}, [taken.anew]
 
     def _own(self, request: Request, fds: list[int]) -> Answer:

@@ -20,6 +20,7 @@ from agent.host.processes import ProcessTable
 from agent.model.text import one_line
 
 _SCOPE = re.compile(r"session-([A-Za-z0-9]+)\.scope")
+_WAITER = b"tidegate-session\0"
 _SSHD = re.compile(rb"sshd(?:-session)?: ([a-z][a-z0-9-]{0,30})(?:@([^\0 ]*))?(?: \[(?:priv|net|postauth)\])?\s*\0?.*", re.DOTALL)
 _SHOWN = 8  # commands of one session that are named
 _COMMAND_MAX = 200
@@ -142,7 +143,9 @@ class Sessions:
             title[2].decode(errors="replace") for process in members if (title := _SSHD.fullmatch(process.words)) and title[2]
         ]
         tty = next((name for name in titles if name != "notty"), "")
-        asked = [process for process in members if process.pid not in sshd and (process.parent in sshd or not sshd)]
+        asked = _below_waiters(
+            [process for process in members if process.pid not in sshd and (process.parent in sshd or not sshd)], members
+        )
         commands = tuple(one_line(_words(process.words), _COMMAND_MAX) for process in asked[:_SHOWN])
         start = members[0].start if members else 0
         since_ns = self._clock.wall_ns() - self._clock.boot_ns() + start * NS // os.sysconf("SC_CLK_TCK")
@@ -163,6 +166,15 @@ class Sessions:
             return None  # it has ended meanwhile
         after = stat.rpartition(b")")[2].split()  # the name may hold anything, a ')' too
         return None if len(after) < 20 or after[0] in {b"Z", b"X"} else _Process(pid, int(after[1]), int(after[19]), words)
+
+
+def _below_waiters(asked: list[_Process], members: list[_Process]) -> list[_Process]:
+    """On a recorded terminal sshd's child is a waiter (agent/sessions/waiter.sh): its shell instead, where it has one."""
+    found: list[_Process] = []
+    for process in asked:
+        below = [each for each in members if each.parent == process.pid] if process.words.startswith(_WAITER) else []
+        found += below or [process]
+    return found
 
 
 def _tree(pid: int, by_parent: dict[int, list[int]]) -> list[int]:

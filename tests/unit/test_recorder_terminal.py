@@ -1,5 +1,6 @@
 """A session on a terminal is what it would be without the recorder, and all that was shown is in the recording."""
 
+import contextlib
 import hashlib
 import os
 import re
@@ -128,6 +129,16 @@ def test_a_signal_that_ends_the_shell_is_what_sshd_sees(recorder: Rig, name: str
     assert terminal.status() == -signal.Signals[f"SIG{name}"]
 
 
+def there(terminal: Terminal) -> bytes:
+    """What is there to be read at this moment."""
+    os.set_blocking(terminal.master, False)
+    found = b""
+    with contextlib.suppress(OSError):
+        while data := os.read(terminal.master, 4096):
+            found += data
+    return found
+
+
 @pytest.mark.parametrize("dash", ["/bin/dash", "/nonexistent"])
 def test_it_ends_for_sshd_as_it_ended_and_only_when_the_last_of_it_is_there(recorder: Rig, dash: str) -> None:
     """sshd looks for output once when its child has ended, and closes where there is none."""
@@ -141,8 +152,7 @@ def test_it_ends_for_sshd_as_it_ended_and_only_when_the_last_of_it_is_there(reco
         assert os.waitpid(terminal.pid, os.WNOHANG) == (0, 0), "sshd would have closed"
         os.kill(recorder.pid, signal.SIGCONT)
         assert terminal.status() == status, ending
-        os.set_blocking(terminal.master, False)
-        assert b"last\r\n" in os.read(terminal.master, 4096)
+        assert b"last\r\n" in there(terminal)
         os.close(terminal.master)
 
 
@@ -154,6 +164,13 @@ def test_what_goes_on_in_the_background_does_not_keep_the_session(recorder: Rig)
     assert terminal.status() == 3
     os.close(terminal.master)
     wait_for(recorder.ended)
+
+
+def test_who_lets_go_of_the_terminal_before_the_end_ends_with_its_own_status(recorder: Rig) -> None:
+    terminal = Terminal(recorder.argv("trap '' HUP; exec </dev/null >/dev/null 2>&1; sleep 0.5; exit 5"))
+    terminal.rest()
+    wait_for(lambda: recorder.ended() == "the session ended")
+    assert terminal.status() == 5
 
 
 def test_signals_that_were_ignored_are_and_those_of_the_waiter_are_not(recorder: Rig) -> None:

@@ -82,6 +82,15 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
+def test_below_a_waiter_is_what_counts(world: World) -> None:
+    world.process(10, "sshd: jit-alice@pts/1", scope="session-4.scope")
+    world.process(11, "tidegate-session -- waiter.sh -- /bin/bash", parent=10, scope="session-4.scope")
+    world.process(12, "-bash", parent=11, scope="session-4.scope")
+    assert world.list()[0].commands == ("-bash",)
+    world.end(12)
+    assert world.list()[0].commands == ("tidegate-session waiter.sh /bin/bash",), "nobody hides behind that name"
+
+
 def test_a_scope_is_a_session(world: World) -> None:
     world.process(10, "sshd: jit-alice [priv]", mark="sshd", scope="session-4.scope", start=600)
     world.process(11, "sshd: jit-alice@pts/3", parent=10, scope="session-4.scope", start=601)
