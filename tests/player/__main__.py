@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,8 +16,7 @@ from tests.player.tape import Tape
 from tests.unit.recording_kit import IDENT
 
 _RAW = "raw.bin"
-# A name, its path on the host, and the formats that it plays: asciinema before 3.0 knows nothing of v3.
-Programs: TypeAlias = Mapping[str, tuple[str, Sequence[str]]]
+Programs: TypeAlias = Sequence[command.Asciinema]
 
 
 def main() -> int:
@@ -33,14 +32,12 @@ def main() -> int:
     with staged(arguments.suite) as stage:
         if arguments.spoil:
             stage.spoil(arguments.spoil)
-        programs: dict[str, tuple[str, Sequence[str]]] = {"asciinema": ("asciinema", FORMATS[:1])}
-        if arguments.asciinema:
-            programs["asciinema, the other"] = (stage.install(arguments.asciinema), FORMATS)
+        paths = ["asciinema", *([stage.install(arguments.asciinema)] if arguments.asciinema else [])]
+        programs = [command.asciinema(stage.bed.host, path) for path in paths]
         with Browser(stage.bed.host) as browser:
             browser.show(stage.served)
-            versions = {name: command.version(stage.bed.host, program) for name, (program, _) in programs.items()}
-            versions |= {"asciinema-player": PLAYER, "browser": browser.version}
-            print(", ".join(f"{name}: {version}" for name, version in versions.items()), flush=True)
+            versions = [program.version for program in programs] + [f"asciinema-player {PLAYER}", browser.version]
+            print(", ".join(versions), flush=True)
             try:
                 _ten_minutes(stage, browser, tape, programs, tally)
                 _real(stage, browser, programs, tally)
@@ -91,11 +88,13 @@ def _commands(stage: Stage, cast: str, form: str, programs: Programs, tally: Tal
     lines = [json.loads(line) for line in stage.bed.host.read(stage.path(cast)).decode().splitlines()[1:]]
     output = "".join(data for _at, code, data in lines if code == "o")
     tally.same_text(f"{title}: the text of the export", output[output.find(begin) + len(begin) :], text)
-    for name, (program, formats) in programs.items():
-        if form in formats:
-            for what, (status, found) in command.played(stage.bed.host, stage.path(cast), program).items():
-                tally.same_text(f"{title}: {name} {what}, letter by letter", found[found.find(begin) + len(begin) :], text)
-                tally.same(f"{title}: {name} {what}, its exit status", status, 0)
+    for program in programs:
+        if form in program.formats:
+            for what, (status, found) in program.played(stage.bed.host, stage.path(cast)).items():
+                tally.same_text(
+                    f"{title}: {program.version} {what}, letter by letter", found[found.find(begin) + len(begin) :], text
+                )
+                tally.same(f"{title}: {program.version} {what}, its exit status", status, 0)
 
 
 if __name__ == "__main__":
