@@ -27,7 +27,7 @@ sessions: venv ## every kind of ssh session with and without the recorder; ends 
 bypass: venv ## a tenant against the recorder; ends with `N tried, M escaped` (ARGS: --json, --attack NAME, --list)
 	@$(BIN)/python -m tests.bypass $(ARGS)
 
-player: $(VENV)/.player ## a ten-minute recording in asciinema and, in Chromium, its player; `N checks, M failed` (ARGS: --json, --suite trixie, --spoil split)
+player: $(VENV)/.player ## a ten-minute recording as asciinema and its player in Chromium show it; ends with `N checks, M failed` (ARGS: --json, --help)
 	@$(BIN)/python -m tests.player $(ARGS)
 
 lint: venv ## only the linters
