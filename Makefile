@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test survive crash sessions bypass vm fuzz lint host venv clean
+.PHONY: help demo test survive crash sessions bypass player vm fuzz lint host venv clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ sessions: venv ## every kind of ssh session with and without the recorder; ends 
 
 bypass: venv ## a tenant against the recorder; ends with `N tried, M escaped` (ARGS: --json, --attack NAME, --list)
 	@$(BIN)/python -m tests.bypass $(ARGS)
+
+player: $(VENV)/.player ## a ten-minute recording as asciinema and its player in Chromium show it; ends with `N checks, M failed` (ARGS: --json, --help)
+	@$(BIN)/python -m tests.player $(ARGS)
 
 lint: venv ## only the linters
 	@$(BIN)/python -m pytest -q tests/unit/test_linters.py
@@ -50,6 +53,11 @@ $(VENV)/.made: pyproject.toml
 $(VENV)/.fuzz: $(VENV)/.made
 	@echo "fuzz: installing atheris into $(VENV) ..." >&2
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
+	@touch $@
+
+$(VENV)/.player: $(VENV)/.made
+	@echo "player: installing asciinema-player and pyte into $(VENV) ..." >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,player]'
 	@touch $@
 
 clean: ## what was built here (not the cached host roots)

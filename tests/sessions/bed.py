@@ -14,6 +14,7 @@ from tests.host.scene import ISSUER, Scene, account, set_up, ssh
 from tests.hosts import tools
 from tests.hosts.machine import Host
 from tests.hosts.prepare import install_tidegate
+from tests.hosts.root import DEFAULT_SUITE
 from tests.hosts.ssh import make_key
 
 RECORDED, PLAIN = "jit-rec-a", "jit-off-a"  # of one length, so that what is laid out by it looks the same
@@ -167,11 +168,15 @@ def prepare(root: Path) -> None:
 
 @contextlib.contextmanager
 def booted(
-    recorded: str = "required", tenants: Sequence[Tenant] = BOTH, also: Callable[[Path], None] = lambda _: None
+    recorded: str = "required",
+    tenants: Sequence[Tenant] = BOTH,
+    also: Callable[[Path], None] = lambda _: None,
+    packages: Sequence[str] = PACKAGES,
+    suite: str = DEFAULT_SUITE,
 ) -> Iterator[Bed]:
     """Boot, install, open a grant for each tenant; gone after the ``with``. ``also`` is done to the file tree before.
 
-    ``recorded`` is the policy's word for those whose sessions are to be recorded.
+    ``recorded`` is the policy's word for those whose sessions are to be recorded; ``packages`` are Debian's, added to the host's.
     """
     tools.need("rsync", "git")
     with tempfile.TemporaryDirectory(prefix="sessions-") as name:
@@ -183,7 +188,7 @@ def booted(
             prepare(root)
             also(root)
 
-        with Host.boot(prepare=make, packages=PACKAGES, pids_max=PIDS_MAX) as host:
+        with Host.boot(suite=suite, prepare=make, packages=packages, pids_max=PIDS_MAX) as host:
             scene = set_up(host, policy(recorded))
             for tenant in tenants:
                 required = recorded == "required" and tenant.login.startswith(RECORDED[:-1])
