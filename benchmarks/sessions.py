@@ -1,9 +1,9 @@
 """What recording costs: ``python3 benchmarks/sessions.py [--json]``, as root, on a quiet machine; some three minutes.
 
-On a booted test host, recorded and unrecorded sessions in turn: ``ssh host true``, the echo of a key, memory for each idle
-terminal. On this machine, with no ssh in between: 100 MB through a terminal, by a bare copy in C between two terminals, by
-script(1), by tlog-rec(8) where it is installed, and by the recorder. Medians, with the quartiles beside them; every ratio is of
-one run. Changes nothing outside a temporary folder and its own test host.
+On a booted test host, recorded and unrecorded sessions in turn: ``ssh host true``, the echo of a key (also through a bare copy in C
+between two terminals, which is the limit), memory for each idle terminal. On this machine, with no ssh in between: 100 MB through a
+terminal, by that copy, by script(1), by tlog-rec(8), and by the recorder. Medians, with the quartiles beside them; every ratio is
+of one run. Changes nothing outside a temporary folder and its own test host.
 """
 
 import argparse
@@ -22,37 +22,18 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.others import Absent, copy_in_c, script, tlog_rec
 from tests.sessions.bed import Bed, Person, booted
 from tests.unit.recorder_kit import Rig, Terminal
 
 _TERMINAL_BYTES = 100_000_000
 _ROUNDS_THROUGH, _ROUNDS_TRUE, _KEYS, _IDLE = 5, 40, 300, 20
 _UNIT = "tidegate-recorder.service"
-# Reads from one terminal, writes to another: what a relay that records nothing has to do.
-_COPY = r"""
-#define _GNU_SOURCE
-#include <pty.h>
-#include <stdlib.h>
-#include <sys/wait.h>
-#include <unistd.h>
-int main(int argc, char **argv) {
-    int master;
-    static char buffer[65536];
-    (void)argc;
-    pid_t child = forkpty(&master, NULL, NULL, NULL);
-    if (child == 0) { execvp(argv[1], argv + 1); _exit(127); }
-    for (ssize_t n; (n = read(master, buffer, sizeof buffer)) > 0;)
-        for (ssize_t at = 0, put; at < n; at += put)
-            if ((put = write(1, buffer + at, n - at)) < 0) return 1;
-    waitpid(child, NULL, 0);
-    return 0;
-}
-"""
 Figures = dict[str, object]
 
 
@@ -85,19 +66,20 @@ def through_a_terminal() -> Figures:
         blob.write_bytes(os.urandom(_TERMINAL_BYTES * 3 // 4).translate(bytes(33 + each % 90 for each in range(256))))
         cat = ["/bin/sh", "-c", f"stty raw -echo; cat {blob}"]
         with _rig(folder) as rig:
-            ways: dict[str, Callable[[], list[str]]] = {"bare": lambda: cat, "recorder": lambda: rig.argv(cat[2])}
-            if compiler := shutil.which("cc") or shutil.which("gcc"):
-                (folder / "copy.c").write_text(_COPY)
-                subprocess.run([compiler, "-O2", "-o", str(folder / "copy"), str(folder / "copy.c"), "-lutil"], check=True)
-                ways["c"] = lambda: [str(folder / "copy"), *cat]
-            if script := shutil.which("script"):
-                ways["script"] = lambda: [script, "-q", "-c", cat[2], str(folder / "typescript")]
-            if tlog := shutil.which("tlog-rec"):
-                ways["tlog"] = lambda: [tlog, "--writer=file", f"--file-path={folder / 'tlog'}", *cat]
+            ways = {"bare": cat, "recorder": rig.argv(cat[2])}
+            for way, made in (
+                ("c", lambda: [str(copy_in_c(folder)), *cat]),
+                ("script", lambda: script(folder, cat[2])),
+                ("tlog", lambda: tlog_rec(folder, cat)),
+            ):
+                try:
+                    ways[way] = made()
+                except Absent as absent:
+                    sys.stderr.write(f"left out: {way}: {absent}\n")
             rates: dict[str, list[float]] = {way: [] for way in ways}
             for number in range(_ROUNDS_THROUGH):
                 for way, argv in ways.items():
-                    rates[way].append(_rate(argv(), blob.stat().st_size))
+                    rates[way].append(_rate(argv, blob.stat().st_size))
                     sys.stderr.write(f"\rterminal: round {number + 1} of {_ROUNDS_THROUGH}, {way}        ")
         sys.stderr.write("\n")
     found: Figures = {f"terminal_{way}_mb_s": _spread(rates[way]) for way in rates}
@@ -148,11 +130,10 @@ def logins(bed: Bed) -> Figures:
 
 def echoes(bed: Bed) -> Figures:
     """Milliseconds from a key to its echo, as the client's terminal sees it."""
-    took: dict[str, list[float]] = {}
+    ways = {"recorded": (bed.recorded, ""), "plain": (bed.plain, ""), "copied": (bed.plain, _copy_on(bed))}
+    took: dict[str, list[float]] = {way: [] for way in ways}
     with contextlib.ExitStack() as stack:
-        open_ = {way: stack.enter_context(_typing(who)) for way, who in (("recorded", bed.recorded), ("plain", bed.plain))}
-        for way in open_:
-            took[way] = []
+        open_ = {way: stack.enter_context(_typing(*how)) for way, how in ways.items()}
         for number in range(_KEYS):
             for way, master in open_.items():
                 time.sleep(0.01)
@@ -162,17 +143,31 @@ def echoes(bed: Bed) -> Figures:
                     raise RuntimeError("no echo")
                 os.read(master, 4096)
                 took[way].append((time.monotonic() - began) * 1000)
-    added = statistics.median(took["recorded"]) - statistics.median(took["plain"])
-    return {f"echo_{way}_ms": _spread(took[way]) for way in took} | {"echo_added_ms": round(added, 3)}
+    plain = statistics.median(took["plain"])
+    added = {f"echo_added_{way}_ms": round(statistics.median(took[way]) - plain, 3) for way in took if way != "plain"}
+    return {f"echo_{way}_ms": _spread(took[way]) for way in took} | added
+
+
+def _copy_on(bed: Bed) -> str:
+    """The bare copy's path on the host."""
+    with tempfile.TemporaryDirectory(prefix="tidegate-benchmark-") as name:
+        program = copy_in_c(Path(name))
+        there = f"/usr/local/bin/{program.name}"
+        shutil.copy(program, f"/proc/{bed.host.leader}/root{there}")
+    return there
 
 
 @contextlib.contextmanager
-def _typing(person: Person) -> Iterator[int]:
-    """A terminal with an ssh client on it, that stands in ``cat``."""
+def _typing(person: Person, around: str = "") -> Iterator[int]:
+    """A terminal with an ssh client on it, that stands in ``cat``; ``around`` is a program between the two."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     client = subprocess.Popen(
-        person.argv("echo rea''dy; cat > /dev/null", ("-tt",)), stdin=slave, stdout=slave, stderr=slave, env=person.environment()
+        person.argv(f"{around} sh -c 'echo ready; cat > /dev/null'", ("-tt",)),
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=person.environment(),
     )
     os.close(slave)
     try:

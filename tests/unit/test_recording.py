@@ -26,8 +26,8 @@ def test_what_was_written_is_read_with_its_times() -> None:
 
 def test_nothing_to_take_is_nothing_written() -> None:
     writer = Writer(meta(), 0)
-    assert writer.waiting and writer.take().startswith(b"TGREC\x01\n")
-    assert (writer.waiting, writer.take(), writer.seq) == (0, b"", 0)
+    assert writer.take().startswith(b"TGREC\x01\n")
+    assert (writer.closed, writer.take(), writer.seq) == (0, b"", 0)
     writer.frame(Kind.OUT, b"", MS)
     assert writer.take() == b""
 
@@ -58,6 +58,15 @@ def test_a_clock_that_goes_back_is_no_time() -> None:
     writer.frame(Kind.OUT, b"a", 12 * MS)
     writer.frame(Kind.OUT, b"b", 3 * MS)
     assert [frame.at_us for frame in _frames(writer.take())] == [0, 2000, 2000]
+
+
+def test_a_block_of_the_smallest_frames_with_the_longest_gaps_is_one_that_a_reader_takes() -> None:
+    writer = Writer(meta(), 0)
+    for number in range(2 * BLOCK_MAX // 9):
+        writer.frame(Kind.OUT, b"a", number << 58)
+    data = writer.take()
+    assert all(len(piece) < PAYLOAD_MAX for piece in pieces(data))
+    assert [frame.at_us for frame in _frames(data)][1:4] == [0, (1 << 58) // 1000, (2 << 58) // 1000]
 
 
 def test_nothing_comes_after_the_end_and_no_json_is_split() -> None:

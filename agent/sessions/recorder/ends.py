@@ -13,8 +13,7 @@ from collections.abc import Callable
 
 Bytes = bytes | memoryview
 _TERMINAL_READ = 4096  # the kernel gives no more at once
-_TERMINAL_FULL = 2048  # less than this, and there is no more for now
-_TERMINAL_READS = 8  # so what a full terminal has is fetched together: all that follows is done once for it
+_TERMINAL_FULL = 2048
 _ROOM = bytearray(1 << 18)  # one for all: a read is done with before the next begins
 _VIEW = memoryview(_ROOM)
 
@@ -24,6 +23,7 @@ class End:
 
     __slots__ = ("fd", "theirs")
     both_ways = True  # one descriptor for reading and writing
+    full = 1  # a read of less than this left nothing behind
 
     def __init__(self, fd: int, *, theirs: bool = False) -> None:
         self.fd = fd
@@ -66,26 +66,25 @@ class End:
 
 
 class TerminalEnd(End):
-    """A pseudo-terminal's master or slave (pty(7))."""
+    """A pseudo-terminal's master or slave (pty(7)).
+
+    What one read gives is passed on at once: whoever shows it, and the kernel between, work while the next is read. To gather
+    several first is slower, the more so the more.
+    """
 
     __slots__ = ()
+    full = _TERMINAL_FULL
 
     def read(self) -> Bytes | None:
         """See :meth:`End.read`."""
         if self.theirs:
             os.set_blocking(self.fd, False)
-        count = 0
         try:
-            for _ in range(_TERMINAL_READS):
-                got = os.readv(self.fd, [_VIEW[count : count + _TERMINAL_READ]])
-                count += got
-                if got < _TERMINAL_FULL:
-                    break
+            return os.read(self.fd, _TERMINAL_READ)
         except BlockingIOError:
-            return _VIEW[:count] if count else None
-        except OSError:  # EIO: the other side is gone; what was fetched before comes first, and it is told again
-            pass
-        return _VIEW[:count]
+            return None
+        except OSError:  # EIO: the other side is gone
+            return b""
 
 
 class PipeEnd(End):

@@ -35,6 +35,9 @@ class Side:
 
     def ready(self, events: int) -> None:
         """Called by the loop."""
+        if events == IN and self.feeds is not None:  # every key and every piece of output: nothing else has to be looked at
+            self.feeds.fill()
+            return
         self._hung = self._hung or bool(events & GONE)
         if self.takes and events & (OUT | GONE):
             self.takes.drain()
@@ -90,37 +93,37 @@ class Flow:
         self.sink.update()
 
     def fill(self) -> None:
-        """Pass on what is there, a few reads of it."""
+        """Pass on what is there, a few reads of it. While all is taken, the kernel is asked for nothing else."""
+        source, sink = self.source.end, self.sink.end
         for _ in range(_READS_A_TURN):
-            if not self.reads:
-                break
-            data = self.source.end.read()
+            if self.pending or self.held or self.done:
+                return
+            data = source.read()
             if data is None:
                 if self.dry is not None:
                     self.dry()
-                break
+                return
             if not data:
                 self._finish("end")
                 return
-            if not self._pass(data):
-                break
-        else:
-            if self.dry is not None:  # what is left may be nothing, of which nobody would tell
-                self.source.later(self.fill)
-        self.source.update()
+            took = sink.write(data) if self._tap(data) else 0
+            if took != len(data):
+                self._keep(data, took)
+                return
+            if took < source.full and self.dry is None:
+                return
+        if self.dry is not None:  # what is left may be nothing, of which nobody would tell
+            self.source.later(self.fill)
 
-    def _pass(self, data: Bytes) -> bool:
-        passes = self._tap(data)
-        took = self.sink.end.write(data) if passes else 0
+    def _keep(self, data: Bytes, took: int) -> None:
+        """Not all of it was taken."""
         if took < 0:
             self.break_off()
-            return False
-        if took < len(data):
-            self.pending = bytes(data[took:])
-            self._kept(self)
-            self.sink.update()
-            return False
-        return True
+            return
+        self.pending = bytes(data[took:])
+        self._kept(self)
+        self.source.update()
+        self.sink.update()
 
     def drain(self) -> None:
         """Write what waits; when all of it is gone, read on."""
@@ -134,6 +137,7 @@ class Flow:
             self._kept(self)
             if not self.pending:
                 self.fill()
+                self.source.update()
                 self.sink.update()
 
     def hold(self, held: bool) -> None:

@@ -78,14 +78,11 @@ class Loop:
 
     def turn(self, longest_s: float = _LONGEST_S) -> None:
         """Wait once, then call what is ready and what is due."""
-        self._gone.clear()
-        try:
-            events = self._epoll.poll(self._wait_s(longest_s), _BATCH)
-        except InterruptedError:
-            events = []
-        for fd, mask in events:
+        gone = self._gone
+        gone.clear()
+        for fd, mask in self._epoll.poll(self._wait_s(longest_s), _BATCH):
             call = self._calls.get(fd)
-            if call is not None and fd not in self._gone:
+            if call is not None and fd not in gone:
                 try:
                     call(mask)
                 except Exception:
@@ -94,16 +91,19 @@ class Loop:
         self._due()
 
     def _wait_s(self, longest_s: float) -> float:
-        while self._timers and self._timers[0][2].call is None:
-            heapq.heappop(self._timers)
-        if not self._timers:
+        timers = self._timers
+        while timers and timers[0][2].call is None:
+            heapq.heappop(timers)
+        if not timers:
             return longest_s
-        return min(longest_s, max(0.0, (self._timers[0][0] - time.monotonic_ns()) / NS))
+        left = (timers[0][0] - time.monotonic_ns()) / NS
+        return longest_s if left > longest_s else left if left > 0 else 0.0
 
     def _due(self) -> None:
+        timers = self._timers
         now = time.monotonic_ns()
-        while self._timers and self._timers[0][0] <= now:
-            call = heapq.heappop(self._timers)[2].call
+        while timers and timers[0][0] <= now:
+            call = heapq.heappop(timers)[2].call
             if call is not None:
                 try:
                     call()

@@ -15,7 +15,6 @@ from agent.sessions.recorder.loop import Loop, Timer
 from agent.sessions.recording import Kind, Writer
 
 FLUSH_S = 0.02
-_FULL = 1 << 18  # bytes waiting that are written at once
 Charge = Callable[[int], bool]
 
 
@@ -42,14 +41,15 @@ class Tape:
         if self.failing and not self.required:
             self._lost += len(data)
             return True
-        self.writer.frame(kind, data, time.monotonic_ns())
+        writer = self.writer
+        writer.frame(kind, data, time.monotonic_ns())
         if self.failing:
             return False
-        if self.writer.waiting >= _FULL:
-            self.flush()
-        elif self._flush is None:
+        if writer.closed:  # a whole block
+            return self.flush() or not self.required
+        if self._flush is None:
             self._flush = self._loop.after(FLUSH_S, self.flush)
-        return not self.required or self.failing == ""  # the flush may have failed
+        return True
 
     def event(self, **event: Json) -> bool:
         """An EVENT frame."""

@@ -16,6 +16,7 @@ from agent.sessions.recorder.tape import Tape
 from agent.sessions.recording import Kind
 
 OLD, MASTER, WINDOW, WAITER = "o", "m", "w", "x"
+_OUT = Kind.OUT  # an enumeration's member is looked up by a function: not for each piece
 _AGAIN_S = 1.0
 _SETTLED_S = 0.2  # who tells may miss a change right after another
 Modes = list[Any]  # as termios.tcgetattr returns them
@@ -111,7 +112,7 @@ class TerminalSession(Session):
         super().end(why)
 
     def _show(self, data: Bytes) -> bool:
-        return self.tape.frame(Kind.OUT, bytes(data))
+        return self.tape.frame(_OUT, bytes(data))
 
     def _type(self, data: Bytes) -> bool:
         if not self.about.input:

@@ -30,7 +30,7 @@ CHAIN_BYTES = 32
 SEAL_TYP = "recording-seal+jwt"
 
 FRAME_MAX = 64 * 1024  # bytes of one frame's data; longer output becomes several frames
-BLOCK_MAX = 256 * 1024  # a block is closed once it has this many
+BLOCK_MAX = 64 * 1024  # a block is closed once it has this many: small enough to stay in the caches on its way
 PAYLOAD_MAX = 512 * 1024  # what a reader takes: BLOCK_MAX, one more frame, and some room
 SEAL_MAX = 8 * 1024  # characters of a JWS
 VARINT_MAX = 9  # bytes: 63 bits
@@ -100,6 +100,8 @@ def varint(value: int) -> bytes:
     """LEB128 of a number from 0 to 2**63 - 1."""
     if value < 0x80:
         return bytes((value,))
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     found = bytearray()
     while value >= 0x80:
         found.append(value & 0x7F | 0x80)

@@ -22,6 +22,8 @@ from agent.sessions.recording.format import (
 )
 
 _COMPACT_PARTS = 3
+_FRAME_HEAD = 8  # bytes before a frame's own, about: a block of the smallest frames, with 13 each, is still below PAYLOAD_MAX
+_END = Kind.END  # an enumeration's member is looked up by a function: not for each frame
 
 
 def encode(value: Mapping[str, Json]) -> bytes:
@@ -44,8 +46,9 @@ class Writer:
         self._chain = self.head  # the same after every seal too
         self._zero_ns = at_ns
         self._last_us = 0  # of the frame before
-        self._out: list[bytes] = []  # closed and not yet taken
-        self._frames: list[bytes] = []  # of the open block
+        self.closed = 0  # bytes that are final and not yet taken
+        self._out: list[bytes] = []  # those
+        self._frames: list[tuple[Kind, bytes, int]] = []  # of the open block, with their times: made bytes when it is closed
         self._open = 0  # their bytes
         self._emit(HEADER)
         self.frame(Kind.META, encode(meta), at_ns)
@@ -56,15 +59,10 @@ class Writer:
     ) -> "Writer":
         """A writer for a file of which this much is there; for :func:`agent.sessions.recording.recover`."""
         writer = cls({}, at_ns - last_us * 1000)
-        writer._out, writer._frames, writer._open = [], [], 0
+        writer._out, writer._frames, writer._open, writer.closed = [], [], 0, 0
         writer.seq, writer.head, writer.size, writer.sealed, writer.ended = seq, head, size, sealed, ended
         writer._chain, writer._last_us = chain, last_us
         return writer
-
-    @property
-    def waiting(self) -> int:
-        """Bytes that the next :meth:`take` is about to return, without headers; 0 when there is nothing to take."""
-        return self._open + sum(map(len, self._out))
 
     def frame(self, kind: Kind, data: bytes, at_ns: int) -> None:
         """Add a frame. Streams longer than FRAME_MAX become several; an empty one is none.
@@ -74,17 +72,17 @@ class Writer:
         """
         if self.ended:
             raise ValueError("the recording has ended")
-        if kind in STREAMS:
-            if len(data) > FRAME_MAX:
-                for start in range(0, len(data), FRAME_MAX):
-                    self._add(kind, data[start : start + FRAME_MAX], at_ns)
-            elif data:
-                self._add(kind, data, at_ns)
-            return
-        if len(data) > FRAME_MAX:
+        if 0 < len(data) <= FRAME_MAX or not (data or kind in STREAMS):
+            self._frames.append((kind, data, at_ns))
+            self._open += len(data) + _FRAME_HEAD
+            if self._open >= BLOCK_MAX:
+                self._close()
+            self.ended = kind is _END
+        elif kind in STREAMS:
+            for start in range(0, len(data), FRAME_MAX):
+                self.frame(kind, data[start : start + FRAME_MAX], at_ns)
+        else:
             raise ValueError(f"a {kind.name} frame has at most {FRAME_MAX} bytes")
-        self._add(kind, data, at_ns)
-        self.ended = kind is Kind.END
 
     def event(self, event: Mapping[str, Json], at_ns: int) -> None:
         """Add an EVENT frame: an object with a ``type``. Raises ValueError as :meth:`frame`."""
@@ -123,22 +121,17 @@ class Writer:
         self.sealed = max(self.sealed, seq)
         return self._taken()
 
-    def _add(self, kind: Kind, data: bytes, at_ns: int) -> None:
-        at_us = max((at_ns - self._zero_ns) // 1000, self._last_us)
-        if not self._frames:
-            self._frames.append(varint(at_us))
-            self._last_us = at_us
-        head = bytes((kind,)) + varint(at_us - self._last_us) + varint(len(data))
-        self._frames += (head, data)
-        self._open += len(head) + len(data)
-        self._last_us = at_us
-        if self._open >= BLOCK_MAX:
-            self._close()
-
     def _close(self) -> None:
         if not self._frames:
             return
-        payload = b"".join(self._frames)
+        last_us = max((self._frames[0][2] - self._zero_ns) // 1000, self._last_us)
+        parts = [varint(last_us)]
+        for kind, data, at_ns in self._frames:
+            at_us = max((at_ns - self._zero_ns) // 1000, last_us)
+            parts += (bytes((kind,)), varint(at_us - last_us), varint(len(data)), data)
+            last_us = at_us
+        self._last_us = last_us
+        payload = b"".join(parts)
         self.seq += 1
         header = RECORD.pack(BLOCK, self.seq, len(payload))
         found = hashlib.sha256(self._chain + header)
@@ -149,10 +142,11 @@ class Writer:
 
     def _emit(self, data: bytes) -> None:
         self._out.append(data)
+        self.closed += len(data)
         self.size += len(data)
 
     def _taken(self) -> bytes:
-        taken, self._out = b"".join(self._out), []
+        taken, self._out, self.closed = b"".join(self._out), [], 0
         return taken
 
 
