@@ -157,7 +157,7 @@ def test_it_ends_for_sshd_as_it_ended_and_only_when_the_last_of_it_is_there(reco
 
 
 def test_what_goes_on_in_the_background_does_not_keep_the_session(recorder: Rig) -> None:
-    terminal = Terminal(recorder.argv("trap '' HUP; (while :; do echo more; done) & sleep 0.3; exit 3"))
+    terminal = Terminal(recorder.argv("trap '' HUP; (while echo more; do :; done) 2>/dev/null & sleep 0.3; exit 3"))
     for _ in terminal.pieces():
         if os.waitid(os.P_PID, terminal.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             break
