@@ -95,9 +95,10 @@ def test_a_session_that_ended_while_nobody_looked_is_ended_on_paper(tmp_path: Pa
         terminal = Terminal(recorder.argv("sleep 1; echo last words"))
         time.sleep(0.6)
         recorder.stop(signal.SIGKILL)
-        assert terminal.status() == 0
+        time.sleep(1)  # its shell ends
         recorder.start()
         assert b"last words" in terminal.rest()
+        assert terminal.status() == 0
         wait_for(lambda: recorder.ended() == "the session ended")
         assert b"last words" in recorder.bytes_of(Kind.OUT)
 
