@@ -15,6 +15,7 @@ import re
 import socket
 import stat
 from collections.abc import Callable
+from functools import partial
 
 from agent.control.server import Peer
 from agent.errors import HostError, TidegateError
@@ -92,6 +93,7 @@ class Port:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection:
+            giver = Peer(connection).uid
             while True:
                 try:
                     data, fds = _received(connection)
@@ -99,7 +101,7 @@ class Port:
                     break
                 if not data:
                     break
-                answer, give = self._answer(data, fds)
+                answer, give = self._answer(data, fds, giver)
                 try:
                     socket.send_fds(connection, [json.dumps(answer).encode()], give)
                 except OSError:
@@ -108,11 +110,11 @@ class Port:
                     _close(give)
         self._open.discard(connection)
 
-    def _answer(self, data: bytes, fds: list[int]) -> Answer:
+    def _answer(self, data: bytes, fds: list[int], giver: int) -> Answer:
         """Whatever comes, an answer; the descriptors that came are closed."""
         try:
             request = json.loads(data)
-            act = {"take": self._take, "own": self._own, "seal": self._seal, "cut": self._cut}[request["op"]]
+            act = {"take": partial(self._take, giver), "own": self._own, "seal": self._seal, "cut": self._cut}[request["op"]]
             return act(request, fds)
         except TidegateError as error:
             return {"ok": False, "code": error.code, "reason": error.reason}, []
@@ -121,10 +123,10 @@ class Port:
         finally:
             _close(fds)
 
-    def _take(self, request: Request, fds: list[int]) -> Answer:
+    def _take(self, giver: int, request: Request, fds: list[int]) -> Answer:
         uid, _ = self._tenant(request)
         old, new = fds
-        taken = terminal.take(old, new, uid)
+        taken = terminal.take(old, new, uid, giver)
         if taken.theirs:
             with contextlib.suppress(OSError):
                 utmp.move(taken.anew, new)

@@ -32,8 +32,10 @@ class Taken:
     typed_ahead: int = 0
 
 
-def take(old: int, new: int, uid: int) -> Taken:
+def take(old: int, new: int, uid: int, giver: int) -> Taken:
     """Take ``old`` from the user and give them ``new``. Where it was never theirs (an admin's, with `su`), it is only opened anew.
+
+    ``giver``: whose ``new`` must be, since it is given away and typed into; an admin's is nobody's to give.
 
     Both are descriptors of pseudo-terminals (pts(4)); the caller closes all of them. Opened anew, since flags such as
     O_NONBLOCK belong to the open file description, which others may share.
@@ -42,7 +44,8 @@ def take(old: int, new: int, uid: int) -> Taken:
         HostError: ``not_a_terminal``, ``terminal_failed``.
     """
     owner = _owner(old)
-    _owner(new)
+    if _owner(new) != giver:
+        raise HostError("not_a_terminal", "the new terminal is not the recorder's own")
     typed_ahead = 0
     try:
         if owner == uid:

@@ -59,7 +59,7 @@ def test_whoever_held_the_old_terminal_holds_nothing_and_sshd_goes_on(pty: tuple
     thief = os.open(name, os.O_RDWR | os.O_NOCTTY)
     ours, theirs = socket.socketpair()
     socket.send_fds(theirs, [b"x"], [thief])  # on its way, where no look at /proc finds it
-    taken = terminal.take(old, new, UID)
+    taken = terminal.take(old, new, UID, os.getuid())
     anew = taken.anew
     assert taken.theirs
     _, (parked,), _, _ = socket.recv_fds(ours, 1, 1)
@@ -103,7 +103,7 @@ def test_what_was_typed_before_the_terminal_was_taken_is_typed_into_the_new_one_
     os.write(master, b"frist\x15first\rse\x16\x03cond\n\x04part")
     time.sleep(0.05)
     assert b"first" in answers(master)
-    taken = terminal.take(old, new, UID)
+    taken = terminal.take(old, new, UID, os.getuid())
     assert reads(new, 3) == [b"first\n", b"se\x03cond\n", b""]
     assert answers(new_master) == b""
     os.write(new_master, b"ial\x7fs\n")
@@ -123,7 +123,7 @@ def test_what_was_typed_into_a_terminal_without_lines_is_there_as_it_was(pty: tu
     every = bytes(range(256)) * 4
     os.write(master, every)
     time.sleep(0.05)
-    taken = terminal.take(old, new, UID)
+    taken = terminal.take(old, new, UID, os.getuid())
     assert reads(new, 1) == [every]
     for fd in (taken.anew, old, new, new_master):
         os.close(fd)
@@ -135,7 +135,7 @@ def test_a_terminal_whose_client_has_gone_is_taken_too(new: int) -> None:
     os.fchown(old, UID, -1)
     os.close(master)
     with contextlib.suppress(HostError):
-        os.close(terminal.take(old, new, UID).anew)
+        os.close(terminal.take(old, new, UID, os.getuid()).anew)
     os.close(old)
 
 
@@ -143,7 +143,7 @@ def test_a_terminal_whose_client_has_gone_is_taken_too(new: int) -> None:
 def test_a_terminal_of_another_user_stays_as_it_is(pty: tuple[int, int], new: int) -> None:
     """An admin's, with `su` to the tenant on it."""
     master, old = pty
-    taken = terminal.take(old, new, UID + 1)
+    taken = terminal.take(old, new, UID + 1, os.getuid())
     anew = taken.anew
     assert not taken.theirs
     for fd in (old, anew):
@@ -159,14 +159,23 @@ def test_nobody_gets_more_of_a_terminal_than_they_had(pty: tuple[int, int], new:
     _, old = pty
     listening = os.open(os.ttyname(old), os.O_RDONLY | os.O_NOCTTY)
     with pytest.raises(HostError, match="reading and writing"):
-        terminal.take(listening, new, UID + 1)
+        terminal.take(listening, new, UID + 1, os.getuid())
     os.close(listening)
+
+
+@as_root
+def test_a_terminal_that_was_not_the_recorders_is_not_given_away(pty: tuple[int, int], new: int) -> None:
+    """An admin's, with `su` on it, that a recorder in the wrong hands would have typed into."""
+    _, old = pty
+    with pytest.raises(HostError, match="recorder's own"):
+        terminal.take(old, new, UID, UID - 1)
+    assert (os.fstat(old).st_uid, os.fstat(new).st_uid) == (UID, os.getuid())
 
 
 @as_root
 def test_what_is_no_terminal_is_refused(new: int) -> None:
     with Path("/dev/null").open() as null, pytest.raises(HostError, match="pseudo-terminal"):
-        terminal.take(null.fileno(), new, UID)
+        terminal.take(null.fileno(), new, UID, os.getuid())
 
 
 def descriptors() -> int:
