@@ -185,7 +185,7 @@ def _typing(person: Person, around: str = "") -> Iterator[int]:
 
 
 def memory(bed: Bed) -> Figures:
-    """KiB (PSS) that each idle recorded terminal adds to the recorder and its helpers."""
+    """KiB (PSS) that each idle recorded terminal adds to the recorder and its helpers, its waiter below sshd among them."""
     before = _pss(bed)
     with contextlib.ExitStack() as stack:
         for _ in range(_IDLE):
@@ -197,7 +197,8 @@ def memory(bed: Bed) -> Figures:
 
 def _pss(bed: Bed) -> int:
     pids = bed.host.run(f"cat /sys/fs/cgroup$(systemctl show -p ControlGroup --value {_UNIT})/cgroup.procs").stdout.split()
-    text = bed.host.run(["cat", *(f"/proc/{pid}/smaps_rollup" for pid in pids)]).stdout
+    pids += bed.host.run("pgrep -f '^tidegate-(session|window)'", check=False).stdout.split()
+    text = bed.host.run(["cat", *(f"/proc/{pid}/smaps_rollup" for pid in set(pids))]).stdout
     return sum(int(found) for found in re.findall(r"^Pss: +(\d+) kB", text, re.MULTILINE))
 
 
