@@ -228,7 +228,7 @@ def test_a_reboot_with_tidegated_masked_ends_what_nobody_would_end(fresh: Scene,
 
 def test_a_reboot_with_a_daemon_that_never_comes_up(fresh: Scene, ssh_key: Path) -> None:
     """What may go on does, with a timer behind it."""
-    claims, host = opened(fresh, ssh_key, lifetime=25), fresh.host
+    claims, host = opened(fresh, ssh_key, lifetime=20), fresh.host
     host.run("mv /usr/lib/tidegate /usr/lib/tidegate.away")
     host.reboot(clean=False)
     assert time.time() < claims["exp"], "the host took too long to start for this test to mean anything"
@@ -279,7 +279,7 @@ def test_a_damaged_journal_or_key_ends_everything_and_then_a_new_grant_works(sce
 
 def test_a_journal_that_cannot_be_written_keeps_open_grants_to_their_time(fresh: Scene, ssh_key: Path) -> None:
     host = fresh.host
-    claims = opened(fresh, ssh_key, lifetime=20)
+    claims = opened(fresh, ssh_key, lifetime=15)
     host.run(
         "systemctl stop tidegated; mount --bind /var/lib/tidegate /var/lib/tidegate; mount -o remount,ro,bind /var/lib/tidegate"
     )

@@ -71,7 +71,7 @@ def test_the_doors_shut_at_the_deadline_and_the_rest_follows(clean: Scene, ssh_k
     before = scene.state()
     key = " ".join(ssh_key.with_suffix(".pub").read_text().split()[:2])
     claims = scene.claims(
-        account(groups=["games"]), ssh(ALICE, key), sudo(ALICE, "/usr/bin/id"), group("deploy", "games"), lifetime=7
+        account(groups=["games"]), ssh(ALICE, key), sudo(ALICE, "/usr/bin/id"), group("deploy", "games"), lifetime=6
     )
     name = scene.drop(scene.sign(claims))
     assert scene.answer_for(name)["verdict"] == "accepted"

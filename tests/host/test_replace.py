@@ -43,7 +43,7 @@ def uid(scene: Scene, jti: str) -> int:
 
 
 def test_extended_the_session_goes_on_past_the_old_end(clean: Scene, ssh_key: Path) -> None:
-    old = clean.claims(account(groups=["games"]), ssh(ALICE, public(ssh_key)), sudo(), lifetime=9)
+    old = clean.claims(account(groups=["games"]), ssh(ALICE, public(ssh_key)), sudo(), lifetime=8)
     clean.answer_for(clean.drop(clean.sign(old)))
     occupy(clean, ssh_key)
     clean.host.ssh(ALICE, ssh_key, "echo mine > file")
@@ -52,7 +52,7 @@ def test_extended_the_session_goes_on_past_the_old_end(clean: Scene, ssh_key: Pa
         account(groups=["games"]),
         ssh(ALICE, public(ssh_key), actions=FORWARDING),
         sudo(ALICE, ALLOWED, "/usr/bin/id"),
-        lifetime=24,
+        lifetime=16,
         supersedes=old["jti"],
     )
     assert (state(clean, old["jti"]), state(clean, new), uid(clean, new)) == ("gone", "open", number)
