@@ -61,7 +61,7 @@ TERMINALS: list[Case] = [
     _typed("completion", (_P, b"cd /us\t\n"), (_P, b"pwd\n")),
     _typed("a wide line wraps", (_P, b"echo " + b"w" * 60 + b"\n"), size=(30, 10)),
     _typed("a subshell with its own jobs", (_P, b"bash --norc\n"), (b"[$] ", b"sleep 20\n"), (b"20\r\n", 0.5), (b"", b"\x1a"),
-           (b"Stopped.*[$] ", b"kill -9 %1; wait; echo over$((1))\n"), (b"over1.*[$] ", b"exit\n"), normal=escapes_only),
+           (b"Stopped.*[$] ", b"kill -9 %1; sleep 0.3; echo over$((1))\n"), (b"over1.*[$] ", b"exit\n"), normal=escapes_only),
     terminal("the login shell", None, (b"[$#] ", b"echo '<G''O>'; echo $0 $-; shopt login_shell; exit 9\n"), normal=squeezed),
     terminal("the login shell ends by Ctrl-D", None, (b"[$#] ", b"printf '<G''O>'; PS1='<P''> '\n"), (_P, b"\x04")),
     terminal("resizing is told", _WINCH, (b"ready", (100, 40)), (b"", 0.5), (b"", b"\n")),
