@@ -114,7 +114,13 @@ class Port:
         """Whatever comes, an answer; the descriptors that came are closed."""
         try:
             request = json.loads(data)
-            act = {"take": partial(self._take, giver), "own": self._own, "seal": self._seal, "cut": self._cut}[request["op"]]
+            acts: dict[object, Callable[[Request, list[int]], Answer]] = {
+                "take": partial(self._take, giver),
+                "own": self._own,
+                "seal": self._seal,
+                "cut": self._cut,
+            }
+            act = acts[request["op"]]
             return act(request, fds)
         except TidegateError as error:
             return {"ok": False, "code": error.code, "reason": error.reason}, []
