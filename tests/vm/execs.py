@@ -112,6 +112,8 @@ def _stalled(scene: Scene) -> str:
     _ssh(scene, _LOOP, 5000, 800, 100_000)
     _signal(scene, reader, "CONT")
     scene.machine.wait_for(lambda: _count(scene, '"type":"gap"') >= 1, what="it tells what it lost")
+    _ssh(scene, _LOOP, 6000, 1, 0)  # how many, the next event's number tells
+    scene.machine.wait_for(lambda: _count(scene, '"n6000"') == 1, what="it has caught up again")
     found = _ended(scene, claims)
     gaps = _of(found, "gap")
     seen = {line["argv"][3] for line in _of(found, "exec") if len(line["argv"]) > 3}
