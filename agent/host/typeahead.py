@@ -14,7 +14,6 @@ _LONGEST = 4096  # more than a terminal holds (n_tty.c, N_TTY_BUF_SIZE)
 _ENDS = 16  # of file, one after another: a terminal that is gone reads so for ever
 _OFF = 0  # _POSIX_VDISABLE
 _MEANING = (termios.VERASE, termios.VKILL, termios.VEOL, termios.VINTR, termios.VQUIT, termios.VSUSP)
-Modes = list[int | list[bytes | int]]
 
 
 def typed(fd: int) -> list[bytes]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent import trust
-from agent.sessions.recording import SEAL_TYP, Json, Kind, Writer
-from tests.unit.recording_kit import IDENT, meta
+from agent.sessions.recording import Json, Kind, Writer
+from tests.unit.recording_kit import meta, seal
 
 _BLOCK_US, _SEAL_US = 1_000_000, 10_000_000  # as the recorder has it
 
@@ -72,7 +72,7 @@ class Tape:
                 data += writer.take()
                 blocks = frame.at_us + _BLOCK_US
             if frame.at_us >= seals:
-                data += writer.seal(_seal(key, writer))
+                data += writer.seal(seal(key, key.host_id, writer))
                 seals = frame.at_us + _SEAL_US
             if isinstance(frame.data, bytes):
                 writer.frame(frame.kind, frame.data, frame.at_us * 1000)
@@ -82,9 +82,4 @@ class Tape:
                 writer.event(frame.data, frame.at_us * 1000)
         writer.end("exit", self.now_us * 1000, 0)
         data += writer.take()
-        return data + writer.seal(_seal(key, writer, final=True))
-
-
-def _seal(key: trust.HostKey, writer: Writer, final: bool = False) -> str:
-    claims = {"iss": key.host_id, "recording": IDENT, "jti": "g-1", "iat": 1, "final": final, **writer.claims()}
-    return key.sign(SEAL_TYP, claims)
+        return data + writer.seal(seal(key, key.host_id, writer, final=True))

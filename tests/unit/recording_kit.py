@@ -31,6 +31,12 @@ def meta(**changes: Json) -> dict[str, Json]:
     return {**META, **changes}
 
 
+def seal(key: trust.HostKey, host_id: str, writer: Writer, *, final: object = False, **changes: object) -> str:
+    """A seal of IDENT by that host, over all that was taken."""
+    claims = {"iss": host_id, "recording": IDENT, "jti": "g-1", "iat": 1, "final": final, **writer.claims(), **changes}
+    return key.sign(SEAL_TYP, claims)
+
+
 class Host:
     """A host that seals recordings."""
 
@@ -41,8 +47,7 @@ class Host:
 
     def seal(self, writer: Writer, *, final: object = False, **changes: object) -> str:
         """A seal over all that was taken."""
-        claims = {"iss": self.host_id, "recording": IDENT, "jti": "g-1", "iat": 1, "final": final, **writer.claims(), **changes}
-        return self.key.sign(SEAL_TYP, claims)
+        return seal(self.key, self.host_id, writer, final=final, **changes)
 
 
 def small(host: Host, *, final: bool = True) -> bytes:

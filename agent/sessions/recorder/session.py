@@ -116,7 +116,7 @@ class Session(ABC):
             self._note = Note()
             for flow in self.flows:
                 self._hold_in_between(flow)
-        self.note()
+            self.note()
         fds = {letter: side.end.fd for letter, side in self.sides.items()} | self._handle
         for letter, fd in (fds | {TAPE: self.tape.fd, NOTE: self._note.fd}).items():
             if fd >= 0 and letter not in self._kept and self._parts.notify.keep(self.about.short + letter, fd):
@@ -209,7 +209,7 @@ class Session(ABC):
         for letter in list(self._handle):
             self.close_handle(letter)
         for letter in sorted(self._kept):
-            self._parts.notify.drop(self.about.short + letter)
+            self._keep_no_longer(letter)
         if self._note is not None:
             with contextlib.suppress(OSError):
                 os.close(self._note.fd)
@@ -225,16 +225,18 @@ class Session(ABC):
         if fd >= 0:
             self._parts.loop.forget(fd)
             os.close(fd)
-        if letter in self._kept:
-            self._kept.discard(letter)
-            self._parts.notify.drop(self.about.short + letter)
+        self._keep_no_longer(letter)
 
     def release(self, side: Side) -> None:
         """A side was closed by its flow: systemd must not hold it open."""
         for letter, known in self.sides.items():
-            if known is side and side.end.fd < 0 and letter in self._kept:
-                self._kept.discard(letter)
-                self._parts.notify.drop(self.about.short + letter)
+            if known is side and side.end.fd < 0:
+                self._keep_no_longer(letter)
+
+    def _keep_no_longer(self, letter: str) -> None:
+        if letter in self._kept:
+            self._kept.discard(letter)
+            self._parts.notify.drop(self.about.short + letter)
 
     def _hold_in_between(self, flow: Flow) -> None:
         if self._note is not None:
