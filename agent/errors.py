@@ -7,6 +7,7 @@ class                     whose fault                                     CLI ex
 :class:`ConfigError`      the admin's files                               1
 :class:`HostError`        this host: a tool, the disk, the kernel         1
 :class:`JournalError`     the journal can't be read or written            1
+:class:`CourierError`     the network, or the control plane               1
 ========================  ==============================================  =========
 
 Only :mod:`agent.cli` exits; everything else raises. An error is logged once, where it is handled.
@@ -72,3 +73,7 @@ class HostError(TidegateError):
 
 class JournalError(TidegateError):
     """The journal can't be read or written. New grants stop; teardown goes on from what is in memory."""
+
+
+class CourierError(TidegateError):
+    """The way to the control plane is broken, or the other side does what it must not. Tried again later; opens nothing."""

@@ -41,6 +41,7 @@ _ERRORS = frozenset(
         "HostError",
         "JournalError",
         "ConfigError",
+        "CourierError",
         "RefusedError",
         "BusError",
     }
