@@ -28,7 +28,7 @@ from urllib.parse import parse_qs, urlsplit
 from tests.courier_certificates import Authority, Pair, write
 
 HEARTBEAT_S = 0.5
-# What ``faults`` can tell it to do instead, by the request ("stream", "tokens", "records", "recordings", "renew", "enroll", or "*").
+# What ``faults`` can say it does instead, by the request: "stream", "tokens", "records", "recordings", "renew", "enroll", "*".
 FAULTS = (
     *("status:503", "status:401", "status:400", "status:404", "redirect", "junk", "html", "empty", "list", "deep", "cut", "hangup"),
     *("hang", "drip", "flood", "headers", "continues"),

@@ -21,7 +21,7 @@ from agent.courier.proxies import chosen
 from agent.courier.settings import Address, Settings
 from agent.courier.sse import Event, Parser
 from agent.courier.transport import TOKEN_MAX, Acked, Cursor, Received, Record, Renewed
-from agent.courier.wire import Answer, Channel, told
+from agent.courier.wire import Answer, Channel, client_context, told
 from agent.errors import ConfigError, CourierError
 
 SILENT_S = 45.0  # without a whole line the stream is dead; heartbeats come every 15 s
@@ -38,21 +38,18 @@ _JSON, _NDJSON, _OCTETS = "application/json", "application/x-ndjson", "applicati
 log = logging.getLogger("tidegate.courier")
 
 
-def trusting(ca: Path, pair: tuple[Path, Path] | None) -> ssl.SSLContext:
-    """TLS 1.2 or later, with nobody believed but this CA; ``pair``: the client's certificate and key.
+def trusting(ca: Path, pair: tuple[Path, Path]) -> ssl.SSLContext:
+    """Nobody is believed but this CA; ``pair``: the client's certificate and key.
 
     Raises:
         ConfigError: ``courier_certificate_invalid``.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the CA that was pinned may itself be signed by another
+    context = client_context()
     at = ca
     try:
         context.load_verify_locations(ca)
-        if pair:
-            at = pair[0]
-            context.load_cert_chain(*pair)
+        at = pair[0]
+        context.load_cert_chain(*pair)
     except (ssl.SSLError, OSError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
         raise ConfigError("courier_certificate_invalid", f"can't be used: {reason}; enrol again", path=at) from error

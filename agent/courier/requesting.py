@@ -69,7 +69,7 @@ def checked(request: Request, uri: str, chain: str, ca: str, now: int) -> int:
     """When the certificate ends, seconds since the epoch. Raises CourierError ``courier_certificate``: it is not what was asked."""
     leaf = certificates(chain, "certificate")[0]
     for certificate in certificates(ca, "CA"):
-        if not _is_ca(certificate):
+        if not is_ca(certificate):
             raise CourierError("courier_certificate", "the CA that came is no CA's certificate")
     if _spki(leaf.public_key()) != request.public:
         raise CourierError("courier_certificate", "the certificate is of another key")
@@ -86,7 +86,8 @@ def checked(request: Request, uri: str, chain: str, ca: str, now: int) -> int:
     return ends
 
 
-def _is_ca(certificate: x509.Certificate) -> bool:
+def is_ca(certificate: x509.Certificate) -> bool:
+    """Whether it may sign others."""
     try:
         return bool(certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
     except (x509.ExtensionNotFound, ValueError):
@@ -96,6 +97,11 @@ def _is_ca(certificate: x509.Certificate) -> bool:
 def fingerprint(der: bytes) -> str:
     """SHA-256, hex."""
     return hashlib.sha256(der).hexdigest()
+
+
+def fingerprint_of(certificate: x509.Certificate) -> str:
+    """SHA-256 of its DER, hex."""
+    return fingerprint(certificate.public_bytes(Encoding.DER))
 
 
 def _spki(key: object) -> bytes:
