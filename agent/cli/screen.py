@@ -3,9 +3,12 @@
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import termios
 from collections.abc import Iterator, Mapping
+from types import FrameType
+from typing import NoReturn
 
 from agent.errors import HostError
 from agent.model.text import one_line
@@ -84,13 +87,21 @@ def on_terminal(instead: str) -> Iterator[Screen]:
     screen = Screen()
     keyboard = sys.stdin.fileno() if sys.stdin.isatty() else None
     before = _quiet(keyboard) if keyboard is not None else None
+    handled = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield screen
     finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)
         with contextlib.suppress(OSError):
             screen.leave()
         if keyboard is not None and before is not None:
             termios.tcsetattr(keyboard, termios.TCSAFLUSH, before)  # with what was typed meanwhile
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    """By way of everything that brings the terminal back; the status is a shell's for that signal."""
+    raise SystemExit(128 + number)
 
 
 def _quiet(keyboard: int) -> _Modes | None:

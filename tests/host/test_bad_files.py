@@ -13,7 +13,7 @@ from agent.spool import shown
 from tests.host.scene import ALLOWED, OUTBOX, Scene, State, account, changes, ssh, sudo
 from tests.hosts.ssh import make_key
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.host(beside=True)
 
 JUNK = 10_000
 JUNK_LINES = (b"junk", b"a.b.c", b"{}", b"eyJhbGciOiJub25lIn0.e30.", b"\x00" * 40)

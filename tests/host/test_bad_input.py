@@ -8,7 +8,7 @@ from tests.host.bad_tokens import TOKENS
 from tests.host.scene import Scene, State, account, changes, group, set_up, sudo
 from tests.hosts.machine import Host
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.host(beside=True)
 
 
 @pytest.fixture(scope="module")

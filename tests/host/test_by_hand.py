@@ -11,7 +11,7 @@ from tests.hosts.machine import Host
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.host(beside=True)
 
 
 def shell(typed: str, *options: str) -> subprocess.CompletedProcess[str]:

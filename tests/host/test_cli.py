@@ -11,7 +11,7 @@ from tests.host.bad_grants import public_key
 from tests.host.scene import ISSUER, OUTBOX, POLICY_FILE, Scene, account, set_up, ssh, sudo
 from tests.hosts.machine import Host
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.host(beside=True)
 
 GRANT = {
     "jti", "issuer", "subject", "state", "logins", "access", "reason", "ticket", "rule", "begins", "ends", "seconds_left",

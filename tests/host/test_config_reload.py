@@ -8,7 +8,7 @@ import pytest
 
 from tests.host.scene import Scene, account, ssh
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.host(beside=True)
 FILE = "/etc/tidegate/conf.d/50-test.yaml"
 
 

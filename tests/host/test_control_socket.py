@@ -13,7 +13,7 @@ from tests.host.scene import Scene, account, set_up
 from tests.hosts.machine import Host
 from tests.hosts.prepare import install_tidegate
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.host(beside=True)
 CLIENT = "/opt/hostile_client.py"
 ATTACK_S = 12
 

@@ -14,7 +14,7 @@ import pytest
 from tests.hosts.machine import Host
 from tests.hosts.root import DEFAULT_SUITE
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.host(beside=True)
 REPOSITORY = Path(__file__).resolve().parents[2]
 SUITE = os.environ.get("TIDEGATE_TEST_SUITE", DEFAULT_SUITE)  # another Debian for a run: trixie, sid
 LOGIN = "jit-alice"

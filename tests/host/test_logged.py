@@ -10,7 +10,7 @@ import pytest
 from tests.host.scene import ISSUER, UNIT, Scene, account, public, set_up, ssh, sudo
 from tests.hosts.machine import Host
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.host(beside=True)
 LOGIN = "jit-alice"
 ACTIONS = ["exec", "port-forwarding"]
 POLICY = f"""\

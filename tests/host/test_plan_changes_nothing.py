@@ -12,7 +12,7 @@ from tests.host.scene import ALLOWED, ISSUER, OUTBOX, Entry, Scene, account, gro
 from tests.hosts.machine import Host
 from tests.hosts.snapshot import Snapshot, differences
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.host(beside=True)
 
 WHERE = ("/etc", "/run", "/home", "/var/lib")
 NOT_OURS = {

@@ -8,7 +8,7 @@ import pytest
 
 from tests.host.scene import ISSUER, POLICY, POLICY_FILE, UNIT, Scene, account, changes, sudo
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.host(beside=True)
 
 POLICY_DIR, TRUST_DIR = "/etc/tidegate/policy.d", "/etc/tidegate/trust.d"
 ONLY_GAMES = f"""\

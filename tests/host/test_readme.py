@@ -15,7 +15,7 @@ from tests.hosts.machine import Host
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^<!-- run: (here|web1) -->\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.host(beside=True)
 
 
 def blocks() -> list[tuple[str, str]]:

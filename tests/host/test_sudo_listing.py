@@ -12,7 +12,7 @@ from enforcers.sudoers_rule import Rule, render
 from tests.fuzz.source import ODD, Source
 from tests.hosts.machine import Host
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.host(beside=True)
 CASES = 24
 FOLDER = "/etc/sudoers.d"
 

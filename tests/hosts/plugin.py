@@ -3,6 +3,10 @@
 A test marked `host` needs a whole booted host; one with `@pytest.mark.host(kinds=("nspawn", "namespaces"))` takes
 either kind. Where the machine has no such kind, these tests are deselected, and the summary says how many did not run
 and why. With `TIDEGATE_REQUIRE_HOSTS=1` (for CI) that is an error instead.
+
+Two workers at once (`pytest -n 2 --dist loadgroup`, as `make test` runs it): the host tests go to one of them, module after
+module. Those marked `@pytest.mark.host(beside=True)`, which judge nothing by a clock, go to the other with the unit tests;
+these give way to the first (nice).
 """
 
 import os
@@ -22,10 +26,52 @@ HostFactory = Callable[..., Host]
 _NOT_RUN = pytest.StashKey[tuple[int, str]]()
 _HOSTS = pytest.StashKey[list[Host]]()
 _JOURNAL_LINES = 80
+_ONE_AFTER_ANOTHER, _BESIDE = "hosts", "hosts beside"
+_GIVES_WAY = 10  # nice(2)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Before there are workers, whose words nobody hears: making a host's root takes a minute the first time, and says so."""
+    capability = available()
+    if capability.kind != "nspawn" and os.environ.get("TIDEGATE_REQUIRE_HOSTS") == "1":
+        raise pytest.UsageError(f"host tests cannot run: {capability.reason}")
+    config.stash[_NOT_RUN] = (0, capability.reason)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a worker did not run; all of them leave out the same."""
+    count, reason = getattr(node, "workeroutput", {}).get("hosts_not_run", (0, ""))
+    node.config.stash[_NOT_RUN] = (count, reason)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker tells the one who writes the summary."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["hosts_not_run"] = session.config.stash.get(_NOT_RUN, (0, ""))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Whoever judges by the clock goes before whoever does not, where two workers share the machine."""
+    if "PYTEST_XDIST_WORKER" in os.environ and os.geteuid() == 0:
+        mark = item.get_closest_marker("host")
+        os.setpriority(os.PRIO_PROCESS, 0, 0 if mark and not mark.kwargs.get("beside") else _GIVES_WAY)
+
+
+def _dealt_out(items: list[pytest.Item]) -> None:
+    """Host tests first, in two groups that each stay with one worker: hosts are shared within a module."""
+    for item in items:
+        if mark := item.get_closest_marker("host"):
+            item.add_marker(pytest.mark.xdist_group(_BESIDE if mark.kwargs.get("beside") else _ONE_AFTER_ANOTHER))
+    items.sort(key=lambda item: not item.get_closest_marker("host"))  # stable
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the host tests which cannot run on this machine."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        _dealt_out(items)
     marked = [(item, mark) for item in items if (mark := item.get_closest_marker("host"))]
     if not marked or config.option.collectonly:
         return
@@ -48,8 +94,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say how many host tests did not run: a green run without them is not the whole proof."""
-    if _NOT_RUN in config.stash:
-        count, reason = config.stash[_NOT_RUN]
+    count, reason = config.stash.get(_NOT_RUN, (0, ""))
+    if count:
         terminalreporter.write_line(f"host tests not run: {count} ({reason})", yellow=True)
 
 

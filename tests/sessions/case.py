@@ -64,6 +64,11 @@ def escapes_only(data: bytes) -> bytes:
     return b"\n".join(sorted({re.sub(rb"\d+", b"N", found) for found in re.findall(rb"\x1b[\[(][0-9;?]*.", data)}))
 
 
+def without_erasing(kinds: bytes) -> bytes:
+    """Of :func:`escapes_only`: tmux erases by one sequence or another as it happens to draw one pane before the next."""
+    return b"\n".join(kind for kind in kinds.split(b"\n") if kind not in {b"\x1b[K", b"\x1b[NK", b"\x1b[X", b"\x1b[NX"})
+
+
 def chain(*steps: Normal) -> Normal:
     """One after the other."""
 

@@ -175,7 +175,7 @@ def test_what_is_gone_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ProcProcesses(70000, 99999, tmp_path).kill(seen(4_000_000), TENANTS)
 
 
-@pytest.mark.parametrize("pid", [-1, 0, 1, os.getpid()])
+@pytest.mark.parametrize("pid", [-1, 0, 1, pytest.param(os.getpid(), id="this process")])
 def test_init_groups_and_this_process_are_never_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: int) -> None:
     monkeypatch.setattr(os, "pidfd_open", _never)
     with pytest.raises(HostError) as caught:

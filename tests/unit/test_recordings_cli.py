@@ -287,6 +287,18 @@ def test_play_is_as_fast_as_asked_and_ctrl_c_leaves_a_clean_terminal(
     assert shown.done() == 130 and b"\x1b[?1049l" in shown.said
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminal_is_brought_back_however_play_is_ended(config: Path, terminal: Callable[..., Terminal], number: int) -> None:
+    writer = Writer(meta(), 0)
+    writer.frame(Kind.OUT, b"\x1b[?1049hthere", MS)
+    writer.frame(Kind.OUT, b"an hour later", 3_600_000 * MS)
+    _write(config, writer.take())
+    shown = terminal("play", IDENT)
+    shown.until(b"there")
+    shown.process.send_signal(number)
+    assert shown.done() == 128 + number and b"\x1b[?1049l" in shown.said
+
+
 def test_watch_shows_the_screen_so_far_then_what_comes_and_ends_with_the_session(
     config: Path, terminal: Callable[..., Terminal]
 ) -> None:

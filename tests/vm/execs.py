@@ -5,6 +5,7 @@ Audit is not namespaced: it is the machine's, and its rules would be too. So it 
 
 import hashlib
 import json
+import time
 from typing import Any
 
 from tests.vm.clocks import LONG_S, Case, Wrong
@@ -112,6 +113,7 @@ def _stalled(scene: Scene) -> str:
     _ssh(scene, _LOOP, 5000, 800, 100_000)
     _signal(scene, reader, "CONT")
     scene.machine.wait_for(lambda: _count(scene, '"type":"gap"') >= 1, what="it tells what it lost")
+    _let_it_read(scene)  # while its buffer is full the next event would be lost as well
     _ssh(scene, _LOOP, 6000, 1, 0)  # how many, the next event's number tells
     scene.machine.wait_for(lambda: _count(scene, '"n6000"') == 1, what="it has caught up again")
     found = _ended(scene, claims)
@@ -214,6 +216,14 @@ def _sudo(scene: Scene, count: int) -> None:
     command = f"for i in $(seq {count}); do sudo -n {ALLOWED} >/dev/null || exit 9; done"
     done = scene.machine.ssh(ALICE, scene.keys.login, command, timeout=900, options=_PATIENT)
     _must(done.returncode == 0, f"sudo: {done.stderr[-500:]}")
+
+
+def _let_it_read(scene: Scene) -> None:
+    """Wait until what the reader has written down grows no more."""
+    before, now = -1, _count(scene, '"type":"exec"')
+    while now != before:
+        time.sleep(10)
+        before, now = now, _count(scene, '"type":"exec"')
 
 
 def _count(scene: Scene, text: str) -> int:
