@@ -207,6 +207,7 @@ COURIER = {
     "not_enrolled": "`tidegate enroll URL ...`; the courier waits for it and then goes on by itself.",
     "proof_invalid": "Compare this host's clock and the URL with the control plane's: the proof names both.",
     "proxy_invalid": "Write http://HOST:PORT, with USER:PASSWORD@ before the host if the proxy asks for it.",
+    "recording_unreadable": "Let the courier read it: /var/lib/tidegate/sessions has mode 2750 and group tidegate-courier, its files 0640 (`systemd-tmpfiles --create tidegate.conf`). The others are carried meanwhile.",
     "signing_key_absent": "Compare the thumbprint with the control plane's: it names other keys. Nothing was installed, and the token is used up.",
     "ssh_ca_absent": "Compare the fingerprint with the control plane's SSH CA. Nothing was installed, and the token is used up.",
     "token_expired": "Ask the control plane for a new token: they live for minutes.",

@@ -284,8 +284,9 @@ def one_life(starter: subprocess.Popen[str], last: int) -> bool:
                 os.kill(pid, signal.SIGTERM)
             assert say(starter, f"reap {pid}") == (-signal.SIGKILL if killed else 0)
             if killed:
+                ground.places.status.unlink(missing_ok=True)
                 pid = say(starter, f"run {config} 0")
-                wait_for(lambda: carried(peer, ground))
+                wait_for(lambda: carried(peer, ground) and ground.said().get("connected"))
                 wait_for(lambda: not list(ground.places.outbox.glob("*.jws")))
                 os.kill(pid, signal.SIGTERM)
                 assert say(starter, f"reap {pid}") == 0
