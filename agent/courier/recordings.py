@@ -21,7 +21,7 @@ _IDENT = re.compile(r"r-[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")  # as agent.sessions.rec
 _TOGETHER_S = 0.2  # a session that goes on writes fifty times a second
 _LOOK_AGAIN_S = 300.0
 _REFUSED_CAP_S = 3600.0
-_OF_ONE = frozenset({"courier_refused", "courier_protocol", "recording_unreadable"})  # perhaps this recording's fault: the others go on
+_OF_ONE = frozenset({"courier_refused", "courier_protocol", "recording_unreadable"})  # its own fault, perhaps: the others go on
 
 
 @dataclass(slots=True)

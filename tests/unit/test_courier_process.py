@@ -277,12 +277,11 @@ def one_life(starter: subprocess.Popen[str], last: int) -> bool:
             config = ground.root / "etc/tidegate.yaml"
             pid = say(starter, f"run {config} {last}")
             wait_for(lambda: carried(peer, ground) or not alive(pid))
-            killed = not alive(pid)
-            if not killed:
-                time.sleep(0.05)  # the rest of its steps
-                killed = not alive(pid)
-                os.kill(pid, signal.SIGTERM)
-            assert say(starter, f"reap {pid}") == (-signal.SIGKILL if killed else 0)
+            time.sleep(0.05 if alive(pid) else 0)  # the rest of its steps
+            os.kill(pid, signal.SIGTERM)
+            status = say(starter, f"reap {pid}")
+            killed = status == -signal.SIGKILL
+            assert killed or status == 0
             if killed:
                 ground.places.status.unlink(missing_ok=True)
                 pid = say(starter, f"run {config} 0")
