@@ -42,7 +42,7 @@ class Peer:
         self, *, host: str = "127.0.0.1", port: int = 0, authority: Authority | None = None, pair: Pair | None = None
     ) -> None:
         self.authority = authority or Authority()
-        self._pair = pair or self.authority.server(host)
+        self.certificate = self._pair = pair or self.authority.server(host)
         self.lock = threading.Condition()
         self.stream = "epoch-1"
         self.tokens: list[tuple[int, bytes]] = []

@@ -34,8 +34,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         (https, "SILENT_S", 0.7), (https, "FIRST_S", 0.4), (https, "POLL_S", 1), (https, "_PAUSE_S", 0.2), (wire, "ANSWER_S", 0.4),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(wire.Channel.ask, "__kwdefaults__", {**wire.Channel.ask.__kwdefaults__, "seconds": 0.4})
-    monkeypatch.setattr(wire.Channel.begin, "__kwdefaults__", {**wire.Channel.begin.__kwdefaults__, "seconds": 0.4})
+    for method in (wire.Channel.ask, wire.Channel.begin):
+        monkeypatch.setattr(method, "__kwdefaults__", {**(method.__kwdefaults__ or {}), "seconds": 0.4})
 
 
 @pytest.fixture
@@ -56,7 +56,12 @@ BEGINNING = Cursor()
 def received(made: Https, cursor: Cursor = BEGINNING, count: int = 1, seconds: float = 5.0) -> list[Received]:
     """So many tokens, or as many as come until then."""
     stop, found = threading.Event(), list[Received]()
-    timer = threading.Timer(seconds, lambda: (stop.set(), made.close()))
+
+    def end() -> None:
+        stop.set()
+        made.close()
+
+    timer = threading.Timer(seconds, end)
     timer.start()
     try:
         with contextlib.closing(made.receive(cursor, stop)) as tokens:  # type: ignore[type-var]  # a generator

@@ -43,7 +43,7 @@ def test_tokens_come_in_byte_for_byte_and_everything_goes_out_once(ground: Groun
         names = [ground.receipt(1), ground.receipt(2)]
         ground.events(1, 1500)
         record(ground, b"x" * 100, runs=True)
-        wait_for(lambda: peer.recordings.get(RECORDING) == b"x" * 100)
+        wait_for(lambda: bytes(peer.recordings.get(RECORDING, b"")) == b"x" * 100)
         assert RECORDING not in peer.complete
         whole = record(ground, os.urandom(3 << 20))
         peer.wait(lambda: RECORDING in peer.complete and len(peer.records) == 1502)
