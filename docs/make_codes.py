@@ -204,7 +204,7 @@ COURIER = {
     "inbox_unwritable": "Let /var/lib/tidegate/spool/inbox be root's with group tidegate-courier and mode 1770 (`systemd-tmpfiles --create tidegate.conf`), with room on the disk.",
     "limit_invalid": "Give a whole number, large enough for one token.",
     "nats_invalid": "Write servers as tls://HOST:PORT, a plain bucket name, an absolute path of the credentials.",
-    "not_enrolled": "`tidegate enroll URL ...`; the courier waits for it and then goes on by itself.",
+    "not_enrolled": "Run `tidegate enroll`; the courier waits for it and then goes on by itself.",
     "proof_invalid": "Compare this host's clock and the URL with the control plane's: the proof names both.",
     "proxy_invalid": "Write http://HOST:PORT, with USER:PASSWORD@ before the host if the proxy asks for it.",
     "recording_unreadable": "Let the courier read it: /var/lib/tidegate/sessions has mode 2750 and group tidegate-courier, its files 0640 (`systemd-tmpfiles --create tidegate.conf`). The others are carried meanwhile.",
