@@ -27,7 +27,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.courier_certificates import Authority, Pair, write
 
-HEARTBEAT_S = 0.5
+HEARTBEAT_S = 0.2
 # What ``faults`` can say it does instead, by the request: "stream", "tokens", "records", "recordings", "renew", "enroll", "*".
 FAULTS = (
     *("status:503", "status:401", "status:400", "status:404", "redirect", "junk", "html", "empty", "list", "deep", "cut", "hangup"),
@@ -42,7 +42,7 @@ class Peer:
         self, *, host: str = "127.0.0.1", port: int = 0, authority: Authority | None = None, pair: Pair | None = None
     ) -> None:
         self.authority = authority or Authority()
-        self._pair = pair or self.authority.server(host)
+        self.certificate = self._pair = pair or self.authority.server(host)
         self.lock = threading.Condition()
         self.stream = "epoch-1"
         self.tokens: list[tuple[int, bytes]] = []
@@ -67,7 +67,7 @@ class Peer:
         self._server.socket = self._context().wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self.port = int(self._server.server_address[1])
         self.url = f"https://{host}:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def _context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -247,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _tokens(self) -> None:
         query = parse_qs(urlsplit(self.path).query)
-        after, end = int(query["after"][0]), time.monotonic() + min(float(query["wait"][0]), 1.0)
+        after, end = int(query["after"][0]), time.monotonic() + min(float(query["wait"][0]), self.peer.heartbeat_s)
         with self.peer.lock:
             while not (found := [pair for pair in self.peer.tokens if pair[0] > after]) and time.monotonic() < end:
                 self.peer.lock.wait(0.05)
@@ -300,7 +300,7 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             for piece in _pieces(fault):
                 if piece is None:
-                    time.sleep(0.2)
+                    time.sleep(0.1)
                 else:
                     raw(piece)
                     self.wfile.flush()

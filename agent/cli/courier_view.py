@@ -1,4 +1,4 @@
-"""What the courier says of itself, shown. The file is its own, and it is the part that is attacked first: nothing of it is trusted."""
+"""What the courier says of itself, shown. The file is its own, and it is the part that is attacked first: trusted is none of it."""
 
 import json
 import re

@@ -29,6 +29,7 @@ FIRST_S = 30.0  # a stream of which nothing comes for so long is held back by a 
 POLL_S = 25
 STREAM_AGAIN_S = 600.0  # a poll is only second best: try the stream again
 CONNECTION_MAX = 256 << 20  # bytes of one stream; then it is begun anew
+LINE_BYTES_MAX = 1 << 20
 POLLED_MAX = 9 << 20  # a hundred tokens, each of the longest, as JSON
 ANSWER_MAX = 1 << 20
 _PAUSE_S = 2.0  # between polls that bring nothing sooner than they should
@@ -117,7 +118,7 @@ class Https:
         yield from self._events(response.read1, Cursor(name, asked.last), stop)
 
     def _events(self, read1: Callable[[int], bytes], cursor: Cursor, stop: threading.Event) -> Iterator[Received]:
-        parser, last, seen = Parser(), cursor.last, 0
+        parser, last, seen, endless = Parser(), cursor.last, 0, 0
         budget = self._receiving.budget
         budget.renew(FIRST_S, CONNECTION_MAX)
         while not stop.is_set():
@@ -130,6 +131,7 @@ class Https:
                 raise
             if not data:
                 return
+            endless += len(data)
             waited = self._pace.take(len(data), stop)
             for event in parser.feed(data):
                 found = _received(event, cursor.stream, last)
@@ -141,8 +143,11 @@ class Https:
             if parser.lines > seen or waited:
                 if not seen:
                     self._up("event stream")
+                endless = 0 if parser.lines > seen else endless
                 seen = parser.lines
                 budget.until = time.monotonic() + SILENT_S
+            if endless > LINE_BYTES_MAX:
+                raise CourierError("courier_flood", "a line without an end")
 
     def _poll(self, cursor: Cursor, stop: threading.Event) -> Iterator[Received]:
         changed = 0
