@@ -68,7 +68,7 @@ def in_host(scene: Scene, command: str) -> None:
 )
 def test_what_is_no_plain_file_is_refused_unopened(scene: Scene, command: str, code: str) -> None:
     name = f"odd-{time.time_ns()}"
-    in_host(scene, command.replace("{}", name))
+    in_host(scene, f"{command.replace('{}', f'.{name}')} && mv --no-target-directory .{name} {name}")  # whole when it is seen
     refused(scene, name, code)
 
 
