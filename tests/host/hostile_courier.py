@@ -40,7 +40,7 @@ def read_secrets() -> list[str]:
     found = []
     for name in SECRETS:
         with contextlib.suppress(OSError):
-            Path(name).read_bytes() if not Path(name).is_dir() else os.listdir(name)
+            list(Path(name).iterdir()) if Path(name).is_dir() else Path(name).read_bytes()
             found.append(name)
     return found
 
@@ -88,7 +88,7 @@ def spoil_outbox(canary: Path) -> None:
         for entry in entries:
             if "-receipt-" in entry.name or "-answer-" in entry.name:
                 with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
+                    Path(entry.path).unlink()
 
 
 def flood(ends: float) -> int:

@@ -1,0 +1,1 @@
+"""The courier through everything that may befall it: `make outages`."""
