@@ -68,6 +68,7 @@ def _dealt_out(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.get_closest_marker("host"))  # stable
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the host tests which cannot run on this machine."""
     if "PYTEST_XDIST_WORKER" in os.environ:
