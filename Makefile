@@ -13,7 +13,7 @@ demo: venv ## the main job, seen working on a disposable host (ARGS=--json: one 
 	@$(BIN)/python -m examples.demo $(ARGS)
 
 test: venv ## every check: linters, unit tests, and the host suite on booted test hosts (ARGS: pytest's own)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 survive: venv ## whatever tenants leave running, on booted hosts with and without systemd; ends with `N rows, M survivors` (ARGS=--json)
 	@$(BIN)/python -m tests.survival $(ARGS)

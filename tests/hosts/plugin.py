@@ -4,7 +4,7 @@ A test marked `host` needs a whole booted host; one with `@pytest.mark.host(kind
 either kind. Where the machine has no such kind, these tests are deselected, and the summary says how many did not run
 and why. With `TIDEGATE_REQUIRE_HOSTS=1` (for CI) that is an error instead.
 
-Two workers at once (`pytest -n 2 --dist loadgroup`, as `make test` runs it): the host tests go to one of them, module after
+Two workers at once (`pytest -n 2`, as `make test` runs it): the host tests go to one of them, module after
 module. Those marked `@pytest.mark.host(beside=True)`, which judge nothing by a clock, go to the other with the unit tests;
 these give way to the first (nice).
 """
@@ -26,7 +26,6 @@ HostFactory = Callable[..., Host]
 _NOT_RUN = pytest.StashKey[tuple[int, str]]()
 _HOSTS = pytest.StashKey[list[Host]]()
 _JOURNAL_LINES = 80
-_ONE_AFTER_ANOTHER, _BESIDE = "hosts", "hosts beside"
 _GIVES_WAY = 10  # nice(2)
 
 
@@ -37,6 +36,15 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
     if capability.kind != "nspawn" and os.environ.get("TIDEGATE_REQUIRE_HOSTS") == "1":
         raise pytest.UsageError(f"host tests cannot run: {capability.reason}")
     config.stash[_NOT_RUN] = (0, capability.reason)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Which tests stay together in one worker; the order is that of the collection."""
+    from tests.hosts.lanes import Lanes
+
+    config.option.loadscopereorder = False
+    return Lanes(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -60,18 +68,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, 0 if mark and not mark.kwargs.get("beside") else _GIVES_WAY)
 
 
-def _dealt_out(items: list[pytest.Item]) -> None:
-    """Host tests first, in two groups that each stay with one worker: hosts are shared within a module."""
-    for item in items:
-        if mark := item.get_closest_marker("host"):
-            item.add_marker(pytest.mark.xdist_group(_BESIDE if mark.kwargs.get("beside") else _ONE_AFTER_ANOTHER))
-    items.sort(key=lambda item: not item.get_closest_marker("host"))  # stable
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the host tests which cannot run on this machine."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        _dealt_out(items)
+    items.sort(key=lambda item: not item.get_closest_marker("host"))  # the longest first; stable
     marked = [(item, mark) for item in items if (mark := item.get_closest_marker("host"))]
     if not marked or config.option.collectonly:
         return
