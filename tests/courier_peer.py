@@ -7,8 +7,8 @@ In this process::
         ident = peer.push(b"a token")
         peer.wait(lambda: peer.records)
 
-Or by itself, inside a test host: ``python -m tests.courier_peer FOLDER`` serves, writes ``FOLDER/peer.json`` (url, fingerprint of its
-CA), enrols whoever has the token ``good``, names the keys of ``FOLDER/signing.jwks``, pushes each file that appears in
+Or by itself, inside a test host: ``python -m tests.courier_peer FOLDER`` serves, writes ``FOLDER/peer.json`` (url, fingerprint
+of its CA), enrols whoever has the token ``good``, names the keys of ``FOLDER/signing.jwks``, pushes each file that appears in
 ``FOLDER/push``, takes its faults from ``FOLDER/faults.json``, and keeps what came in ``FOLDER/state.json``.
 """
 
