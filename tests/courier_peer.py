@@ -7,12 +7,14 @@ In this process::
         ident = peer.push(b"a token")
         peer.wait(lambda: peer.records)
 
-Or by itself, for a test host: ``python -m tests.courier_peer FOLDER`` serves, writes ``FOLDER/url`` and the courier's three files
-into ``FOLDER/host``, pushes each file that appears in ``FOLDER/push``, and keeps what came in ``FOLDER/state.json``.
+Or by itself, inside a test host: ``python -m tests.courier_peer FOLDER`` serves, writes ``FOLDER/peer.json`` (url, fingerprint
+of its CA), enrols whoever has the token ``good``, names the keys of ``FOLDER/signing.jwks``, pushes each file that appears in
+``FOLDER/push``, takes its faults from ``FOLDER/faults.json``, and keeps what came in ``FOLDER/state.json``.
 """
 
 import argparse
 import contextlib
+import hashlib
 import json
 import socket
 import ssl
@@ -366,32 +368,40 @@ def _pieces(fault: str) -> Iterator[bytes | None]:
 
 
 def main() -> None:
-    """Serve for a test host; see above."""
+    """Serve inside a test host; see above."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--uri", required=True)
-    asked = parser.parse_args()
-    folder: Path = asked.folder
-    for name in ("host", "push"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    with Peer(host=asked.host) as peer:
-        peer.enrol(folder / "host", asked.uri)
-        (folder / "url").write_text(peer.url)
+    folder: Path = parser.parse_args().folder
+    (folder / "push").mkdir(parents=True, exist_ok=True)
+    with Peer() as peer:
+
+        def enrol(asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+            if asked["token"] != "good":
+                return 403, {"code": "token_unknown"}
+            keys = json.loads((folder / "signing.jwks").read_text())
+            return 200, {**peer.renew_with(asked["csr"]), "url": peer.url, "signing_keys": keys}
+
+        peer.enrol_with = enrol
+        put(folder / "peer.json", {"url": peer.url, "ca": hashlib.sha256(peer.authority.pair.der).hexdigest()})
         while True:
             for path in sorted((folder / "push").iterdir()):
                 if not path.name.startswith("."):
                     peer.push(path.read_bytes().strip())
                     path.unlink()
+            if (folder / "faults.json").exists():
+                peer.faults = json.loads((folder / "faults.json").read_text())
             with peer.lock:
-                state = {
-                    "records": peer.records,
-                    "seen": peer.seen,
-                    "recordings": {name: len(data) for name, data in peer.recordings.items()},
-                }
-            (folder / ".state").write_text(json.dumps(state))
-            (folder / ".state").replace(folder / "state.json")
-            time.sleep(0.05)
+                sizes = {name: len(data) for name, data in peer.recordings.items()}
+                state = {"records": peer.records, "seen": peer.seen, "recordings": sizes, "complete": sorted(peer.complete)}
+            put(folder / "state.json", state)
+            time.sleep(0.02)
+
+
+def put(path: Path, value: object) -> None:
+    """Whole, for whoever reads it meanwhile."""
+    new = path.with_name(f".{path.name}")
+    new.write_text(json.dumps(value))
+    new.replace(path)
 
 
 if __name__ == "__main__":

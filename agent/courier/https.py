@@ -9,7 +9,7 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -78,15 +78,16 @@ class Https:
     def receive(self, cursor: Cursor, stop: threading.Event) -> Iterator[Received]:
         """See Transport. Server-sent events where they come through, else long polls."""
         try:
-            if time.monotonic() >= self._stream_again:
-                try:
-                    yield from self._stream(cursor, stop)
-                except _NoStreamError as error:
-                    log.warning("no event stream (%s): asking by long polls", error)
-                    self._stream_again = time.monotonic() + STREAM_AGAIN_S
-                else:
-                    return
-            yield from self._poll(cursor, stop)
+            while not stop.is_set():
+                if time.monotonic() >= self._stream_again:
+                    try:
+                        yield from self._stream(cursor, stop)
+                    except _NoStreamError as error:
+                        log.warning("no event stream (%s): asking by long polls", error)
+                        self._stream_again = time.monotonic() + STREAM_AGAIN_S
+                    else:
+                        return
+                cursor = yield from self._poll(cursor, stop)
         finally:
             self._receiving.drop()
 
@@ -149,7 +150,8 @@ class Https:
             if endless > LINE_BYTES_MAX:
                 raise CourierError("courier_flood", "a line without an end")
 
-    def _poll(self, cursor: Cursor, stop: threading.Event) -> Iterator[Received]:
+    def _poll(self, cursor: Cursor, stop: threading.Event) -> Generator[Received, None, Cursor]:
+        """Until the stream is to be tried again; returns how far it came."""
         changed = 0
         while not stop.is_set() and (time.monotonic() < self._stream_again):
             began = time.monotonic()
@@ -172,6 +174,7 @@ class Https:
                 changed = 0
             elif time.monotonic() - began < _PAUSE_S:
                 stop.wait(_PAUSE_S)
+        return cursor
 
     # Sending
 

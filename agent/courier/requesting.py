@@ -5,6 +5,7 @@ Imports cryptography, so only `tidegate enroll` and a renewal do; after a renewa
 
 import datetime
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ from cryptography.x509.oid import NameOID
 from agent.errors import CourierError
 
 CERTIFICATES_MAX = 16
+# One after the other: cryptography has read several at once since version 39 only.
+PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]{1,65536}-----END CERTIFICATE-----")
 _CN_MAX = 64
 
 
@@ -45,7 +48,7 @@ def new_request(uri: str) -> Request:
 def certificates(pem: str, what: str) -> list[x509.Certificate]:
     """1 to 16 of them. Raises CourierError ``courier_certificate``."""
     try:
-        found = x509.load_pem_x509_certificates(pem.encode("ascii"))
+        found = [x509.load_pem_x509_certificate(one) for one in PEM.findall(pem.encode("ascii"))]
     except ValueError as error:
         raise CourierError("courier_certificate", f"the {what} that came is none") from error
     if not 1 <= len(found) <= CERTIFICATES_MAX:

@@ -217,6 +217,26 @@ def test_a_stream_of_which_nothing_comes_is_polled_instead(ground: Ground, peer:
     assert [token.token for token in received(transport(ground))] == [b"a"]
 
 
+def test_the_stream_is_tried_again_and_goes_on_where_the_polls_came_to(
+    ground: Ground, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(https, "STREAM_AGAIN_S", 0.5)
+    peer.faults["stream"] = "status:404"
+    made, stop = transport(ground), threading.Event()
+    peer.push(b"a")
+    tokens = made.receive(Cursor(), stop)
+    assert next(tokens).token == b"a"
+    peer.faults.clear()
+    before = len(peer.asked("/v1/host/stream"))
+    timer = threading.Timer(1.0, peer.push, (b"b",))
+    timer.start()
+    assert next(tokens).token == b"b"
+    timer.join()
+    assert [headers["Last-Event-ID"] for headers in peer.asked("/v1/host/stream")[before:]] == ["1"]
+    stop.set()
+    made.close()
+
+
 def test_a_polled_token_that_is_too_long_comes_cut_and_too_long(ground: Ground, peer: Peer) -> None:
     peer.faults["stream"] = "status:404"
     peer.push(b"x" * 200_000)

@@ -309,10 +309,21 @@ def alive(pid: int) -> bool:
 
 
 def test_killed_before_any_step_nothing_is_lost_and_nothing_doubled_by_key() -> None:
-    """Every 9th step here, another one of nine each hour; all of them with TIDEGATE_KILL_ALL=1."""
-    every, first = (1, 1) if os.environ.get("TIDEGATE_KILL_ALL") else (9, 1 + int(time.time() / 3600) % 9)
+    """Every 15th step here, another one of fifteen each hour; all of them with TIDEGATE_KILL_ALL=1."""
+    every, first = (1, 1) if os.environ.get("TIDEGATE_KILL_ALL") else (15, 1 + int(time.time() / 3600) % 15)
     with zygote() as starter:
         steps = first
         while one_life(starter, steps):
             steps += every
     assert steps > 40, "there are more steps than that"
+
+
+def test_it_renews_though_no_record_is_taken(ground: Ground) -> None:
+    with Peer() as peer:
+        peer.faults["records"] = "status:503"
+        peer.enrol(ground.places.folder, URI, began_s=200.0, ends_s=60.0)
+        ground.configure(f"url: {peer.url}\n")
+        ground.receipt(1)
+        old = ground.places.certificate.read_bytes()
+        with running(ground):
+            wait_for(lambda: ground.places.certificate.read_bytes() != old)
