@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.errors import RefusedError
+from agent.model.text import one_line
 from agent.trust import strictjson
 from examples.control_plane.people.errors import ProviderError
 
@@ -54,7 +55,8 @@ class Https:
     ca_file: Path | None = None
     deadline_s: float = DEADLINE_S
     answer_max: int = ANSWER_MAX
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    unverified: bool = False  # only for a certificate that is then known by its hash
 
     def get(self, url: str) -> Answer:
         """GET ``url``. Raises as :meth:`ask`."""
@@ -96,7 +98,7 @@ class Https:
         """
         with self._asked("GET", url, None, "", "*/*", deadline_s, silence_s) as response:
             if response.status != 200:
-                raise ProviderError("answer_status", _problem(response.status, response.read(ANSWER_MAX)))
+                raise ProviderError("answer_status", said(response.status, response.read(ANSWER_MAX)))
             while piece := response.read1(65536):
                 yield piece
 
@@ -134,6 +136,9 @@ class Https:
         except (OSError, ssl.SSLError) as error:
             raise ProviderError("ca_unreadable", f"{self.ca_file}: no certificates can be read from it") from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.unverified:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
         return context
 
 
@@ -222,10 +227,10 @@ def _host(url: str) -> str:
     return _parts(url)[0]
 
 
-def _problem(status: int, body: bytes) -> str:
-    """What a server says of its refusal (RFC 9457), else its status."""
+def said(status: int, body: bytes) -> str:
+    """What a server says of its refusal (RFC 9457) as one line, else its status."""
     try:
         found = json.loads(body)
-        return f"{status}: {found['detail']}" if isinstance(found.get("detail"), str) else f"status {status}"
+        return one_line(f"{found['detail']}") if isinstance(found.get("detail"), str) else f"status {status}"
     except (ValueError, RecursionError, AttributeError, KeyError):
         return f"status {status}"

@@ -2,7 +2,7 @@
 
 import sqlite3
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from aiohttp import web
@@ -127,7 +127,7 @@ class _Handlers:
     async def offboard(self, request: web.Request) -> web.Response:
         plane, by, reason = request.app[PLANE], _me(request).subject, request["body"]["reason"]
 
-        def act() -> dict[str, object]:
+        def act() -> Mapping[str, object]:
             found = offboarding.offboard(
                 self._people, _ident(request), by, reason, lambda db, subject: end_all(plane, db, subject, by=by, reason=reason)
             )
