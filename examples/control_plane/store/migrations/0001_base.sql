@@ -1,6 +1,6 @@
 -- The whole state. Times are whole seconds since the epoch (UTC) unless a name says ms. JSON is canonical text.
 
--- What is true of this database: stream (the epoch of token ids, made once), ssh_serial.
+-- What is true of this database: stream (the epoch of token ids, made once).
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 
 CREATE TABLE host (
@@ -111,6 +111,7 @@ CREATE TABLE outbox (
   id INTEGER PRIMARY KEY AUTOINCREMENT,  -- the stream's id: grows, is never used twice
   host TEXT NOT NULL REFERENCES host (token),
   kind TEXT NOT NULL CHECK (kind IN ('grant', 'revocation', 'bulletin')),
+  about TEXT NOT NULL DEFAULT '',       -- the jti or subject it is about
   token TEXT NOT NULL,
   expires_at INTEGER NOT NULL
 ) STRICT;
@@ -157,3 +158,16 @@ CREATE INDEX event_of_request ON event (request) WHERE request <> '';
 
 -- How far each sink has everything: at least once.
 CREATE TABLE cursor (sink TEXT PRIMARY KEY, last INTEGER NOT NULL) STRICT;
+
+-- When a subject was last revoked as a whole: what is issued for them later must carry a later iat (docs/PROTOCOL.md).
+CREATE TABLE subject_revocation (subject TEXT PRIMARY KEY, iat INTEGER NOT NULL) STRICT;
+
+-- SSH certificates that were issued: the serial is the number.
+CREATE TABLE ssh_certificate (
+  serial INTEGER PRIMARY KEY AUTOINCREMENT,
+  request TEXT NOT NULL REFERENCES request (id),
+  subject TEXT NOT NULL,
+  fingerprint TEXT NOT NULL,
+  valid_before INTEGER NOT NULL,
+  at INTEGER NOT NULL
+) STRICT;
