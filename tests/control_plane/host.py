@@ -9,7 +9,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from cryptography import x509
@@ -22,6 +21,7 @@ from agent.trust import base64url, jwk
 from enforcers import REGISTRY
 from tests.control_plane.running import Answer, ControlPlane, answered
 
+ISSUER = "https://access.example.com"
 DECODERS = policy.decoders({enforcer.type: enforcer for enforcer in REGISTRY})
 
 
@@ -149,12 +149,13 @@ class TestHost:
         return answer.body
 
     def answer(self, jti: str, verdict: str = "accepted", code: str = "", key: str = "") -> dict[str, object]:
-        value: dict[str, object] = {"verdict": verdict, "source": "x.jws", "code": code, "reason": "", "field": "", "jti": jti, "at": "x"}
+        about = {"source": "x.jws", "code": code, "reason": "", "field": "", "jti": jti, "at": "x"}
+        value: dict[str, object] = {"verdict": verdict, **about}
         name = key or f"20261121T231642-answer-{jti}-{verdict}.json"
         return {"key": name, "kind": "answer", "body": {**value, "jws": self.key.sign("grant-answer+jwt", value)}}
 
     def receipt(self, jti: str, cause: str = "expired") -> dict[str, object]:
-        claims = {"iss": self.host_id, "aud": "https://access.example.com", "jti": f"receipt-{jti}", "grant": {"jti": jti}, "cause": cause}
+        claims = {"iss": self.host_id, "aud": ISSUER, "jti": f"receipt-{jti}", "grant": {"jti": jti}, "cause": cause}
         jws = self.key.sign(trust.TYP_RECEIPT, {**claims, "residue_count": 0})
         return {"key": f"20261121T231643-receipt-{jti}.jws", "kind": "receipt", "body": jws}
 
@@ -175,5 +176,3 @@ class Listening:
 
     def close(self) -> None:
         self._stream.close()
-
-

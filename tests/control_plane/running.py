@@ -111,7 +111,8 @@ class ControlPlane:
 
     def start(self, *more: str) -> None:
         """Returns when it serves."""
-        argv = [sys.executable, "-m", "examples.control_plane", "serve", "--data", str(self.data), "--config", str(self.config), *more]
+        command = ["-m", "examples.control_plane", "serve", "--data", str(self.data), "--config", str(self.config)]
+        argv = [sys.executable, *command, *more]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         errors = (self.data.parent / "log").open("a")
         with errors:

@@ -13,7 +13,7 @@ import jsonschema
 import yaml
 from aiohttp import web
 from jsonschema.exceptions import best_match
-from referencing import Registry, Resource
+from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from agent.errors import RefusedError
@@ -62,7 +62,7 @@ class Spec:
     def __init__(self, path: Path = DOCUMENT) -> None:
         self.text = path.read_text(encoding="utf-8")
         self._document: dict[str, Any] = yaml.safe_load(self.text)
-        resource = Resource(contents=self._document, specification=DRAFT202012)
+        resource = DRAFT202012.create_resource(self._document)
         self._registry: Registry[Any] = Registry().with_resource(_BASE, resource)
         self.operations = {(one.method, one.path): one for one in self._operations()}
 

@@ -41,7 +41,8 @@ _ROWS = (
 async def list_recordings(request: web.Request) -> web.Response:
     """GET /v1/recordings."""
     asked = request["parameters"]
-    query = f"{_ROWS} WHERE (:host = '' OR r.host = :host) AND (:request = '' OR g.request = :request) ORDER BY r.came_at DESC, r.id LIMIT :limit"
+    condition = "(:host = '' OR r.host = :host) AND (:request = '' OR g.request = :request)"
+    query = f"{_ROWS} WHERE {condition} ORDER BY r.came_at DESC, r.id LIMIT :limit"
     values = {"host": asked.get("host", ""), "request": asked.get("request", ""), "limit": asked["limit"]}
     found = await request.app[PLANE].read(lambda db: db.execute(query, values).fetchall())
     return web.json_response({"recordings": [_view(row) for row in found]})

@@ -79,7 +79,7 @@ def enrol(plane: Plane, db: sqlite3.Connection, said: Enrolment) -> dict[str, ob
     """Take the host in; the token is used by the same transaction.
 
     Raises:
-        Problem: ``token_unknown``, ``token_used``, ``token_expired``, ``csr_invalid``, ``proof_invalid``, ``host_known``, ``name_taken``.
+        Problem: ``token_unknown``, ``token_used``, ``token_expired``, ``csr_invalid``, ``proof_invalid``, ``host_known``.
     """
     now = plane.now()
     invitation = _invitation(db, said.token, now)
@@ -169,30 +169,28 @@ def _take_in(db: sqlite3.Connection, said: Enrolment, invitation: sqlite3.Row, h
     known = db.execute("SELECT * FROM host WHERE token = ? OR name = ?", (host, invitation["name"])).fetchall()
     if known and not invitation["replaces"]:
         raise Problem("host_known", "this host, or one of this name, is enrolled: an admin may let it be replaced")
-    if any(row["token"] != host for row in known):
-        others = [row for row in known if row["token"] != host]
-        for row in others:  # another key under the old name: the old one goes, and keeps its records under a name of the past
+    for row in known:
+        if row["token"] != host:  # another key under the old name: the old one goes, and keeps its records under a name of the past
             expel(db, row["token"])
-            db.execute(
-                "UPDATE host SET name = ? WHERE token = ?", (f"{row['token'][:12].lower()}.was.{row['name']}"[:63], row["token"])
-            )
+            past = f"was.{hashlib.sha256(row['token'].encode()).hexdigest()[:12]}.{row['name']}"[:63].rstrip(".-")
+            db.execute("UPDATE host SET name = ? WHERE token = ?", (past, row["token"]))
+    key = jwk.public_key(said.host_key)
     values = {
         "token": host,
         "host_id": said.host_id,
         "name": invitation["name"],
         "address": invitation["address"] or invitation["name"],
         "labels": invitation["labels"],
-        "host_key": json.dumps(
-            jwk.to_public_jwk(jwk.public_key(said.host_key), jwk.thumbprint(jwk.public_key(said.host_key)), [said.host_id])
-        ),
+        "host_key": json.dumps(jwk.to_public_jwk(key, jwk.thumbprint(key), [said.host_id])),
         "hostname": said.hostname,
         "version": said.version,
         "bulletins": invitation["bulletins"],
         "now": now,
     }
     db.execute(
-        "INSERT INTO host (token, host_id, name, address, labels, host_key, hostname, version, state, bulletins, enrolled_at, seen_at)"
-        " VALUES (:token, :host_id, :name, :address, :labels, :host_key, :hostname, :version, 'enrolled', :bulletins, :now, :now)"
+        "INSERT INTO host (token, host_id, name, address, labels, host_key, hostname, version, state, bulletins,"
+        " enrolled_at, seen_at) VALUES (:token, :host_id, :name, :address, :labels, :host_key, :hostname, :version, 'enrolled',"
+        " :bulletins, :now, :now)"
         " ON CONFLICT (token) DO UPDATE SET name = excluded.name, address = excluded.address, labels = excluded.labels,"
         " host_key = excluded.host_key, hostname = excluded.hostname, version = excluded.version, state = 'enrolled',"
         " bulletins = excluded.bulletins, enrolled_at = excluded.enrolled_at",

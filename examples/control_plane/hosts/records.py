@@ -123,8 +123,9 @@ def _answer(plane: Plane, db: sqlite3.Connection, caller: Caller, ring: trust.Ke
     claims = _verified(ring, jws, TYP_ANSWER)
     jti, verdict, code = (str(claims.get(name, "")) for name in ("jti", "verdict", "code"))
     grant = _grant(db, caller, jti)
-    # A grant that was taken and comes a second time is refused as a replay: that says nothing about the first.
-    if grant is None or grant.state not in ("sent", "revoking") or code == "jti_replayed" or verdict not in ("accepted", "refused"):
+    if grant is None or grant.state not in ("sent", "revoking") or verdict not in ("accepted", "refused"):
+        return str(jws)
+    if code == "jti_replayed":  # one that was taken comes a second time: that says nothing about the first
         return str(jws)
     reason = one_line(str(claims.get("reason", "")))
     state = "accepted" if verdict == "accepted" else "refused"

@@ -61,7 +61,10 @@ async def _send(plane: Plane, host: Caller, response: web.StreamResponse, news: 
 
 
 async def _still_welcome(plane: Plane, host: Caller) -> bool:
-    query = "SELECT 1 FROM host h JOIN certificate c ON c.host = h.token WHERE h.token = ? AND h.state = 'enrolled' AND c.serial = ? AND c.not_after > ?"
+    query = (
+        "SELECT 1 FROM host h JOIN certificate c ON c.host = h.token"
+        " WHERE h.token = ? AND h.state = 'enrolled' AND c.serial = ? AND c.not_after > ?"
+    )
     return await plane.read(lambda db: db.execute(query, (host.token, host.serial, plane.now())).fetchone() is not None)
 
 

@@ -33,7 +33,7 @@ def secret(path: Path) -> bytes:
 
 
 def signed(key: bytes, body: bytes, at: int) -> str:
-    """What stands in ``Tidegate-Signature``: ``t=TIME,v1=HEX``, HMAC-SHA-256 over ``TIME.BODY``. The receiver refuses an old time."""
+    """What stands in ``Tidegate-Signature``: ``t=TIME,v1=HEX``, HMAC-SHA-256 over ``TIME.BODY``; an old time is to be refused."""
     return f"t={at},v1={hmac.new(key, str(at).encode() + b'.' + body, hashlib.sha256).hexdigest()}"
 
 

@@ -118,8 +118,8 @@ async def _one_batch(plane: Plane, name: str, sink: Sink) -> bool:
 def _behind(db: sqlite3.Connection, name: str) -> tuple[list[Item], int]:
     row = db.execute("SELECT last FROM cursor WHERE sink = ?", (name,)).fetchone()
     query = (
-        "SELECT e.id, e.ocsf, e.at_ms, coalesce(h.name, 'control-plane') AS source FROM event e LEFT JOIN host h ON h.token = e.source"
-        " WHERE e.id > ? ORDER BY e.id LIMIT ?"
+        "SELECT e.id, e.ocsf, e.at_ms, coalesce(h.name, 'control-plane') AS source FROM event e"
+        " LEFT JOIN host h ON h.token = e.source WHERE e.id > ? ORDER BY e.id LIMIT ?"
     )
     found = db.execute(query, (row["last"] if row else 0, BATCH)).fetchall()
     return [(json.loads(one["ocsf"]), one["source"], one["at_ms"]) for one in found], found[-1]["id"] if found else 0

@@ -21,7 +21,8 @@ def message(event: Mapping[str, Any], source: str, at_ms: int) -> bytes:
     severity = _SEVERITY.get(event.get("severity_id", 0), 5)
     stamp = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at_ms % 1000:03d}Z"
     hostname = "".join(character if 33 <= ord(character) <= 126 else "-" for character in source)[:255] or "-"
-    code = str(event.get("metadata", {}).get("event_code") or "-") if isinstance(event.get("metadata"), Mapping) else "-"
+    metadata = event.get("metadata")
+    code = str(metadata.get("event_code") or "-") if isinstance(metadata, Mapping) else "-"
     ident = "".join(character if 33 <= ord(character) <= 126 else "-" for character in code)[:32]
     head = f"<{_FACILITY * 8 + severity}>1 {stamp} {hostname} tidegate - {ident} - "
     whole = head.encode("ascii") + json.dumps(event, ensure_ascii=True, separators=(",", ":")).encode("ascii")
@@ -29,8 +30,7 @@ def message(event: Mapping[str, Any], source: str, at_ms: int) -> bytes:
 
 
 class SyslogSink:
-    """A connection that is kept. Syslog has no acknowledgement: what the kernel took is called sent, so a cut may lose its last batch
-    unless the server closes first, which is looked for before each batch."""
+    """A connection that is kept. Syslog has no acknowledgement: what the kernel took counts as sent, so a cut may lose a batch."""
 
     def __init__(self, settings: Syslog) -> None:
         self._settings = settings

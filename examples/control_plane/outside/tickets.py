@@ -11,7 +11,7 @@ from examples.control_plane.plane import Plane
 async def check(plane: Plane, ticket: str, subject: str, template: str, hosts: Sequence[str]) -> None:
     """Nothing to do where no webhook is configured, or no ticket is named (whether one is needed, the rule says).
 
-    The webhook gets ``{"ticket", "subject", "template", "hosts"}`` and answers ``{"ok": true}`` or ``{"ok": false, "reason": "..."}``.
+    The webhook gets ``{"ticket", "subject", "template", "hosts"}`` and answers ``{"ok": true}``, or false with a ``reason``.
 
     Raises:
         Problem: ``ticket_refused``, ``ticket_unchecked``.

@@ -29,7 +29,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Recordings:
-    """Files below ``folder``/HOST/ID.tgr; names are checked by who calls (HOST is 43 characters of base64url, ID the recorder's)."""
+    """Files below ``folder``/HOST/ID.tgr. Names are checked by who calls: HOST is base64url, ID as the recorder makes them."""
 
     folder: Path
     locks: tuple[threading.Lock, ...] = field(default_factory=lambda: tuple(threading.Lock() for _ in range(_LOCKS)))

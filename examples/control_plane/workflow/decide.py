@@ -156,9 +156,10 @@ def counted(request: Request, digest: str, approvers: Mapping[str, Party], roles
     people: set[str] = set()
     for approval in request.approvals:
         party = approvers.get(approval.by)
-        if approval.verdict == "approved" and approval.digest == digest and party is not None and roles & party.roles:
-            if not own(request, party):
-                people.add(party.login)
+        if party is None or approval.verdict != "approved" or approval.digest != digest:
+            continue
+        if roles & party.roles and not own(request, party):
+            people.add(party.login)
     return len(people)
 
 

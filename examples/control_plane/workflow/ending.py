@@ -85,7 +85,8 @@ def put_bulletin(plane: Plane, db: sqlite3.Connection, host: str) -> None:
         return
     now = plane.now()
     found = db.execute(
-        "SELECT jti FROM grant_ WHERE host = ? AND exp > ? AND (state = 'revoking' OR cause = 'revoked') ORDER BY iat DESC LIMIT 500",
+        "SELECT jti FROM grant_ WHERE host = ? AND exp > ? AND (state = 'revoking' OR cause = 'revoked')"
+        " ORDER BY iat DESC LIMIT 500",
         (host, now),
     )
     seq = max(row["bulletin_seq"] + 1, int(plane.clock() * 1000))

@@ -34,7 +34,8 @@ def end_all(plane: Plane, db: sqlite3.Connection, subject: str, *, by: str, reas
     now = plane.now()
     grants = rows.grants_where(db, "g.subject = :subject AND g.exp > :now AND g.state <> 'ended'", {"subject": subject, "now": now})
     db.execute(
-        "INSERT INTO subject_revocation (subject, iat) VALUES (?, ?) ON CONFLICT (subject) DO UPDATE SET iat = max(iat, excluded.iat)",
+        "INSERT INTO subject_revocation (subject, iat) VALUES (?, ?)"
+        " ON CONFLICT (subject) DO UPDATE SET iat = max(iat, excluded.iat)",
         (subject, now),
     )
     hosts = {grant.host: grant.host_id for grant in grants}
