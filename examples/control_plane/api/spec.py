@@ -25,6 +25,7 @@ DOCUMENT = Path(__file__).parents[1] / "openapi.yaml"
 BODY_MAX = 64 * 1024
 _BASE = "urn:tidegate:control-plane"
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
 _METHODS = ("get", "put", "post", "delete", "patch")
 _SECRETS = frozenset({"password"})  # whatever somebody likes; never shown
 
@@ -61,7 +62,7 @@ class Spec:
 
     def __init__(self, path: Path = DOCUMENT) -> None:
         self.text = path.read_text(encoding="utf-8")
-        self._document: dict[str, Any] = yaml.safe_load(self.text)
+        self._document: dict[str, Any] = yaml.load(self.text, Loader=_LOADER)  # noqa: S506  # a safe one
         resource = DRAFT202012.create_resource(self._document)
         self._registry: Registry[Any] = Registry().with_resource(_BASE, resource)
         self.operations = {(one.method, one.path): one for one in self._operations()}

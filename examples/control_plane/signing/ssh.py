@@ -55,7 +55,7 @@ def public_key(line: str) -> PublicKey:
         Problem: ``public_key_invalid``: not one, a certificate, or of a kind that is not certified here.
     """
     try:
-        if not _LINE.fullmatch(line):
+        if not _LINE.fullmatch(line) or "-cert-" in line.split(" ", 1)[0]:
             raise ValueError("no such line")
         found = serialization.load_ssh_public_key(line.encode("ascii"))
     except (ValueError, UnsupportedAlgorithm) as caught:
