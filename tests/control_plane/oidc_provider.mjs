@@ -39,12 +39,15 @@ function serve() {
       devInteractions: { enabled: true },
     },
     pkce: { required: () => true },
+    // Its own dispatcher posts to no loopback address, where the control plane under test listens.
+    fetch: (url, options) => fetch(url, { ...options, dispatcher: undefined }),
     findAccount: (_, id) => account(id) && { accountId: id, claims: () => ({ sub: id, ...account(id) }) },
   });
+  provider.on("backchannel.error", (_, error) => console.error(error));
   answer = provider.callback();
   process.stdout.write(`${server.address().port}\n`);
 }
 
 server.on("request", (request, response) => answer(request, response));
-server.listen(0, "127.0.0.1", serve);
+server.listen(told.port, "127.0.0.1", serve);
 process.stdin.on("data", serve).on("end", () => process.exit(0));

@@ -155,8 +155,10 @@ class RunningProvider:
 
 
 @contextlib.contextmanager
-def running(folder: Path, given: Authority, back_channel: str = "") -> Iterator[RunningProvider]:
-    """Start the provider. ``back_channel`` is where it posts logout tokens."""
+def running(
+    folder: Path, given: Authority, back_channel: str = "", port: int = 0, trusts: Path | None = None
+) -> Iterator[RunningProvider]:
+    """Start the provider. ``back_channel`` is where it posts logout tokens, ``trusts`` the authority of whoever listens there."""
     key, jwk = signing_key("first")
     accounts, jwks = folder / "accounts.json", folder / "jwks.json"
     jwks.write_text(json.dumps({"keys": [jwk]}))
@@ -167,11 +169,12 @@ def running(folder: Path, given: Authority, back_channel: str = "") -> Iterator[
         "accounts": str(accounts),
         "jwks": str(jwks),
         "client": CLIENT,
+        "port": port,
         "back_channel": {"backchannel_logout_uri": back_channel, "backchannel_logout_session_required": True}
         if back_channel
         else {},
     }
-    environment = {**os.environ, "TEST_PROVIDER": json.dumps(told), "NODE_EXTRA_CA_CERTS": str(given.ca)}
+    environment = {**os.environ, "TEST_PROVIDER": json.dumps(told), "NODE_EXTRA_CA_CERTS": str(trusts or given.ca)}
     with (folder / "provider.log").open("w") as log:
         process = subprocess.Popen(
             ["node", str(HERE / "oidc_provider.mjs")],
@@ -185,9 +188,9 @@ def running(folder: Path, given: Authority, back_channel: str = "") -> Iterator[
         assert process.stdout is not None
         assert process.stdin is not None
         try:
-            port = process.stdout.readline().strip()
-            assert port.isdigit(), (folder / "provider.log").read_text()
-            found = RunningProvider(given, process, accounts, jwks, f"https://127.0.0.1:{port}", key)
+            listens = process.stdout.readline().strip()
+            assert listens.isdigit(), (folder / "provider.log").read_text()
+            found = RunningProvider(given, process, accounts, jwks, f"https://127.0.0.1:{listens}", key)
             found.account("alice", ALICE)
             yield found
         finally:
@@ -231,6 +234,14 @@ class Browser:
         found = re.search(r'href="([^"]*/abort)"', page)
         assert found is not None, page
         self.open(urllib.parse.urljoin(at, html.unescape(found[1])))
+
+    def log_out(self, issuer: str) -> None:
+        """End the provider's own session, as a person does there."""
+        at, page = self.open(f"{issuer}/session/end")
+        found = re.search(r"<form[^>]*action=\"([^\"]*)\"", page)
+        assert found is not None, page
+        form = {name: html.unescape(value) for name, value in _hidden(page)}
+        self.open(urllib.parse.urljoin(at, html.unescape(found[1])), {**form, "logout": "yes"})
 
     def refuse(self, url: str) -> str:
         """Go there and say no."""

@@ -115,7 +115,7 @@ def shown(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(shown, value)) or "-"
     if isinstance(value, dict):
-        return ", ".join(f"{key}={shown(item)}" for key, item in value.items()) or "-"
+        return ", ".join(f"{one_line(str(key))}={shown(item)}" for key, item in value.items()) or "-"
     return one_line(str(value)) or "-"
 
 

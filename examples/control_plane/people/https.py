@@ -88,6 +88,7 @@ class Https:
             data = response.read(self.answer_max + 1)
             if len(data) > self.answer_max:
                 raise ProviderError("answer_too_large", f"{_host(url)} answered with more than {self.answer_max} bytes")
+            _whole(response, url)
             return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, data)
 
     def download(self, url: str, *, deadline_s: float, silence_s: float = DEADLINE_S) -> Iterator[bytes]:
@@ -101,6 +102,7 @@ class Https:
                 raise ProviderError("answer_status", said(response.status, response.read(ANSWER_MAX)))
             while piece := response.read1(65536):
                 yield piece
+            _whole(response, url)
 
     @contextmanager
     def _asked(
@@ -120,7 +122,8 @@ class Https:
         connection = _Bounded(host, port, self._context(), deadline_s, silence_s or deadline_s)
         try:
             connection.request(method, target, body, headers)
-            yield connection.getresponse()
+            with connection.getresponse() as response:
+                yield response
         except ssl.SSLCertVerificationError as error:
             raise ProviderError("server_untrusted", f"{host}: its certificate is not trusted: {error.verify_message}") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -158,7 +161,8 @@ class _Bounded(http.client.HTTPSConnection):
         self._plain = socket.create_connection((self.host, self.port), self.timeout)
         # A descriptor of our own: wrapping takes the first one over, and the timer must be able to end the handshake too.
         wrapped, self._plain = self._plain, self._plain.dup()
-        self.sock = self._tls.wrap_socket(wrapped, server_hostname=self.host)
+        # Whoever cuts the connection must not make a shorter answer of a long one.
+        self.sock = self._tls.wrap_socket(wrapped, server_hostname=self.host, suppress_ragged_eofs=False)
 
     def close(self) -> None:
         self._timer.cancel()
@@ -221,6 +225,11 @@ def _parts(url: str) -> tuple[str, int, str]:
     if parts.scheme != "https" or not host or parts.username is not None:
         raise ProviderError("url_not_https", f"{url[:200]!a} does not begin with https:// and a host")
     return host, port or 443, f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
+
+
+def _whole(response: http.client.HTTPResponse, url: str) -> None:
+    if response.length:  # what its Content-Length still promises
+        raise ProviderError("server_unreachable", f"{_host(url)} ended its answer too early")
 
 
 def _host(url: str) -> str:
