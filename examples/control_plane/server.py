@@ -25,6 +25,7 @@ from examples.control_plane.plane import Hub, Plane
 from examples.control_plane.recordings.taking import Recordings
 from examples.control_plane.signing import ca, keys
 from examples.control_plane.store import Store, audit
+from examples.control_plane.workflow.opening import check_templates
 
 THREADS = 16
 _RENEW_EVERY_S = 86400.0
@@ -48,9 +49,11 @@ async def running(settings: Settings, data: Path) -> AsyncIterator[Running]:
     Raises:
         ConfigError: a key is missing or damaged (`init` makes them).
         DataLockedError: another process serves this folder.
+        ValueError: a template is nothing that a host would take; openapi.yaml and the routes differ.
         OSError: a port is taken.
     """
     found = keys.load(data / "keys", settings.issuer)
+    check_templates(found, settings.policy)
     async with contextlib.AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(THREADS, "control-plane"))
         store = Store(data, PEOPLE_SCHEMA)

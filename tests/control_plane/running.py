@@ -187,7 +187,7 @@ def answered(response: http.client.HTTPResponse) -> Answer:
     """The whole answer."""
     data = response.read()
     kind = response.headers.get_content_type()
-    parsed = json.loads(data) if "json" in kind and "ndjson" not in kind else data.decode("utf-8")
+    parsed = json.loads(data) if data and "json" in kind and "ndjson" not in kind else data.decode("utf-8")
     return Answer(response.status, parsed, dict(response.headers))
 
 

@@ -15,6 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from agent import trust
 from agent.trust import jwk
@@ -107,7 +108,7 @@ def forged(host: TestHost, authority: ca.Authority, token: str, uri: str = ca.HO
         .not_valid_before(now - timedelta(minutes=1))
         .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri + token)]), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .sign(authority.key, hashes.SHA256())
     )
     found.certificate = ca.pem(made)
@@ -243,10 +244,24 @@ def test_a_batch_that_is_wrong_or_too_large_is_refused(web1: TestHost, body: byt
 
 def test_a_record_of_no_kind_is_refused_for_good_and_the_rest_is_taken(web1: TestHost) -> None:
     good = {"key": "e:good", "kind": "event", "body": {"metadata": {}}}
-    bad = [{"key": "e:a", "kind": "wish", "body": {}}, {"key": "e:b", "kind": "event", "body": "text"}]
+    bad: list[dict[str, object]] = [{"key": "e:a", "kind": "wish", "body": {}}, {"key": "e:b", "kind": "event", "body": "text"}]
     found = web1.send(*bad, good)
     assert found["acked"] == ["e:good"]
     assert {one["key"]: one["code"] for one in found["refused"]} == {"e:a": "record_invalid", "e:b": "record_invalid"}
+
+
+def test_text_that_is_none_is_refused_and_breaks_nothing(control_plane: ControlPlane, web1: TestHost) -> None:
+    odd = b'{"key":"e:odd","kind":"event","body":{"metadata":{"event_code":"\\ud800"},"message":"\\udfff"}}'
+    assert web1.call("POST", "/v1/host/records", odd, NDJSON).body["acked"] == ["e:odd"]
+    lone = b'{"key":"r:odd","kind":"receipt","body":"\\ud800.a.b"}'
+    assert web1.call("POST", "/v1/host/records", lone, NDJSON).body["refused"] == [{"key": "r:odd", "code": "signature_refused"}]
+    infinite = b'{"key":"e:inf","kind":"event","body":{"x":Infinity}}'
+    assert web1.call("POST", "/v1/host/records", infinite, NDJSON).code == "body_invalid"
+    host = TestHost(control_plane, "odd")
+    token = host.invitation()
+    for name in ("csr", "proof", "host_id", "hostname"):
+        assert host.call("POST", "/v1/enroll", host.enrolment(token) | {name: "\ud800"}).code == "body_invalid"
+    assert control_plane.call("GET", "/v1/events?limit=500", who="audra").status == 200
 
 
 def put(host: TestHost, ident: str, offset: int, data: bytes, more: str = "") -> Answer:

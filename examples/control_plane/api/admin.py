@@ -13,6 +13,7 @@ from examples.control_plane.events.kinds import Kind
 from examples.control_plane.hosts import enrolment
 from examples.control_plane.plane import PLANE, Hub
 from examples.control_plane.signing import keys as signing_keys
+from examples.control_plane.signing import ssh
 from examples.control_plane.store import audit, touch
 from examples.control_plane.workflow import acts, rows
 
@@ -93,6 +94,8 @@ async def create_token(request: web.Request) -> web.Response:
         f"tidegate enroll {plane.settings.hosts_listener.url} --token {secret}"
         f" --ca-fingerprint {signing_keys.fingerprint(plane.keys.ca.certificate)} --signing-key {plane.keys.thumbprint()}"
     )
+    if plane.settings.ssh_certificates:
+        command += f" --ssh-ca {ssh.fingerprint(ssh.public_line(plane.keys.ssh_ca))}"
     return web.json_response({**_token_view(row), "token": secret, "command": command}, status=201)
 
 

@@ -1,4 +1,4 @@
-"""Tries in a window of time, for each key; bounded in memory."""
+"""Tries, and bytes, in a window of time, for each key; bounded in memory."""
 
 import threading
 import time
@@ -30,3 +30,22 @@ class Limiter:
             while len(self._seen) > _KEYS_MAX:
                 self._seen.popitem(last=False)
             return True
+
+
+class Budget:
+    """At most ``most`` (bytes) of one key in any window of ``per_s`` seconds. Keys are known hosts, so few."""
+
+    def __init__(self, most: int, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._per_s, self._clock = most, per_s, clock
+        self._used: dict[str, tuple[float, int]] = {}  # key → begin of its window, used in it
+
+    def take(self, key: str, amount: int) -> bool:
+        """Whether that much more is allowed now; counts it if so."""
+        now = self._clock()
+        begin, used = self._used.get(key, (now, 0))
+        if now - begin >= self._per_s:
+            begin, used = now, 0
+        if used + amount > self._most:
+            return False
+        self._used[key] = (begin, used + amount)
+        return True

@@ -11,6 +11,7 @@ CODES: dict[str, int] = {
     "body_invalid": 422,  # not as openapi.yaml has it; `field` names the member
     "parameter_invalid": 422,
     "body_too_large": 413,
+    "body_too_slow": 408,
     "media_type": 415,
     "session_missing": 401,
     "session_invalid": 401,

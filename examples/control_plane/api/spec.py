@@ -3,6 +3,7 @@
 The server starts only if routes and operations are the same set, so the document can't say other than the code does.
 """
 
+import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from examples.control_plane.api.problems import Problem
 
 DOCUMENT = Path(__file__).parents[1] / "openapi.yaml"
 BODY_MAX = 64 * 1024
+BODY_S = 60.0
 _BASE = "urn:tidegate:control-plane"
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
@@ -183,12 +185,16 @@ async def body(operation: Operation, request: web.Request) -> dict[str, Any]:
 
 
 async def bounded(request: web.Request, most: int) -> bytes:
-    """The body, of at most so many bytes. Raises Problem ``body_too_large``."""
+    """The body, of at most so many bytes. Raises Problem ``body_too_large``, ``body_too_slow``."""
     data = bytearray()
-    async for chunk in request.content.iter_chunked(16 * 1024):
-        data += chunk
-        if len(data) > most:
-            raise Problem("body_too_large", f"at most {most} bytes are taken")
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.content.iter_chunked(16 * 1024):
+                data += chunk
+                if len(data) > most:
+                    raise Problem("body_too_large", f"at most {most} bytes are taken")
+    except TimeoutError as caught:
+        raise Problem("body_too_slow", f"a body comes within {BODY_S:.0f} s") from caught
     return bytes(data)
 
 

@@ -41,7 +41,7 @@ class Caps:
     recording_bytes: int = 4 << 30  # recordings of one host
     events_kept: int = 1_000_000
     followers: int = 16  # of live sessions
-    streams: int = 10_000  # open event streams of hosts
+    event_bytes_an_hour: int = 64 << 20  # of one host; it keeps the rest, and tells what it had to drop
     waiting: int = 20  # requests of one person that wait
 
 

@@ -8,8 +8,9 @@ from aiohttp import web
 
 from agent.model.text import one_line
 from agent.sessions.recording.catalogue import IDENT
-from examples.control_plane.api.limits import Limiter
+from examples.control_plane.api.limits import Budget, Limiter
 from examples.control_plane.api.problems import Problem
+from examples.control_plane.api.spec import bounded
 from examples.control_plane.events.kinds import Kind
 from examples.control_plane.hosts import enrolment, records, stream
 from examples.control_plane.hosts.identity import caller
@@ -18,9 +19,10 @@ from examples.control_plane.recordings.taking import PIECE_MAX, Recordings
 from examples.control_plane.store import audit
 
 ENROL_MAX = 32 * 1024
-TRIES, TRIES_PER_S = 30, 60.0
+TRIES, TRIES_PER_S = 120, 60.0  # of one address: a site behind one may enrol many
 _RECORDINGS = web.AppKey("recordings", Recordings)
 _LIMITER = web.AppKey("limiter", Limiter)
+_BUDGET = web.AppKey("budget", Budget)
 _log = logging.getLogger("tidegate.control_plane")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -29,6 +31,7 @@ def application(plane: Plane, recordings: Recordings) -> web.Application:
     """The whole API for hosts."""
     app = web.Application(middlewares=[problems], client_max_size=records.BATCH_MAX + 1024)
     app[PLANE], app[_RECORDINGS], app[_LIMITER] = plane, recordings, Limiter(TRIES, TRIES_PER_S)
+    app[_BUDGET] = Budget(plane.settings.caps.event_bytes_an_hour, 3600.0)
     app.add_routes(
         [
             web.post("/v1/enroll", enrol),
@@ -74,7 +77,7 @@ async def enrol(request: web.Request) -> web.Response:
     texts = {name: body.get(name) for name in ("token", "host_id", "csr", "hostname", "version", "proof")}
     key = body.get("host_key")
     for name, value in texts.items():
-        if not isinstance(value, str) or not 1 <= len(value) <= 16_384:
+        if not isinstance(value, str) or not 1 <= len(value) <= 16_384 or any("\ud800" <= one <= "\udfff" for one in value):
             raise Problem("body_invalid", "must be a text", field=name)
     if not isinstance(key, dict):
         raise Problem("body_invalid", "must be a public JWK", field="host_key")
@@ -111,7 +114,10 @@ async def take_records(request: web.Request) -> web.Response:
     """POST /v1/host/records."""
     plane = request.app[PLANE]
     host = await caller(plane, request)
-    found, refused = records.parse(await request.read())
+    found, refused = records.parse(await bounded(request, records.BATCH_MAX))
+    told = sum(record.size for record in found if record.kind == "event")
+    if told and not request.app[_BUDGET].take(host.token, told):
+        raise Problem("quota_exceeded", "this host tells more than it may in an hour: keep it, and try again later")
     taken = await plane.write(lambda db: records.take(plane, db, host, found))
     return web.json_response({"acked": taken["acked"], "refused": [*refused, *taken["refused"]]})
 
@@ -133,9 +139,7 @@ async def take_recording(request: web.Request) -> web.Response:
         raise Problem("parameter_invalid", "must be a whole number", field="offset")
     if complete not in ("true", "false"):
         raise Problem("parameter_invalid", "must be true or false", field="complete")
-    data = await request.read()
-    if len(data) > PIECE_MAX:
-        raise Problem("body_too_large", f"a piece has at most {PIECE_MAX} bytes")
+    data = await bounded(request, PIECE_MAX)
     size = await plane.run(request.app[_RECORDINGS].append, plane, host, ident, int(offset), data, complete=complete == "true")
     return web.json_response({"size": size.size})
 
@@ -148,13 +152,9 @@ def _ident(request: web.Request) -> str:
 
 
 async def _object(request: web.Request, most: int) -> dict[str, object]:
-    data = await request.content.read(most + 1)
-    while len(data) <= most and (more := await request.content.read(most + 1 - len(data))):
-        data += more
-    if len(data) > most:
-        raise Problem("body_too_large", f"at most {most} bytes")
+    data = await bounded(request, most)
     try:
-        found = json.loads(data)
+        found = json.loads(data, parse_constant=str)
     except (ValueError, RecursionError) as caught:
         raise Problem("body_invalid", "is no JSON") from caught
     if not isinstance(found, dict):

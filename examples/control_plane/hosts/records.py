@@ -57,7 +57,7 @@ def parse(data: bytes) -> tuple[list[Record], list[dict[str, str]]]:
     refused: list[dict[str, str]] = []
     for number, line in enumerate(lines):
         try:
-            value = json.loads(line)
+            value = json.loads(line, parse_constant=_no_constant)
         except (ValueError, RecursionError) as caught:
             raise Problem("body_invalid", f"line {number + 1} is no JSON") from caught
         key = value.get("key") if isinstance(value, dict) else None
@@ -69,6 +69,10 @@ def parse(data: bytes) -> tuple[list[Record], list[dict[str, str]]]:
         else:
             found.append(record)
     return found, refused
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
 
 
 def take(plane: Plane, db: sqlite3.Connection, caller: Caller, records: list[Record]) -> dict[str, list[object]]:
@@ -164,7 +168,7 @@ def _receipt(plane: Plane, db: sqlite3.Connection, caller: Caller, ring: trust.K
 
 
 def _settle(plane: Plane, db: sqlite3.Connection, ident: str) -> None:
-    """A request whose last grant is over is over; one that replaced another and was refused everywhere lets that one stand again."""
+    """A request whose last grant is over is over; an extension that every host refused lets the old request stand again."""
     request = rows.request(db, ident)
     grants = rows.grants_of(db, ident)
     over = all(grant.state in ("refused", "ended") for grant in grants)
@@ -196,7 +200,7 @@ def _verified(ring: trust.KeyRing, jws: object, typ: str) -> Mapping[str, object
     if not isinstance(jws, str) or len(jws) > LINE_MAX:
         raise _Refused("record_invalid", "is no signed token")
     try:
-        verified = trust.verify(jws.strip().encode("utf-8"), ring, typ=typ, payload_max=RECEIPT_MAX)
+        verified = trust.verify(jws.strip().encode("ascii", "replace"), ring, typ=typ, payload_max=RECEIPT_MAX)
         claims = trust.parse_object(verified.payload)
         if typ == TYP_RECEIPT:  # an answer names no issuer: the key alone says whose it is
             trust.check_issuer(str(claims.get("iss")), verified.signers)

@@ -5,6 +5,7 @@ import sqlite3
 import time
 from collections.abc import Mapping
 
+from agent.model.text import one_line
 from examples.control_plane.events import ocsf
 from examples.control_plane.events.kinds import ROWS, Kind
 from examples.control_plane.store.database import touch
@@ -47,7 +48,7 @@ def take(db: sqlite3.Connection, host: str, event: Mapping[str, object]) -> None
         (
             int(time.time() * 1000),
             host,
-            code[:100] if isinstance(code, str) else "unknown",
+            one_line(code, 100) if isinstance(code, str) else "unknown",
             severity if isinstance(severity, int) and 0 <= severity <= 99 else 0,
             _json(event),
         ),

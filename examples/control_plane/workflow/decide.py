@@ -77,14 +77,15 @@ def _asked(ask: Ask, party: Party, template: Template, hosts: Sequence[Host], *,
         "extends": ask.extends,
         "keys": list(ask.keys),
         "source_address": list(ask.source_address),
-        "authorization_details": _details(ask, party, template, source, certificates=certificates),
+        "authorization_details": details(ask, party, template, source, certificates=certificates),
         "recording": {name: True for name, wanted in template.recording.items() if wanted},
     }
 
 
-def _details(
+def details(
     ask: Ask, party: Party, template: Template, source: tuple[str, ...], *, certificates: bool
 ) -> list[Mapping[str, object]]:
+    """The entries of authorization_details for this person. Raises Problem ``certificates_off``."""
     if not ask.keys and not certificates:
         raise Problem("certificates_off", "no certificates are made here: name a public key", field="keys")
     name = "".join(" " if character in ":," else character for character in party.name).strip()

@@ -4,12 +4,14 @@ import json
 import sqlite3
 
 from examples.control_plane.api.problems import Problem
+from examples.control_plane.config.policy import Policy
 from examples.control_plane.events.kinds import Kind
 from examples.control_plane.plane import Plane
 from examples.control_plane.signing import tokens
+from examples.control_plane.signing.keys import Keys
 from examples.control_plane.store import audit
-from examples.control_plane.workflow import outbox, rows
-from examples.control_plane.workflow.model import Granted, Host, Judged, Request
+from examples.control_plane.workflow import decide, outbox, rows
+from examples.control_plane.workflow.model import Ask, Granted, Host, Judged, Party, Request
 
 
 def open_now(plane: Plane, db: sqlite3.Connection, request: Request, judged: Judged, *, actor: str) -> None:
@@ -67,6 +69,18 @@ def check(plane: Plane, judged: Judged, subject: str) -> None:
             recording=_recording(judged),
         )
         tokens.grant(plane.keys, words)
+
+
+def check_templates(keys: Keys, policy: Policy) -> None:
+    """Each template as a host would read it, before anybody asks for it. Raises ValueError for one that none would take."""
+    party = Party("check@example.com", "Check", "jit-check", frozenset())
+    for template in policy.templates.values():
+        details = decide.details(Ask(template.name, (), 60, "check"), party, template, template.source_address, certificates=True)
+        words = tokens.GrantWords("urn:tidegate:check", party.subject, "check", 0, 60, details, "check")
+        try:
+            tokens.grant(keys, words)
+        except Problem as caught:
+            raise ValueError(f"template {template.name}: {caught.field}: {caught.detail}") from caught
 
 
 def live_on(db: sqlite3.Connection, subject: str, host: str, now: int) -> Granted | None:
