@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import http.client
 import json
+import socket
 import ssl
 import tempfile
 import threading
@@ -57,6 +58,8 @@ class Stream:
         raise EOFError("the stream has ended")
 
     def close(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # first: a thread that reads holds the response until the next heartbeat
+            self._connection.sock.shutdown(socket.SHUT_RDWR)
         self._response.close()
         self._connection.close()
 
@@ -172,7 +175,8 @@ class Listening:
     def _listen(self) -> None:
         with contextlib.suppress(EOFError, OSError, ValueError, AttributeError, http.client.HTTPException):
             while True:
-                self.got.append((time.monotonic(), self._stream.next()[1]))
+                _, token = self._stream.next()
+                self.got.append((time.monotonic(), token))
 
     def close(self) -> None:
         self._stream.close()

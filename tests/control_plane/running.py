@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.control_plane.config import load
-from examples.control_plane.people import People
-from examples.control_plane.people.changing import add_local
+from examples.control_plane.people import People, local, provisioning
 from examples.control_plane.people.person import PEOPLE_SCHEMA
 from examples.control_plane.setup import make
 from examples.control_plane.store import Store
@@ -209,11 +208,14 @@ def prepared(folder: Path, more: str = "") -> ControlPlane:
     try:
         known = People.configured(store, load(config).people)
         if known.settings.local:
-            for name, roles in PEOPLE.items():
-                person = add_local(known, name, f"{name.title()} Example", roles, PASSWORD, by="")
-                with store.write() as db:
+            kept = local.secret(PASSWORD)  # once for all: it takes its time
+            with store.write() as db:
+                for name, roles in PEOPLE.items():
+                    prefix = known.settings.prefix
+                    person = provisioning.add_local(db, name, f"{name.title()} Example", roles, prefix, time.time())
+                    local.keep(db, person.id, kept)
                     found.bearers[name] = known.sessions.open(db, person.id, time.time()).bearer
-                found.subjects[name] = person.subject
+                    found.subjects[name] = person.subject
     finally:
         store.close()
     return found

@@ -2,8 +2,9 @@
 
 import time
 
+from agent import trust
 from agent.model import SshWant, SudoWant
-from tests.control_plane.host import TestHost
+from tests.control_plane.host import Listening, TestHost
 from tests.control_plane.running import ControlPlane
 
 
@@ -32,3 +33,17 @@ def test_what_was_approved_is_signed_and_pushed_and_its_end_comes_back(control_p
     assert shown["grants"][0]["receipt"].count(".") == 2
     stream.close()
     assert ident > 0
+
+
+def test_a_revocation_is_pushed_at_once(control_plane: ControlPlane, web2: TestHost) -> None:
+    request = control_plane.ask("alice", ["web2"], break_glass=True)
+    listening = Listening(web2)
+    began = time.monotonic()
+    control_plane.ok("POST", f"/v1/requests/{request['id']}/revoke", {"reason": "over"}, who="alice")
+    came: list[float] = []
+    while not came and time.monotonic() - began < 5:
+        came = [at for at, word in list(listening.got) if trust.claimed_typ(word.encode()) == trust.TYP_EVENT]
+        time.sleep(0.005)
+    listening.close()
+    assert came, "no revocation came"
+    assert came[0] - began < 2  # about 25 ms on a machine with nothing else to do; many tests may run here
