@@ -1,0 +1,93 @@
+"""The listener for people: for every request who it is, whether they may, whether it is well formed; then one handler."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from agent.model.text import one_line
+from examples.control_plane.api import admin, looking, requests, watching
+from examples.control_plane.api.limits import Limiter
+from examples.control_plane.api.problems import Problem
+from examples.control_plane.api.spec import BODY_MAX, Operation, Spec, body, parameters
+from examples.control_plane.people.routes import routes as people_routes
+from examples.control_plane.plane import PLANE, Plane
+from examples.control_plane.recordings.taking import Recordings
+
+LOGINS, LOGINS_PER_S = 10, 60.0
+_SPEC = web.AppKey("spec", Spec)
+_LIMITER = web.AppKey("limiter", Limiter)
+_log = logging.getLogger("tidegate.control_plane")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def application(plane: Plane, recordings: Recordings) -> web.Application:
+    """The whole API for people. Raises ValueError when it is not what openapi.yaml says."""
+    spec = Spec()
+    app = web.Application(middlewares=[_problems, _checked], client_max_size=BODY_MAX)
+    app[PLANE], app[_SPEC], app[_LIMITER] = plane, spec, Limiter(LOGINS, LOGINS_PER_S)
+    app[watching.RECORDINGS] = recordings
+    handlers = {**requests.HANDLERS, **looking.HANDLERS, **watching.HANDLERS, **admin.HANDLERS, "document": document}
+    for operation in spec.operations.values():
+        if operation.ident in handlers:
+            app.router.add_route(operation.method, operation.path, handlers[operation.ident])
+    for route in people_routes(plane.people):
+        app.router.add_route(route.method, route.path, route.handler)  # one by one: web.get would answer HEAD too
+    spec.check_routes(app)
+    return app
+
+
+async def document(request: web.Request) -> web.Response:
+    """GET /openapi.yaml."""
+    return web.Response(text=request.app[_SPEC].text, content_type="application/yaml")
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        response = await handler(request)
+    except Problem as problem:
+        return problem.response()
+    except web.HTTPException as raised:
+        if raised.status < 400:
+            raise
+        codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+        answer = Problem(codes.get(raised.status, "request_malformed"), raised.reason).response()
+        if "Allow" in raised.headers:
+            answer.headers["Allow"] = raised.headers["Allow"]
+        return answer
+    except (ConnectionError, TimeoutError):
+        raise
+    except Exception:
+        _log.exception("%s %s failed", request.method, one_line(request.path))
+        return Problem("internal", "something is wrong here; the log says what").response()
+    if not response.prepared:
+        response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+@web.middleware
+async def _checked(request: web.Request, handler: Handler) -> web.StreamResponse:
+    operation = request.app[_SPEC].matching(request)
+    if operation is None:
+        return await handler(request)  # aiohttp's own 404 or 405
+    if operation.limit and not request.app[_LIMITER].take(f"{operation.limit} {request.remote}"):
+        raise Problem("rate_limited", "too many tries from this address: wait a minute")
+    if not operation.public:
+        request["person"] = await _person(request, operation)
+    request["parameters"] = parameters(operation, request)
+    request["body"] = await body(operation, request)
+    return await handler(request)
+
+
+async def _person(request: web.Request, operation: Operation) -> object:
+    plane = request.app[PLANE]
+    scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not bearer:
+        raise Problem("session_missing", "log in first")
+    person = await plane.run(plane.people.sessions.person, bearer.strip(), plane.clock())
+    if person is None:
+        raise Problem("session_invalid", "this session is over: log in again")
+    if operation.roles and not operation.roles & person.roles:
+        raise Problem("role_missing", f"it is for {' or '.join(sorted(operation.roles))}")
+    return person

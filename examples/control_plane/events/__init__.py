@@ -1,0 +1,1 @@
+"""What happens here, as OCSF events: the kinds, their mapping, and the ways out to a SIEM."""

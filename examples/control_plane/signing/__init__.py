@@ -1,0 +1,1 @@
+"""Everything that is signed here: grants, revocations, bulletins, TLS and SSH certificates."""

@@ -1,0 +1,1 @@
+"""The reference control plane, run for real on loopback."""
