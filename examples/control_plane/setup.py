@@ -21,5 +21,5 @@ def make(data: Path, config: Path) -> Settings:
         config.chmod(0o600)
     settings = load(config)
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    keys.create(data / "keys", settings.issuer)
+    keys.create(data / "keys")
     return settings

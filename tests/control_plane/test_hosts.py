@@ -124,7 +124,7 @@ def test_no_other_certificate_is_good(control_plane: ControlPlane, web1: TestHos
         ("POST", "/v1/host/renew"),
     ):
         assert nobody.call(method, path, b"{}").code == "client_certificate"
-    signing_keys.create(tmp_path / "keys", ISSUER)
+    signing_keys.create(tmp_path / "keys")
     foreign = forged(web1, signing_keys.load(tmp_path / "keys", ISSUER).ca, web1.token)
     with pytest.raises((ssl.SSLError, http.client.RemoteDisconnected, ConnectionError)):
         foreign.call("GET", "/v1/host/tokens")

@@ -186,7 +186,7 @@ def test_a_limit_is_for_each_key_and_ends() -> None:
 
 
 def test_a_template_that_no_host_would_take_is_found_at_the_start(tmp_path: Path) -> None:
-    keys.create(tmp_path / "keys", "https://access.example.com")
+    keys.create(tmp_path / "keys")
     found = keys.load(tmp_path / "keys", "https://access.example.com")
     opening.check_templates(found, policy(RULE))
     wrongs: tuple[dict[str, object], ...] = (
@@ -197,6 +197,15 @@ def test_a_template_that_no_host_would_take_is_found_at_the_start(tmp_path: Path
         wrong = Policy({"web": dataclasses.replace(TEMPLATE, more=(entry,))}, ())
         with pytest.raises(ValueError, match="template web: authorization_details"):
             opening.check_templates(found, wrong)
+
+
+def test_no_two_control_planes_sign_under_one_kid(tmp_path: Path) -> None:
+    kids = set()
+    for name in ("one", "two"):
+        keys.create(tmp_path / name)
+        keys.create(tmp_path / name)  # again: nothing is replaced
+        kids.add(keys.load(tmp_path / name, "https://access.example.com").signing["kid"])
+    assert len(kids) == 2
 
 
 def test_a_budget_is_for_each_key_and_ends() -> None:

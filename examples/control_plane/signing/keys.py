@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agent.trust import KeyRing, generate_key, keyring, read_private_jwk, write_private_jwk
+from agent.trust import KeyRing, keyring, read_private_jwk, write_private_jwk
 from agent.trust import files as key_files
 from agent.trust import jwk as jwks
 from examples.control_plane.signing.ca import Authority, self_signed
@@ -39,7 +39,7 @@ class Keys:
         return keyring(self.public_set())
 
 
-def create(folder: Path, issuer: str) -> None:
+def create(folder: Path) -> None:
     """Make every key that is not there yet; none is ever replaced.
 
     Raises:
@@ -47,8 +47,9 @@ def create(folder: Path, issuer: str) -> None:
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (folder / SIGNING).exists():
-        made, _ = generate_key("cp-1", [issuer])
-        write_private_jwk(folder / SIGNING, made)
+        secret_key = Ed25519PrivateKey.generate()
+        kid = f"cp-{jwks.thumbprint(secret_key.public_key())[:16]}"  # two control planes may be trusted by one host
+        write_private_jwk(folder / SIGNING, jwks.to_private_jwk(secret_key, kid))
     if not (folder / CA_CERTIFICATE).exists():
         key = ec.generate_private_key(ec.SECP256R1())
         if not (folder / CA_KEY).exists():
