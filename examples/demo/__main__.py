@@ -1,7 +1,8 @@
-"""`make demo`: a grant of 20 seconds on a disposable host, from the signature to the receipt, measured from outside.
+"""`make demo`: two accesses on a disposable host, from the request to the receipt, measured from outside.
 
-Two contractors get in by plain ssh, one with a single sudo command, one (break-glass) with a root shell. Both leave
-processes behind. At T all of it must be gone. Exits 0 only if every line held.
+Alice, a contractor, asks a control plane; Carol approves; a signed grant is pushed to the host; Alice logs in by plain ssh with a
+certificate, and Carol follows her session live. Bob breaks the glass for a root shell. Both leave processes behind. At T all of
+it must be gone, and the receipts be back at the control plane. Exits 0 only if every line held.
 """
 
 import argparse
@@ -12,32 +13,35 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-from examples.demo.scene import ALICE, BOB, Scene, set_up
+from agent.errors import TidegateError
+from examples.demo import asking
+from examples.demo.asking import claims_of
+from examples.demo.plane import Plane
+from examples.demo.scene import ALICE, BOB, HOST_NAME, WITH_SYSTEMD, WITHOUT_SYSTEMD, Scene, machine_address, set_up
 from examples.demo.timeline import MS, Timeline
 from examples.demo.watch import LoginProbe, ProcessWatch
 from tests.hosts.errors import HostError
 from tests.hosts.fallback import available
-from tests.hosts.machine import Host
 from tests.hosts.prepare import install_tidegate, install_tidegate_with_this_python
 from tests.hosts.snapshot import Snapshot, differences
 
-LIFETIME_S = 20
+LIFETIME_S = 25
 ROOT_MARKERS = (b"86401", b"86402")
 ROOT_SHELL = "setsid sleep 86401 </dev/null >/dev/null 2>&1 & exec sleep 86402"
 LEAVE_BEHIND = "nohup sleep 86400 >/dev/null 2>&1 & tmux new-session -d 'sleep 86400'; echo left"
+Figures = dict[str, object]
 
 
 def main() -> None:
     """Run it; prints the timeline, and with --json one object as the last line."""
-    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="end with one JSON object on stdout; the timeline goes to stderr")
     as_json = parser.parse_args().json
     timeline = Timeline(quiet=as_json)
     try:
         figures = run(timeline)
-    except (HostError, RuntimeError, subprocess.SubprocessError, OSError) as error:
+    except (HostError, TidegateError, RuntimeError, subprocess.SubprocessError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         if as_json:
             print(json.dumps({"verdict": "fail", "error": str(error), "steps": timeline.steps}))
@@ -49,42 +53,29 @@ def main() -> None:
     sys.exit(0 if timeline.passed else 1)
 
 
-def run(timeline: Timeline) -> dict[str, object]:
-    """The whole story; returns the figures, milliseconds against T (``login_ms``: from the inbox)."""
+def run(timeline: Timeline) -> Figures:
+    """The whole story; returns the figures, milliseconds against T (``login_ms``: from the approval; ``live_ms``: from the key)."""
     capability = available()
     timeline.title(f"A disposable host ({capability.kind}) boots, with Tidegate installed ...")
     whole = capability.kind == "nspawn"
     if not whole:
-        timeline.title(f"  not shown here: systemd, logind, user slices and the journal, because {capability.reason}")
+        timeline.title(f"  not shown here: systemd, logind, user slices, the journal and recording, because {capability.reason}")
     prepare = install_tidegate if whole else install_tidegate_with_this_python
+    way = WITH_SYSTEMD if whole else WITHOUT_SYSTEMD
     with capability.host_class().boot(prepare=prepare) as host, tempfile.TemporaryDirectory() as folder:
-        allowed = "/usr/bin/systemctl restart cron.service" if whole else "/usr/bin/id -u"
-        start = "systemctl start tidegated" if whole else "setsid /usr/sbin/tidegated >/var/log/tidegated.log 2>&1 &"
-        scene = set_up(host, Path(folder), allowed, start)
-        if whole:
-            host.run("systemd-run --quiet --wait true")  # systemd makes its folder of transient units at the first one
-        before = host.snapshot()
-        return {**_access(scene, timeline), **_aftermath(scene, timeline, before)}
+        timeline.title("A control plane starts; the host enrols by a token that is good once; its courier connects ...")
+        with Plane(Path(folder), machine_address(host), way.allowed, recorded=way.recorded) as plane:
+            scene = set_up(host, plane, way)
+            if whole:
+                host.run("systemd-run --quiet --wait true")  # systemd makes its folder of transient units at the first one
+            before = host.snapshot()
+            figures = _access(scene, timeline)
+            _aftermath(scene, timeline, before)
+            return figures
 
 
-def _access(scene: Scene, timeline: Timeline) -> dict[str, object]:
-    token, exp = scene.grant("alice@example.com", ALICE, [scene.allowed], LIFETIME_S)
-    root_token, root_exp = scene.grant("bob@example.com", BOB, ["/bin/bash"], exp - int(time.time()))
-    timeline.deadline_ns = exp * 1000 * MS
-    timeline.title(f"\nTwo grants are signed; they end at T, {LIFETIME_S} s from now. Times are seconds against T.")
-    probe = LoginProbe(scene.host.address, ALICE, scene.key(ALICE)).start()
-    dropped_ns = scene.drop(token)
-    timeline.say("grant for alice dropped into the inbox", at_ns=dropped_ns)
-    first_ns = probe.first_welcome(timeout_s=10)
-    probe.stop()
-    login_ms = None if first_ns is None else round((first_ns - dropped_ns) / MS, 1)
-    if login_ms is None:
-        raise RuntimeError(f"alice could not log in within 10 s of the inbox{scene.refusal()}")
-    timeline.say(f"alice's key accepted by sshd, {login_ms} ms after the inbox", at_ns=first_ns)
-    scene.drop(root_token)
-    timeline.say(
-        f"break-glass grant for bob dropped in: a root shell{'' if root_exp == exp else ' (a second later)'}", ok=root_exp == exp
-    )
+def _access(scene: Scene, timeline: Timeline) -> Figures:
+    figures = _opened(scene, timeline)
     _use_access(scene, timeline)
     live = subprocess.Popen(
         scene.host.ssh_argv(ALICE, scene.key(ALICE), options=("-tt",)),
@@ -92,8 +83,38 @@ def _access(scene: Scene, timeline: Timeline) -> dict[str, object]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    figures = _deadline(scene, timeline, live)
-    return {"login_ms": login_ms, **figures}
+    if scene.way.recorded:
+        figures["live_ms"] = _followed(scene, timeline, live)
+    return {**figures, **_deadline(scene, timeline, live)}
+
+
+def _opened(scene: Scene, timeline: Timeline) -> Figures:
+    """Asked, approved, pushed, in."""
+    began_ns = time.time_ns()
+    request = asking.ask(scene.alice, "web-restart", LIFETIME_S, "--ticket", "INC-42")
+    found = asking.waiting_request(scene)
+    came_ns = time.time_ns()
+    approved_ns, exp = asking.approve(scene, found)
+    timeline.deadline_ns = exp * 1000 * MS
+    timeline.title(f"\nA grant of {LIFETIME_S} s is signed when it is approved; it ends at T. Times are seconds against T.")
+    timeline.say(f"alice asks for {found['template']} on {HOST_NAME}, with a reason and a ticket", at_ns=began_ns)
+    timeline.say("carol, an approver, finds the request", at_ns=came_ns)
+    timeline.say("carol approves exactly that; a grant is signed and pushed to the host", at_ns=approved_ns)
+    asking.asked(request)
+    probe = LoginProbe(scene.host.address, ALICE, scene.key(ALICE)).start()
+    first_ns = probe.first_welcome(timeout_s=10)
+    probe.stop()
+    if first_ns is None:
+        raise RuntimeError(f"alice could not log in within 10 s{scene.refusal()}")
+    login_ms = round((first_ns - approved_ns) / MS, 1)
+    timeline.say(
+        f"alice's certificate, for a key made on the spot, accepted by sshd: {login_ms} ms after the approval", at_ns=first_ns
+    )
+    ends = asking.break_glass(scene, exp)
+    timeline.say(
+        f"bob breaks the glass: a root shell at once, to be reviewed{'' if ends == exp else ' (a second later)'}", ok=ends == exp
+    )
+    return {"login_ms": login_ms}
 
 
 def _use_access(scene: Scene, timeline: Timeline) -> None:
@@ -101,8 +122,8 @@ def _use_access(scene: Scene, timeline: Timeline) -> None:
     host = scene.host
     who = host.ssh(ALICE, scene.key(ALICE), "id -un")
     timeline.say("alice logs in with plain ssh", ok=who.stdout.strip() == ALICE)
-    done = host.ssh(ALICE, scene.key(ALICE), f"sudo -n {scene.allowed}")
-    timeline.say(f"alice runs her one sudo command: {scene.allowed}", ok=done.returncode == 0)
+    done = host.ssh(ALICE, scene.key(ALICE), f"sudo -n {scene.way.allowed}")
+    timeline.say(f"alice runs her one sudo command: {scene.way.allowed}", ok=done.returncode == 0)
     done = host.ssh(ALICE, scene.key(ALICE), "sudo -n /usr/bin/cat /etc/shadow")
     timeline.say("alice is refused another: cat /etc/shadow", ok=done.returncode != 0 and "root:" not in done.stdout)
     done = host.ssh(ALICE, scene.key(ALICE), LEAVE_BEHIND)
@@ -128,11 +149,25 @@ def _marked(scene: Scene) -> bool:
     return found == str(len(ROOT_MARKERS))
 
 
-def _deadline(scene: Scene, timeline: Timeline, live: "subprocess.Popen[bytes]") -> dict[str, object]:
+def _followed(scene: Scene, timeline: Timeline, live: "subprocess.Popen[bytes]") -> float | None:
+    """Carol looks over alice's shoulder, on the other side of the network."""
+
+    def type_it() -> None:
+        if live.stdin:
+            live.stdin.write(b"echo seen-$((40+2))\n")
+            live.stdin.flush()
+
+    took_ms = asking.follow(scene, ALICE, type_it, "seen-42")
+    words = f"carol follows alice's live session at the control plane: a line is there {took_ms or 0:.0f} ms after it was typed"
+    timeline.say(words, ok=took_ms is not None)
+    return None if took_ms is None else round(took_ms, 1)
+
+
+def _deadline(scene: Scene, timeline: Timeline, live: "subprocess.Popen[bytes]") -> Figures:
     """Watch T pass, from outside."""
     host = scene.host
     uids = {int(host.run(f"id -u {login}").stdout) for login in (ALICE, BOB)}
-    door = Path(f"/proc/{host.leader}/root/run/tidegate/keys/{ALICE}")
+    door = Path(f"/proc/{host.leader}/root/run/tidegate/principals/{ALICE}")
     watch = ProcessWatch(host.leader, uids, ROOT_MARKERS, door).start()
     timeline.say(
         f"alice's live session is open; {watch.marked} root processes of bob's are watched", ok=watch.marked == len(ROOT_MARKERS)
@@ -156,7 +191,7 @@ def _wait_for_cut(live: "subprocess.Popen[bytes]", deadline_ns: int) -> tuple[by
     return output, time.time_ns()
 
 
-def _verdicts(timeline: Timeline, probe: LoginProbe, watch: ProcessWatch, output: bytes, cut_ns: int) -> dict[str, object]:
+def _verdicts(timeline: Timeline, probe: LoginProbe, watch: ProcessWatch, output: bytes, cut_ns: int) -> Figures:
     last_accept = timeline.against(max(probe.accepted)) if probe.accepted else None
     after = [at_ns for at_ns in probe.refused if at_ns >= timeline.deadline_ns]
     first_refuse = timeline.against(min(after)) if after else None
@@ -164,12 +199,14 @@ def _verdicts(timeline: Timeline, probe: LoginProbe, watch: ProcessWatch, output
     last_process = timeline.against(watch.all_dead_ns) if watch.all_dead_ns else None
     tries = f"{len(probe.accepted)} accepted, {len(probe.refused)} refused"
     timeline.say(
-        f"the last key that sshd accepted was offered ({tries})",
+        f"the last certificate that sshd accepted was offered ({tries})",
         ok=last_accept is not None and last_accept < 0,
         at_ns=max(probe.accepted, default=None),
     )
     timeline.say(
-        "the doors are shut: no key is there any more", ok=doors is not None and 0 <= doors < 1000, at_ns=watch.doors_ns or None
+        "the doors are shut: no principal is there any more",
+        ok=doors is not None and 0 <= doors < 1000,
+        at_ns=watch.doors_ns or None,
     )
     timeline.say("first login refused after T", ok=first_refuse is not None, at_ns=min(after, default=None))
     late = f"; the last seen: {watch.last_seen}" if last_process is None or last_process >= 1000 else ""
@@ -184,38 +221,27 @@ def _verdicts(timeline: Timeline, probe: LoginProbe, watch: ProcessWatch, output
     return {"last_accept_ms": last_accept, "first_refuse_ms": first_refuse, "doors_ms": doors, "last_process_ms": last_process}
 
 
-def _receipts(host: Host) -> list[dict[str, Any]]:
-    """Both, once what the two left has been searched for: at most 20 s on a host with very many files."""
-    give_up = time.monotonic() + 30
-    while True:
-        found: list[dict[str, Any]] = json.loads(host.run("tidegate receipts list --json").stdout)["receipts"]
-        if len(found) == 2 or time.monotonic() > give_up:
-            return found
-        time.sleep(0.2)
-
-
-def _aftermath(scene: Scene, timeline: Timeline, before: Snapshot) -> dict[str, object]:
-    """After T: nobody gets in, nothing is left, and the receipts hold."""
+def _aftermath(scene: Scene, timeline: Timeline, before: Snapshot) -> None:
+    """After T: nobody gets in, nothing is left, and the receipts are at the control plane."""
     host = scene.host
     for login in (ALICE, BOB):
         refused = host.ssh(login, scene.key(login), "true").returncode == 255
         gone = host.run(f"id {login}", check=False).returncode != 0
         timeline.say(f"a new login as {login} is refused, and the account is gone", ok=refused and gone)
     _sleep_until(timeline.deadline_ns + 2500 * MS)
-    changed = differences(before, host.snapshot())
+    # /run/tidegate/courier: how the courier stands, which it writes down as it goes on.
+    changed = [line for line in differences(before, host.snapshot()) if "/run/tidegate/courier/" not in line]
     timeline.say(
         "/etc, /home, /run/userdb and the rest are byte-identical to before" + "".join(f"\n      {line}" for line in changed),
         ok=not changed,
     )
-    receipts = _receipts(host)
-    timeline.say(f"{len(receipts)} receipts are there", ok=len(receipts) == 2)
-    for entry in receipts:
-        host.write("/root/receipt.jws", entry["jws"])
+    for grant in asking.ended_grants(scene):
+        host.write("/root/receipt.jws", str(grant["receipt"]))
         done = host.run("tidegate receipts verify /root/receipt.jws", check=False)
-        late = entry["claims"]["lateness_ms"]
-        what = f"doors {late['doors']} ms, last process {late['last_process']} ms"
-        timeline.say(f"the receipt for {entry['claims']['grant']['sub']} verifies, and says: {what}", ok=done.returncode == 0)
-    return {}
+        late = claims_of(str(grant["receipt"]))["lateness_ms"]
+        what = f"doors {late.get('doors')} ms, last process {late.get('last_process')} ms"
+        ok = done.returncode == 0 and grant["cause"] == "expired"
+        timeline.say(f"{grant['subject']}'s receipt is at the control plane, verifies, and says: {what}", ok=ok)
 
 
 def _sleep_until(at_ns: int) -> None:

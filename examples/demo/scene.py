@@ -1,108 +1,106 @@
-"""The scene: a disposable host, a control plane's key, two contractors' keys, and the two grants."""
+"""The scene: a disposable host that is enrolled at a control plane, and the people who ask for access to it."""
 
+import ipaddress
 import json
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from examples.demo.plane import ISSUER, Person, Plane
 from tests.hosts.machine import Host
-from tests.hosts.ssh import make_key
 
-ISSUER = "https://control-plane.example"
-INBOX = "/var/lib/tidegate/spool/inbox"
 ALICE, BOB = "jit-alice", "jit-bob"
+HOST_NAME = "web1"
 
 POLICY = """\
 # The host's own ceiling: what the control plane may grant here, and no more.
 rules:
   - name: contractors
     issuers: [{issuer}]
+    subjects: [alice]
     max_duration: 1h
     accounts: {{ prefix: jit-, shells: [/bin/bash] }}
-    ssh: {{ keys: true, actions: [login, exec] }}
+    ssh: {{ keys: false, principals: [alice], actions: [login, exec] }}
     sudo: {{ run_as: [root], commands: ["{allowed}"] }}
     ticket: {{ required: true, pattern: "INC-#" }}
+{recording}
   - name: break-glass
     issuers: [{issuer}]
-    subjects: ["bob@example.com"]
+    subjects: [bob]
     max_duration: 1h
     accounts: {{ prefix: jit-, shells: [/bin/bash] }}
-    ssh: {{ keys: true, actions: [login, exec] }}
+    ssh: {{ keys: false, principals: [bob], actions: [login, exec] }}
     sudo: {{ run_as: [root], commands: ["/bin/bash"] }}
     root_equivalent: ["/bin/bash"]
+{recording}
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How things are started on this kind of host. ``recorded``: whether it has a recorder."""
+
+    daemon: str
+    courier: str
+    allowed: str
+    recorded: bool
+
+
+WITH_SYSTEMD = Way("systemctl start tidegated", "systemctl start tidegate-courier", "/usr/bin/systemctl restart cron.service", True)
+WITHOUT_SYSTEMD = Way(
+    "setsid /usr/sbin/tidegated >/var/log/tidegated.log 2>&1 &",
+    "install -d -o tidegate-courier /run/tidegate/courier; "
+    "setsid setpriv --reuid tidegate-courier --regid tidegate-courier --init-groups /usr/lib/tidegate/tidegate-courier "
+    ">/var/log/tidegate-courier.log 2>&1 &",
+    "/usr/bin/id -u",
+    False,
+)
 
 
 @dataclass(slots=True)
 class Scene:
-    """A booted host with tidegated running, and everybody's keys in ``folder``."""
+    """A booted host with tidegated and the courier running, its control plane, and the people."""
 
     host: Host
-    folder: Path
-    allowed: str
-    host_id: str
+    way: Way
+    plane: Plane
+    alice: Person
+    bob: Person
+    carol: Person
 
-    def grant(self, subject: str, login: str, commands: list[str], seconds: int, ticket: str = "INC-42") -> tuple[Path, int]:
-        """Sign a grant of that many seconds from now, with ``tidegate sign``; returns the token's file and ``exp``."""
-        now = int(time.time())
-        key = (self.folder / f"{login}.pub").read_text().split()
-        claims = {
-            "iss": ISSUER,
-            "aud": self.host_id,
-            "sub": subject,
-            "iat": now,
-            "nbf": now,
-            "exp": now + seconds,
-            "jti": f"demo-{login}-{now}",
-            "authorization_details": [
-                {"type": "account", "identifier": login, "full_name": subject.split("@", maxsplit=1)[0].title()},
-                {"type": "ssh", "identifier": login, "keys": [" ".join(key[:2])], "actions": ["login", "exec"]},
-                {"type": "sudo", "identifier": login, "run_as": ["root"], "commands": commands},
-            ],
-            "reason": "show what Tidegate does",
-            "ticket": ticket,
-        }
-        source, target = self.folder / f"{login}.json", self.folder / f"{login}.jwt"
-        source.write_text(json.dumps(claims))
-        tidegate("sign", str(source), "--key", str(self.folder / "cp-1.jwk"), "--out", str(target))
-        return target, now + seconds
-
-    def drop(self, token: Path) -> int:
-        """Put the token into the host's inbox; returns when (wall ns)."""
-        at_ns = time.time_ns()
-        self.host.write(f"{INBOX}/{token.name}", token.read_bytes(), mode=0o600)
-        return at_ns
+    def key(self, login: str) -> Path:
+        """A contractor's private key; the certificate lies beside it."""
+        person = self.alice if login == ALICE else self.bob
+        return person.home / "access" / "tidegate"
 
     def refusal(self) -> str:
         """The latest refusal that `tidegate status` shows, for a demo that goes wrong; empty when there is none."""
         found = json.loads(_status(self.host) or '{"refusals": []}')["refusals"]
         return f": {found[0]['code']}, {found[0]['reason']}" if found else ""
 
-    def key(self, login: str) -> Path:
-        """A contractor's private key."""
-        return self.folder / login
+
+def machine_address(host: Host) -> str:
+    """This machine's end of the host's only cable (tests.hosts.network)."""
+    return str(ipaddress.IPv4Address(host.address) - 1)
 
 
-def tidegate(*arguments: str) -> str:
-    """The command ``tidegate`` on this machine, for what needs no host: keygen, sign, verify."""
-    argv = [sys.executable, "-c", "from agent.cli import main; main()", *arguments]
-    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
-
-
-def set_up(host: Host, folder: Path, allowed: str, start: str) -> Scene:
-    """Make the keys, put policy and trusted key on the host, and start tidegated."""
-    tidegate("keygen", str(folder / "cp-1.jwk"), "--kid", "cp-1", "--issuer", ISSUER, "--public", str(folder / "cp-1.jwks"))
-    for login in (ALICE, BOB):
-        make_key(folder / login)
-    host.write("/etc/tidegate/trust.d/cp-1.jwks", (folder / "cp-1.jwks").read_bytes())
-    host.write("/etc/tidegate/policy.d/demo.yaml", POLICY.format(issuer=ISSUER, allowed=allowed))
-    host.run(start)
+def set_up(host: Host, plane: Plane, way: Way) -> Scene:
+    """Write the host's policy, start tidegated, enrol the host, start the courier."""
+    recording = "    recording: required" if way.recorded else ""
+    host.write("/etc/tidegate/policy.d/demo.yaml", POLICY.format(issuer=ISSUER, allowed=way.allowed, recording=recording))
+    host.run(way.daemon)
     status = json.loads(host.wait_for(lambda: _status(host), timeout=20, what="tidegated answers"))
     if status["problems"]:
         raise RuntimeError(f"tidegated has problems: {status['problems']}")
-    return Scene(host, folder, allowed, status["host_id"])
+    host.run(plane.enrolment(HOST_NAME, host.address))
+    host.run(way.courier)
+    host.wait_for(lambda: _connected(host), timeout=20, what="the courier is connected")
+    people = [plane.person(name, role) for name, role in (("alice", "contractor"), ("bob", "on-call"), ("carol", "approver"))]
+    return Scene(host, way, plane, *people)
+
+
+def _connected(host: Host) -> bool:
+    courier = json.loads(_status(host) or "{}").get("courier") or {}
+    return courier.get("connected") is True
 
 
 def _status(host: Host) -> str:

@@ -12,8 +12,8 @@ import paramiko
 class LoginProbe:
     """Tries to log in over and over, as many clients at once would.
 
-    Notes (wall ns) when each key was offered that sshd then accepted, and when each refusal came: sshd decides between the
-    two moments, so neither figure flatters it.
+    By the key, or its certificate where that lies beside it. Notes (wall ns) when each was offered that sshd then accepted, and
+    when each refusal came: sshd decides between the two moments, so neither figure flatters it.
     """
 
     def __init__(self, address: str, user: str, key: Path, clients: int = 3) -> None:
@@ -22,6 +22,8 @@ class LoginProbe:
         self.refused: list[int] = []
         self._stop = threading.Event()
         self._key = paramiko.Ed25519Key.from_private_key_file(str(key))
+        if (certificate := key.with_name(f"{key.name}-cert.pub")).exists():
+            self._key.load_certificate(str(certificate))
         self._address, self._user = address, user
         self._threads = [threading.Thread(target=self._try_on, daemon=True) for _ in range(clients)]
 

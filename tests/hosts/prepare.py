@@ -38,7 +38,7 @@ def install_tidegate_with_this_python(root: Path) -> None:
         NotInstallable: as `install_tidegate`.
     """
     install_tidegate(root)
-    for name in ("usr/bin/tidegate", "usr/sbin/tidegated"):
+    for name in ("usr/bin/tidegate", "usr/sbin/tidegated", "usr/lib/tidegate/tidegate-courier"):
         script = root / name
         _, rest = script.read_text().split("\n", 1)
         script.write_text(f"#!{sys.executable} -I\n{rest}")

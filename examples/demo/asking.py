@@ -1,0 +1,94 @@
+"""How access is asked for and given: by the commands that people use, over the control plane, the network and the courier."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from agent.trust import base64url
+from examples.control_plane.commands.client import Json
+from examples.demo.plane import Person, finished, listed, wait_for
+from examples.demo.scene import HOST_NAME, Scene
+
+_SOON_S = 20.0
+_KEPT = ("--no-ssh", "--output", "access")
+
+
+def ask(person: Person, template: str, seconds: int, *more: str) -> "subprocess.Popen[str]":
+    """`tidegate-request`, which waits until it is open, and then writes a key and its certificate."""
+    words = (HOST_NAME, "--role", template, "--for", f"{seconds}s", "--reason", "show what Tidegate does", *more, *_KEPT, "--json")
+    return person.request(*words)
+
+
+def waiting_request(scene: Scene) -> Json:
+    """What an approver finds."""
+    return wait_for(lambda: listed(scene.carol.api, "/v1/requests?state=waiting", "requests"), _SOON_S, "a request to approve")[0]
+
+
+def approve(scene: Scene, request: Json) -> tuple[int, int]:
+    """Carol approves exactly that; returns when she did (wall ns), and the grant's end in seconds since the epoch."""
+    at_ns = time.time_ns()
+    found = scene.carol.api.post(f"/v1/requests/{request['id']}/approve", {"digest": request["digest"]})
+    return at_ns, _seconds(found["ends_at"])
+
+
+def break_glass(scene: Scene, until: int) -> int:
+    """Bob's emergency, open at once; returns its end, which is ``until`` unless a second has just begun."""
+    time.sleep(1 - time.time() % 1 + 0.05)  # whole seconds are granted
+    seconds = until - int(time.time())
+    body = {"template": "root-shell", "hosts": [HOST_NAME], "duration_s": seconds, "reason": "web1 is down", "break_glass": True}
+    found = scene.bob.api.post("/v1/requests", body)
+    finished(scene.bob.request("--resume", str(found["id"]), *_KEPT, "--json"))
+    return _seconds(found["ends_at"])
+
+
+def asked(process: "subprocess.Popen[str]") -> Json:
+    """What `tidegate-request` said in the end."""
+    found: Json = json.loads(finished(process))
+    return found
+
+
+def follow(scene: Scene, login: str, say_there: Callable[[], None], word: str) -> float | None:
+    """Carol watches the newest session of that login live; how long (ms) a word took from the keyboard to her, None if for ever."""
+
+    def newest() -> str:
+        running = [each for each in listed(scene.carol.api, "/v1/recordings", "recordings") if each.get("login") == login]
+        return f"{running[0]['host_name']}/{running[0]['id']}" if running and running[0]["complete"] is False else ""
+
+    session = wait_for(newest, _SOON_S, "the live session at the control plane")
+    with scene.carol.admin("sessions", "watch", session, "--json") as watching:
+        stdout = watching.stdout
+        try:
+            if stdout is None or not stdout.readline():
+                return None
+            said_ns = time.time_ns()
+            say_there()
+            for line in iter(stdout.readline, ""):
+                if word in line:
+                    return (time.time_ns() - said_ns) / 1e6
+        finally:
+            watching.terminate()
+    return None
+
+
+def ended_grants(scene: Scene) -> list[Json]:
+    """What the control plane knows of both, once the hosts' receipts are there."""
+
+    def both() -> list[Json]:
+        found = listed(scene.plane.root.api, "/v1/grants", "grants")
+        return found if len(found) == 2 and all(each["state"] == "ended" for each in found) else []
+
+    found: list[Json] = wait_for(both, 40.0, "both receipts at the control plane")
+    return found
+
+
+def claims_of(jws: str) -> dict[str, Any]:
+    """What a receipt says; whether it is genuine is another question (`tidegate receipts verify`)."""
+    found: dict[str, Any] = json.loads(base64url.decode(jws.split(".")[1]) or b"{}")
+    return found
+
+
+def _seconds(text: object) -> int:
+    return int(datetime.fromisoformat(str(text)).timestamp())
