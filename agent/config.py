@@ -36,6 +36,8 @@ class Paths:
     ssh_user_ca: Path = Path("/etc/tidegate/ssh_user_ca.pub")
     state_db: Path = Path("/var/lib/tidegate/state.db")
     host_key: Path = Path("/var/lib/tidegate/host.jwk")
+    courier: Path = Path("/var/lib/tidegate/courier")
+    courier_config: Path = Path("/etc/tidegate/courier.yaml")
     inbox: Path = Path("/var/lib/tidegate/spool/inbox")
     outbox: Path = Path("/var/lib/tidegate/spool/outbox")
     sessions: Path = Path("/var/lib/tidegate/sessions")

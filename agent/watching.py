@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.errors import HostError
-from agent.host import start
+from agent.host import courier, start
 from agent.spool import Watch
 
 log = logging.getLogger("tidegate")
@@ -40,7 +40,8 @@ class Watching:
         """
         old, self._watches = self._watches, []
         with contextlib.suppress(OSError):  # ours to make; the admin's are not: one is perhaps about to be moved there
-            self._config.paths.inbox.mkdir(mode=0o700, exist_ok=True)
+            self._config.paths.inbox.mkdir(mode=0o700)
+            courier.share(self._config.paths)
         troubles = [self._watch([self._config.paths.inbox], removals=False), self._watch(self._admin(), removals=True)]
         for watch in old:
             watch.stop()

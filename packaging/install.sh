@@ -20,6 +20,7 @@ done
 put 0755 packaging/bin/tidegate /usr/bin/tidegate
 put 0755 packaging/bin/tidegated /usr/sbin/tidegated
 put 0755 packaging/bin/tidegate-recorder /usr/lib/tidegate/tidegate-recorder
+put 0755 packaging/bin/tidegate-courier /usr/lib/tidegate/tidegate-courier
 # tidegate-shell runs as the tenant, who must not trace it: by a copy of python that nobody may read (agent/host/recorder.py).
 shell=$root/usr/lib/tidegate/tidegate-shell
 { echo '#!/usr/lib/tidegate/tenant-python -ISE'; sed 1d "$here/agent/sessions/shell.py"; } >"$shell.new"
@@ -31,6 +32,7 @@ chmod 0711 "$root/usr/lib/tidegate/tenant-python.new"
 mv -f "$root/usr/lib/tidegate/tenant-python.new" "$root/usr/lib/tidegate/tenant-python"
 put 0644 systemd/tidegated.service /usr/lib/systemd/system/tidegated.service
 put 0644 systemd/tidegate-recorder.service /usr/lib/systemd/system/tidegate-recorder.service
+put 0644 systemd/tidegate-courier.service /usr/lib/systemd/system/tidegate-courier.service
 put 0644 systemd/tidegate-boot.service /usr/lib/systemd/system/tidegate-boot.service
 # Wanted by every boot, however tidegated itself stands: without anything that it has opened it does nothing.
 install -d -m 0755 "$root/usr/lib/systemd/system/multi-user.target.wants"

@@ -1,7 +1,8 @@
 """What every way to a control plane offers the courier: calls that block, each bounded in bytes and time.
 
 A transport only moves bytes. What comes in is believed by tidegated alone, after it has looked at the signatures; what goes
-out was signed before. Its caller runs :meth:`Transport.receive` in one thread and everything else in another.
+out was signed before. Its caller runs :meth:`Transport.receive` in one thread, :meth:`Transport.send` and
+:meth:`Transport.renew` in another, the two of recordings in a third, all at once.
 """
 
 import threading
@@ -28,7 +29,8 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One token, byte for byte, and the cursor once it is safely in the inbox."""
+    """One token, byte for byte, and the cursor once it is safely in the inbox. One that is longer than ``TOKEN_MAX`` comes cut, and
+    still longer than that: the caller drops it and goes on."""
 
     cursor: Cursor
     token: bytes

@@ -29,6 +29,21 @@ def folder(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def opened_folder(path: Path) -> Iterator[int]:
+    """A descriptor of the folder; a link in its place is refused. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def open_entry(name: str, folder: int) -> int:
+    """Open for reading without following a link, waiting for a FIFO's writer, or taking a terminal. Raises OSError."""
+    return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=folder)
+
+
 def write_all(fd: int, data: bytes) -> None:
     """Write every byte; :func:`os.write` may write less. Raises OSError."""
     rest = memoryview(data)

@@ -1,8 +1,13 @@
-"""One file's changes by inotify(7), at once: watchdog groups events and so tells them half a second late."""
+"""Changes by inotify(7), at once: watchdog groups events and so tells them half a second late.
+
+:class:`Changes` is of one file, :class:`Folders` of what folders hold, by name.
+"""
 
 import ctypes
 import os
 import select
+import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 from agent.errors import HostError
@@ -43,3 +48,64 @@ class Changes:
             return False
         os.read(self._descriptor, 64 * 1024)  # many events are one piece of news
         return True
+
+
+_IN_MOVED_FROM, _IN_MOVED_TO, _IN_CREATE, _IN_DELETE = 0x40, 0x80, 0x100, 0x200
+_IN_Q_OVERFLOW, _IN_IGNORED, _IN_ONLYDIR = 0x4000, 0x8000, 0x01000000
+_OF_FOLDERS = _IN_MODIFY | _IN_CLOSE_WRITE | _IN_MOVED_FROM | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE
+_GONE = _IN_DELETE_SELF | _IN_MOVE_SELF | _IN_IGNORED
+_EVENT = struct.Struct("iIII")
+
+
+class Folders:
+    """What changes in some folders: files written to, made, moved, removed. ``fileno`` is readable when there is news."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        """Raises HostError ``watch_unavailable``: one is missing or no folder, or the kernel's limits are reached."""
+        self._descriptor: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        for path in paths:
+            mask = _OF_FOLDERS | _IN_DELETE_SELF | _IN_MOVE_SELF | _IN_ONLYDIR
+            if self._descriptor < 0 or _libc.inotify_add_watch(self._descriptor, os.fsencode(path), mask) < 0:
+                reason = os.strerror(ctypes.get_errno())
+                self.close()
+                raise HostError("watch_unavailable", f"{path} can't be watched: {reason}")
+
+    def __enter__(self) -> "Folders":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        """For select(2) and its kin."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """No more."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def names(self) -> frozenset[str] | None:
+        """The names that had news, without waiting; None when some were lost, so that everything has to be looked at.
+
+        Raises:
+            HostError: ``watch_unavailable``: a folder itself was removed or moved away.
+        """
+        found: set[str] = set()
+        lost = False
+        while True:
+            try:
+                data = os.read(self._descriptor, 64 * 1024)
+            except BlockingIOError:
+                return None if lost else frozenset(found)
+            at = 0
+            while at < len(data):
+                _, mask, _, length = _EVENT.unpack_from(data, at)
+                name = data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0")
+                at += _EVENT.size + length
+                if mask & _GONE:
+                    raise HostError("watch_unavailable", "a folder that is watched was removed or moved away")
+                lost = lost or bool(mask & _IN_Q_OVERFLOW)
+                if name:
+                    found.add(os.fsdecode(name))

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 
 from agent.config import Config
-from agent.host import recorder
+from agent.host import courier, recorder
 
 
 def make_folders(config: Config) -> None:
@@ -26,6 +26,8 @@ def make_folders(config: Config) -> None:
         (paths.inbox, 0o700),
         (paths.outbox, 0o700),
         (paths.sessions, 0o700),
+        (paths.courier, 0o711),
+        (paths.courier / "shipped", 0o755),
         (paths.execs, 0o700),
         (paths.archive, 0o700),
         (paths.policy_dir, 0o755),
@@ -35,6 +37,7 @@ def make_folders(config: Config) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(mode)
     recorder.own(paths.sessions)
+    courier.share(paths)
     for left in paths.run_dir.glob("ask-*"):  # of a question to sshd that a kill cut short (agent.host.asker)
         shutil.rmtree(left, ignore_errors=True)
 

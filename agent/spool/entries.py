@@ -1,28 +1,18 @@
 """What inbox and watch know about a single name in a folder that someone less trusted may write to."""
 
-import contextlib
 import errno
 import fcntl
 import os
 import signal
 import stat
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
+from agent.host.files import open_entry, opened_folder
 from agent.model.text import one_line
 
+__all__ = ["is_being_written", "is_passing", "is_regular", "is_single", "open_entry", "opened_folder", "shown"]
+
 _PASSING_SUFFIXES = (".tmp", ".part")
-
-
-@contextlib.contextmanager
-def opened_folder(path: Path) -> Iterator[int]:
-    """A descriptor of the folder; a link in its place is refused. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def is_passing(name: str) -> bool:
@@ -38,11 +28,6 @@ def is_single(name: str) -> bool:
 def shown(name: str) -> str:
     """The name for an answer or a log: one line, bytes that are no UTF-8 as ``\\xNN``, at most 255 characters."""
     return one_line(name, 255)
-
-
-def open_entry(name: str, folder: int) -> int:
-    """Open for reading without following a link, waiting for a FIFO's writer, or taking a terminal. Raises OSError."""
-    return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=folder)
 
 
 def is_regular(name: str, folder: int) -> bool | None:

@@ -133,12 +133,13 @@ def test_the_folder_stays_within_its_quota_and_the_oldest_that_are_over_go_first
     names = [f"r-2026010{day}T000000-0000000{day}" for day in range(1, 6)]
     for name in [*live, *names]:
         (tmp_path / f"{name}.tgr").write_bytes(bytes(1000))
-    (tmp_path / f"{names[3]}.shipped").touch()
-    store = Store(tmp_path, live, quota=4500, keep_days=90)
+    shipped = tmp_path / "shipped"  # the courier's marks, in its own folder
+    shipped.mkdir()
+    (shipped / names[3]).touch()
+    store = Store(tmp_path, live, quota=4500, keep_days=90, shipped=shipped)
     store.tidy()
     left = {path.stem for path in tmp_path.glob("*.tgr")}
     assert left == {*live, *names} - {names[3], names[0]}  # the shipped one first, then the oldest; never the live one
-    assert not list(tmp_path.glob("*.shipped"))
     assert store.size == 4000
     assert store.charge(400)
     os.utime(tmp_path / f"{names[4]}.tgr", (time.time() - 91 * 86400,) * 2)

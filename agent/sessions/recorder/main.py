@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         per_uid=asked.sessions_per_user,
         overall=asked.sessions_overall,
     )
-    places = Places(asked.socket, asked.sessions, asked.port, asked.quota, asked.keep_days, rules)
+    places = Places(asked.socket, asked.sessions, asked.port, asked.quota, asked.keep_days, rules, asked.shipped)
     try:
         Service(places, os.environ).run()
     except OSError as error:
@@ -35,6 +35,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tidegate-recorder", description=__doc__, allow_abbrev=False)
     parser.add_argument("--socket", type=Path, default=Path("/run/tidegate/recorder/sock"), help="where tidegate-shell asks")
     parser.add_argument("--sessions", type=Path, default=Path("/var/lib/tidegate/sessions"), help="folder of the recordings")
+    shipped = Path("/var/lib/tidegate/courier/shipped")
+    parser.add_argument("--shipped", type=Path, default=shipped, help="the courier's marks of what it carried away whole")
     parser.add_argument("--port", type=Path, default=Path("/run/tidegate/port.sock"), help="where tidegated answers")
     parser.add_argument("--tenants", type=Path, default=Path("/run/tidegate/tenants"), help="folder of the tenant files")
     parser.add_argument("--quota", type=int, default=10 << 30, metavar="BYTES", help="of all recordings (default 10 GiB)")

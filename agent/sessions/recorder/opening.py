@@ -127,9 +127,11 @@ class Opening:
         }
         store = self._parts.store
         try:
+            store.begun(about.id)  # first: a recording without this mark is over, and may be carried away whole
             made = tapes.create(self._parts.loop, store.path(about.id), meta, cap=self._rules.cap, charge=store.charge)
-            store.begun(about.id)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                store.ended(about.id)
             raise Refused(f"the recording can't be written: {error.strerror or error}") from error
         return made
 

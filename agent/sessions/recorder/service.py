@@ -39,6 +39,7 @@ class Places:
     quota: int
     keep_days: float
     rules: Rules
+    shipped: Path | None = None
 
 
 class Service:
@@ -48,7 +49,7 @@ class Service:
         self._places = places
         self.loop = loop = Loop()
         live: dict[str, Session] = {}
-        store = Store(places.sessions, live, quota=places.quota, keep_days=places.keep_days)
+        store = Store(places.sessions, live, quota=places.quota, keep_days=places.keep_days, shipped=places.shipped)
         self._syncing = Syncing(loop)
         port = Port(loop, places.port)
         sealing = Sealing(loop, port, store, self._syncing)

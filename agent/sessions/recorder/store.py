@@ -1,5 +1,6 @@
 """The folder of recordings: so many bytes and days, the oldest that are over go first, and those shipped before those not."""
 
+import itertools
 import logging
 import os
 import time
@@ -10,9 +11,9 @@ from pathlib import Path
 log = logging.getLogger("tidegate")
 
 SUFFIX = ".tgr"
-SHIPPED = ".shipped"
 OPEN = ".open"
 _DAY_S = 86400.0
+_MARKS_MAX = 1_000_000
 _AGAIN_S = 1.0  # a folder that stays over its quota is not counted at each write
 
 
@@ -27,8 +28,9 @@ class _Found:
 class Store:
     """``live``: ids that are being recorded, which are never removed. ``size``: bytes in the folder, as far as known."""
 
-    def __init__(self, folder: Path, live: Container[str], *, quota: int, keep_days: float) -> None:
+    def __init__(self, folder: Path, live: Container[str], *, quota: int, keep_days: float, shipped: Path | None = None) -> None:
         self.folder = folder
+        self._shipped = shipped
         self.size = 0
         self._again = 0.0
         self._live, self._quota, self._keep_s = live, quota, keep_days * _DAY_S
@@ -68,7 +70,6 @@ class Store:
             why = "the folder is over its quota" if self.size > self._quota else "it is too old"
             try:
                 self.path(each.ident).unlink()
-                (self.folder / f"{each.ident}{SHIPPED}").unlink(missing_ok=True)
                 self.ended(each.ident)
             except OSError as error:
                 log.error("recording %s can't be removed: %s", each.ident, error.strerror)
@@ -76,10 +77,21 @@ class Store:
             self.size -= each.size
             log.warning("recording %s is removed (%d bytes, %s): %s", each.ident, each.size, _shipped(each), why)
 
+    def _marks(self) -> set[str]:
+        """What the courier says it has carried away whole: its folder, its word. A lie costs the order in which they go."""
+        if self._shipped is None:
+            return set()
+        try:
+            with os.scandir(self._shipped) as entries:
+                return {entry.name for entry in itertools.islice(entries, _MARKS_MAX)}
+        except OSError:  # no courier on this host
+            return set()
+
     def _list(self) -> list[_Found]:
         found = []
         with os.scandir(self.folder) as entries:
             names = {entry.name: entry for entry in entries}
+        shipped = self._marks()
         for name, entry in names.items():
             if name.endswith(SUFFIX):
                 ident = name.removesuffix(SUFFIX)
@@ -87,7 +99,7 @@ class Store:
                     status = entry.stat(follow_symlinks=False)
                 except OSError:
                     continue
-                found.append(_Found(ident, status.st_size, status.st_mtime, ident + SHIPPED in names))
+                found.append(_Found(ident, status.st_size, status.st_mtime, ident in shipped))
         return sorted(found, key=lambda each: (not each.shipped, each.ident))  # ids begin with the time
 
 

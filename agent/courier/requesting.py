@@ -1,0 +1,103 @@
+"""A new key with its certificate request, and whether the certificate that came is of that key and of this host.
+
+Imports cryptography, so only `tidegate enroll` and a renewal do; after a renewal the courier starts anew and is small again.
+"""
+
+import datetime
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.x509.oid import NameOID
+
+from agent.errors import CourierError
+
+CERTIFICATES_MAX = 16
+_CN_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """``key``: PKCS#8 PEM, secret. ``csr``: PEM (RFC 2986). ``public``: the key's DER, to know its certificate by."""
+
+    key: bytes = field(repr=False)
+    csr: str
+    public: bytes
+
+
+def new_request(uri: str) -> Request:
+    """A P-256 key and its request. P-256, since every TLS stack and every proxy that ends TLS takes it; Ed25519 few do."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    csr = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, uri.rpartition(":")[2][:_CN_MAX])]))
+        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return Request(secret, csr.public_bytes(Encoding.PEM).decode("ascii"), _spki(key.public_key()))
+
+
+def certificates(pem: str, what: str) -> list[x509.Certificate]:
+    """1 to 16 of them. Raises CourierError ``courier_certificate``."""
+    try:
+        found = x509.load_pem_x509_certificates(pem.encode("ascii"))
+    except ValueError as error:
+        raise CourierError("courier_certificate", f"the {what} that came is none") from error
+    if not 1 <= len(found) <= CERTIFICATES_MAX:
+        raise CourierError("courier_certificate", f"the {what} that came has {len(found)} certificates")
+    return found
+
+
+def uri_of(certificate: x509.Certificate) -> str:
+    """The one SAN URI. Raises CourierError ``courier_certificate``."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris: Sequence[str] = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except (x509.ExtensionNotFound, ValueError) as error:
+        raise CourierError("courier_certificate", "the certificate names no host") from error
+    if len(uris) != 1:
+        raise CourierError("courier_certificate", f"the certificate has {len(uris)} SAN URIs, and must have one")
+    return uris[0]
+
+
+def checked(request: Request, uri: str, chain: str, ca: str, now: int) -> int:
+    """When the certificate ends, seconds since the epoch. Raises CourierError ``courier_certificate``: it is not what was asked."""
+    leaf = certificates(chain, "certificate")[0]
+    for certificate in certificates(ca, "CA"):
+        if not _is_ca(certificate):
+            raise CourierError("courier_certificate", "the CA that came is no CA's certificate")
+    if _spki(leaf.public_key()) != request.public:
+        raise CourierError("courier_certificate", "the certificate is of another key")
+    if uri_of(leaf) != uri:
+        raise CourierError("courier_certificate", f"the certificate is not this host's: {uri_of(leaf)[:120]!a}")
+    # By name: in cryptography 42 the times without a zone went away, before it those with one were not there.
+    ends = (
+        int(leaf.not_valid_after.replace(tzinfo=datetime.UTC).timestamp())
+        if not hasattr(leaf, "not_valid_after_utc")
+        else int(leaf.not_valid_after_utc.timestamp())
+    )
+    if ends <= now:
+        raise CourierError("courier_certificate", "the certificate that came has ended; compare the clocks")
+    return ends
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return bool(certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+
+
+def fingerprint(der: bytes) -> str:
+    """SHA-256, hex."""
+    return hashlib.sha256(der).hexdigest()
+
+
+def _spki(key: object) -> bytes:
+    public_bytes = getattr(key, "public_bytes", None)
+    return bytes(public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)) if public_bytes else b""

@@ -1,0 +1,38 @@
+"""The ways to a control plane, by the name that courier.yaml has for them. Each is a module with one function ``connect``.
+
+``connect(settings, places, up) -> Transport`` opens nothing yet; ``up(how)`` is to be called, from any thread, each time that the
+way is known to be open. A module is imported when it is chosen, so that what it needs costs nobody else.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+
+from agent.courier.places import Places
+from agent.courier.settings import Settings
+from agent.courier.transport import Transport
+from agent.errors import ConfigError
+
+MODULES: Mapping[str, str] = {"https": "agent.courier.https", "nats": "agent.courier.nats"}
+
+
+def connect(settings: Settings, places: Places, up: Callable[[str], None]) -> Transport:
+    """The transport that is configured.
+
+    Raises:
+        ConfigError: ``transport_unavailable``, and what the transport says of its settings and files.
+    """
+    try:
+        module = import_module(MODULES[settings.transport])
+    except ImportError as error:
+        reason = f"transport {settings.transport} is not installed here ({error.name} is missing)"
+        raise ConfigError("transport_unavailable", reason, path=places.settings, key="transport") from error
+    made: Transport = module.connect(settings, places, up)
+    return made
+
+
+def awaits(settings: Settings, places: Places) -> str:
+    """What has to be there before it can be tried, and is not; empty when nothing is missing."""
+    if settings.nats is not None and settings.nats.credentials is not None:
+        return ""
+    missing = [str(path) for path in (places.key, places.certificate, places.ca) if not path.exists()]
+    return f"{missing[0]} is not there: this host is not enrolled (tidegate enroll)" if missing else ""

@@ -1,0 +1,33 @@
+"""What the courier may reach: its own folder, the two spools, and the recordings to read. As packaging/tmpfiles.conf has it."""
+
+import contextlib
+import os
+import pwd
+from pathlib import Path
+
+from agent.config import Paths
+
+ACCOUNT = "tidegate-courier"
+INBOX_MODE, OUTBOX_MODE, SESSIONS_MODE = 0o1770, 0o2770, 0o2750
+
+
+def share(paths: Paths) -> None:
+    """Owners and modes, on hosts where no tmpfiles.d makes them so. Without the account everything stays root's. Never raises."""
+    try:
+        account = pwd.getpwnam(ACCOUNT)
+    except KeyError:
+        return
+    for folder, mode in ((paths.inbox, INBOX_MODE), (paths.outbox, OUTBOX_MODE), (paths.sessions, SESSIONS_MODE)):
+        _give(folder, -1, account.pw_gid, mode)
+    for folder, mode in ((paths.courier, 0o711), (paths.courier / "shipped", 0o755)):
+        _give(folder, account.pw_uid, account.pw_gid, mode)
+
+
+def _give(folder: Path, uid: int, gid: int, mode: int) -> None:
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchown(fd, uid, gid)
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
