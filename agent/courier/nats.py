@@ -2,7 +2,7 @@
 
 Core NATS delivers at most once. So each live token says which one came before it, and whoever lacks that one looks at the
 index first: at connect, after an overrun, at a gap, and now and then while all seems well. What is handed on is ordered, and
-the cursor never passes a token that was not handed on (but for expired ones, and ones that no inbox would take).
+the cursor never passes a token that was not handed on, but for expired ones.
 """
 
 import hashlib
@@ -13,14 +13,17 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from nats.aio.msg import Msg
 
-from agent.courier import natswire
-from agent.courier.natslink import Link, NatsSettings
+from agent.courier import natssettings, natswire
+from agent.courier.natslink import Link
+from agent.courier.natssettings import NatsSettings
 from agent.courier.natswire import COMPLETE_HEADER, OFFSET_HEADER, Live, Worth
+from agent.courier.places import Places
+from agent.courier.settings import Settings
 from agent.courier.transport import (
     BATCH_MAX,
     BATCH_RECORDS_MAX,
@@ -35,9 +38,9 @@ from agent.courier.transport import (
 )
 from agent.errors import CourierError
 
-__all__ = ["NatsSettings", "NatsTransport"]
+__all__ = ["NatsSettings", "NatsTransport", "connect"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("tidegate.courier")
 
 PIECE = 256 * 1024  # bytes of a recording in one message; asking how far it came brings the last one back
 WINDOW = 16  # requests on their way at once: 1 MiB of tokens
@@ -57,19 +60,25 @@ class _Tail:
     sequence: int = 0
 
 
+def connect(settings: Settings, places: Places, up: Callable[[str], None]) -> "NatsTransport":
+    """The transport that courier.yaml asks for; opens nothing yet. Raises ConfigError and CourierError."""
+    return NatsTransport(natssettings.of(settings, places), up)
+
+
 class NatsTransport:
     """:class:`agent.courier.transport.Transport` over NATS. It has one connection, made when it is needed, never mended."""
 
-    def __init__(self, settings: NatsSettings) -> None:
-        """No connection yet. Raises CourierError (``nats_name``) for a token or bucket that can't be in a subject."""
-        self._settings = settings
+    def __init__(self, settings: NatsSettings, up: Callable[[str], None] = lambda _how: None) -> None:
+        """No connection yet; ``up`` is told when one is made. Raises CourierError ``nats_name``: a token or bucket that is none."""
+        self._settings, self._up = settings, up
         self._subjects = natswire.Subjects(settings.token, settings.bucket)
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._closed = False
         self._secret = secrets.token_bytes(32)
-        self._tails: OrderedDict[str, _Tail] = OrderedDict()
-        self.dropped: dict[str, int] = {}  # live messages that were not handed on, by why; and ``overrun``
+        self._tails: OrderedDict[str, _Tail] = OrderedDict()  # this and the next are of the one thread that sends recordings
+        self._tails_of: Link | None = None
+        self.foreign = 0  # live messages that the control plane did not send
 
     def receive(self, cursor: Cursor, stop: threading.Event) -> Iterator[Received]:
         """Tokens behind ``cursor``; see :meth:`agent.courier.transport.Transport.receive`."""
@@ -92,10 +101,9 @@ class NatsTransport:
                 continue
             tries = 0
             self._count(worth)
-            if worth in (Worth.NEW, Worth.OVERSIZED):
-                at = Cursor(live.stream, live.ident)
             if worth is Worth.NEW:
-                yield Received(at, live.data)
+                at = Cursor(live.stream, live.ident)
+                yield Received(at, live.data[: TOKEN_MAX + 1])
 
     def send(self, records: Sequence[Record]) -> Acked:
         """Publish the records in messages of about 64 KiB. An ack of JetStream's is an ack of all keys in its message."""
@@ -129,6 +137,9 @@ class NatsTransport:
         if len(data) > PIECE_MAX:
             raise CourierError("nats_batch", f"{len(data)} bytes of a recording at once, above {PIECE_MAX}")
         link = self._connected()
+        if self._tails_of is not link:
+            self._tails.clear()
+            self._tails_of = link
         tail = self._tails.get(ident) or self._tail(link, ident)
         if offset != tail.size:
             return tail.size
@@ -170,9 +181,9 @@ class NatsTransport:
             old, self._link = self._link, None
             if old is not None:
                 old.close()
-            self._tails.clear()
-            self._link = Link(self._settings)
-            return self._link
+            link = self._link = Link(self._settings)
+        self._up("nats")
+        return link
 
     def _catch_up(self, link: Link, at: Cursor, stop: threading.Event) -> Generator[Received, None, Cursor]:
         """All that the index has behind ``at``; returns where that leaves us."""
@@ -190,10 +201,7 @@ class NatsTransport:
                 if token is None or not token.data:
                     continue  # expired since
                 at = Cursor(index.stream, ident)
-                if len(token.data) > TOKEN_MAX:
-                    self._count(Worth.OVERSIZED)
-                else:
-                    yield Received(at, token.data)
+                yield Received(at, token.data[: TOKEN_MAX + 1])
         return Cursor(index.stream, index.last)
 
     def _index(self, link: Link, at: Cursor, stop: threading.Event) -> natswire.Index | None:
@@ -235,11 +243,10 @@ class NatsTransport:
         return hashlib.blake2b(content, key=self._secret, digest_size=20).hexdigest()
 
     def _count(self, worth: Worth) -> None:
-        if worth in (Worth.FOREIGN, Worth.OVERSIZED):
-            seen = self.dropped.get(worth.value, 0)
-            self.dropped[worth.value] = seen + 1
-            if not seen:
-                log.warning("nats: dropped what is no token of the control plane's (%s) [nats_dropped]", worth.value)
+        if worth is Worth.FOREIGN:
+            self.foreign += 1
+            if self.foreign == 1:
+                log.warning("nats: what another host had the broker send here was dropped [nats_foreign]")
 
 
 def _got(answer: Msg | CourierError) -> Msg | None:

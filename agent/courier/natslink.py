@@ -6,71 +6,84 @@ decides how fast a fleet comes back after a broker's restart. What the server ma
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import queue
 import random
+import re
 import ssl
 import threading
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.protocol.parser import AWAITING_MSG_PAYLOAD, Parser
 
-from agent.courier.natswire import Credentials, Live, Subjects, parse_credentials
+from agent.courier import natssettings
+from agent.courier.natssettings import NatsSettings
+from agent.courier.natswire import Credentials, Live, Subjects
+from agent.courier.pace import Pace
 from agent.errors import CourierError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("tidegate.courier")
 Got = TypeVar("Got")
 
 READ_MAX = 512 * 1024  # bytes of one message: a piece of a recording with its headers is the largest
-CONTROL_MAX = 64 * 1024  # bytes of a line without an end
+CONTROL_MAX = 32 * 1024  # bytes of a line
 QUEUE_MAX = 64  # live messages: 4 MiB of tokens
 CONNECT_S = 10  # for each server
 CALL_S = 10.0
 CLOSE_S = 3.0
+PAUSE_MAX_S = 5.0  # of reading, at once: pings want their answer
 PING_S = 15  # three unanswered, so 45 s of silence, and the connection is given up
 
-
-@dataclass(frozen=True, slots=True)
-class NatsSettings:
-    """Where the broker is and who this host is. Give a client certificate, a credentials file, or both.
-
-    ``servers`` are ``tls://host:port``; ``nats://`` (no encryption) is for loopback only. ``token`` is the host token.
-    """
-
-    servers: tuple[str, ...]
-    token: str
-    bucket: str = "tidegate"
-    credentials: Path | None = None
-    ca: Path | None = None  # PEM; the system's if None
-    certificate: Path | None = None
-    key: Path | None = None
-    resync_s: float = 300.0  # how often the index is looked at while all seems well, half to one and a half times
+_END = b"\r\n"
+_BLANKS = re.compile(rb"[ \t\v\f]{2}")
 
 
 class _BoundedParser(Parser):
-    """nats-py's parser buffers as many bytes as the server says that it will send: this one hangs up instead."""
+    """nats-py's parser, given one line or one payload at a time. By itself it buffers as many bytes as the server says that it will
+    send, and spends the square of a line's blanks. Read is no faster than may be: a flood waits in the broker, which cuts it off."""
+
+    def __init__(self, client: Client, pace: Pace) -> None:
+        super().__init__(client)
+        self._pace = pace
+        self._waiting = bytearray()
 
     async def parse(self, data: bytes = b"") -> None:
-        await super().parse(data)
-        announced = self.needed if self.state == AWAITING_MSG_PAYLOAD else 0
-        if announced > READ_MAX or len(self.buf) > (READ_MAX if announced else CONTROL_MAX):
-            raise nats.errors.ProtocolError(f"a message of {max(announced, len(self.buf))} bytes")
+        owed = self._pace.owed_s(len(data))
+        if owed:
+            await asyncio.sleep(min(owed, PAUSE_MAX_S))
+        self._waiting += data
+        while size := self._next():
+            unit = bytes(self._waiting[:size])
+            del self._waiting[:size]
+            await super().parse(unit)
+            if self.buf:
+                raise nats.errors.ProtocolError("no line of the protocol")
+
+    def _next(self) -> int:
+        """Bytes of the next whole line or payload; 0 while it is not whole."""
+        if self.state == AWAITING_MSG_PAYLOAD:
+            size, most = self.needed + len(_END), READ_MAX
+        else:
+            size, most = self._waiting.find(_END) + len(_END), CONTROL_MAX
+            if size < len(_END):
+                size = 0
+            if _BLANKS.search(self._waiting, 0, size):
+                raise nats.errors.ProtocolError("a line of blanks")
+        if max(size, 0 if size else len(self._waiting)) > most:
+            raise nats.errors.ProtocolError("a line or message above the limit")
+        return size if len(self._waiting) >= size else 0
 
 
 class _Client(Client):
     """Bounded, and says nothing of itself over a connection that should be encrypted and is not."""
 
-    def __init__(self, credentials: Credentials | None, *, tls: bool) -> None:
+    def __init__(self, credentials: Credentials | None, pace: Pace, *, tls: bool) -> None:
         super().__init__()
-        self._ps = _BoundedParser(self)
+        self._ps = _BoundedParser(self, pace)
         self._tls_wanted = tls
         self._credentials = credentials
         if credentials and not credentials.jwt:
@@ -99,10 +112,11 @@ class Link:
         self._why: CourierError | None = None
         self._last: Exception | None = None
         self._lock = threading.Lock()
-        tls, credentials = _tls(settings), _credentials(settings.credentials)
+        self._pace = Pace(settings.bytes_per_minute)
+        tls, credentials = natssettings.tls(settings), natssettings.credentials(settings.credentials)
         self._loop = asyncio.new_event_loop()
         self._gone: asyncio.Future[None] = self._loop.create_future()
-        self._client = _Client(credentials, tls=tls is not None)
+        self._client = _Client(credentials, self._pace, tls=tls is not None)
         self._thread = threading.Thread(target=self._run, name="nats", daemon=True)
         self._thread.start()
         try:
@@ -173,7 +187,7 @@ class Link:
                 options["user_jwt_cb"] = lambda: bytearray(jwt)
         servers = random.sample(self._settings.servers, len(self._settings.servers))
         for tries_left, server in zip(range(len(servers) - 1, -1, -1), servers, strict=True):
-            self._client = _Client(credentials, tls=tls is not None)  # one that failed is not used again
+            self._client = _Client(credentials, self._pace, tls=tls is not None)  # one that failed is not used again
             try:
                 await self._client.connect(
                     servers=[server], name=f"tidegate-courier {self.subjects.token}", inbox_prefix=self.subjects.inbox.encode(),
@@ -234,8 +248,9 @@ class Link:
 
     async def _hang_up(self) -> None:
         """Close the socket, whatever state the client is in; it must not outlive the loop."""
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(self._client.close(), CLOSE_S)
+        if self._client.is_connected:  # of one that never was, close() waits for what does not come
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(self._client.close(), CLOSE_S)
         transport = self._client._transport  # close() leaves a connection that never was up alone
         if transport:
             with contextlib.suppress(Exception):
@@ -255,45 +270,6 @@ class Link:
             self._over(CourierError("courier_closed", "the connection was closed by this side"))
             with self._lock:
                 self._loop.close()
-
-
-def _tls(settings: NatsSettings) -> ssl.SSLContext | None:
-    """TLS 1.2 or later for all servers; None if all are on loopback and unencrypted."""
-    if not settings.servers:
-        raise CourierError("nats_server", "no server is named")
-    plain = [urlsplit(server) for server in settings.servers if not server.startswith("tls://")]
-    for server in plain:
-        if server.scheme != "nats" or not _loopback(server.hostname or ""):
-            raise CourierError("nats_server", f"{server.geturl()[:200]!r} is neither tls:// nor nats:// on loopback")
-    if plain and len(plain) < len(settings.servers):
-        raise CourierError("nats_server", "either all servers are tls:// or none is")
-    if plain:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=str(settings.ca) if settings.ca else None)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if settings.certificate:
-            context.load_cert_chain(settings.certificate, settings.key)
-    except (OSError, ssl.SSLError) as error:
-        raise CourierError("nats_tls", f"the certificate files can't be used: {error}") from error
-    return context
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _credentials(path: Path | None) -> Credentials | None:
-    if path is None:
-        return None
-    try:
-        with path.open(encoding="ascii", errors="replace") as file:
-            return parse_credentials(file.read(64 * 1024))
-    except OSError as error:
-        raise CourierError("nats_credentials", f"the credentials file can't be read: {error}") from error
 
 
 def _told(error: BaseException, last: BaseException | None) -> CourierError:

@@ -18,7 +18,8 @@ from enum import Enum
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agent.courier.transport import RECORD_MAX, TOKEN_MAX, Cursor, Record
+from agent.courier.ndjson import line
+from agent.courier.transport import RECORD_MAX, Cursor, Record
 from agent.errors import CourierError
 from agent.trust.jwk import raw_public
 
@@ -131,7 +132,6 @@ class Worth(Enum):
     OLD = "old"  # was taken before, or is no token any more
     LOOK = "look"  # not the next one: look at the index
     FOREIGN = "foreign"  # was not put there by the control plane
-    OVERSIZED = "oversized"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,18 +169,12 @@ def judge(live: Live, at: Cursor) -> Worth:
         return Worth.OLD
     if previous > at.last:
         return Worth.LOOK
-    return Worth.OVERSIZED if len(live.data) > TOKEN_MAX else Worth.NEW
+    return Worth.NEW
 
 
 def decimal(text: str) -> int | None:
     """A number of at most 19 digits, up to 2^63-1; None for anything else."""
     return number if _DECIMAL.fullmatch(text) and (number := int(text)) <= IDENT_MAX else None
-
-
-def line(record: Record) -> bytes:
-    """One record as NDJSON, with its newline."""
-    made = {"key": record.key, "kind": record.kind, "body": record.body}
-    return json.dumps(made, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
 
 def pack(records: Sequence[Record], limit: int = BATCH_BYTES) -> tuple[list[tuple[tuple[str, ...], bytes]], dict[str, str]]:

@@ -31,7 +31,7 @@ LIVE_MAX = 8000  # tokens of one host: what a courier takes in one index
 KEEP_S = 91 * 86_400  # a token is gone after that by itself: no grant is longer than 90 days
 RECORDINGS_S = 7 * 86_400
 CACHED = 20_000  # indexes kept in memory
-TRIES = 4
+ANSWER_S = 10
 
 _HOST = re.compile(r"[A-Za-z0-9_-]{43}")
 _WRONG_SEQUENCE = 10071
@@ -58,7 +58,7 @@ class Fleet:
         self._client, self._bucket = client, bucket
         self._stream = f"KV_{bucket}"
         self._replicas, self._spool = replicas, spool_bytes
-        self._js: JetStreamContext = client.jetstream(timeout=10)
+        self._js: JetStreamContext = client.jetstream(timeout=ANSWER_S)
         self._epoch = ""
         self._indexes: OrderedDict[str, _Index] = OrderedDict()
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
@@ -68,7 +68,7 @@ class Fleet:
         for config in self._configs():
             with contextlib.suppress(BadRequestError):  # is there, with other limits: the admin's
                 await self._js.add_stream(config)
-        answer = await self._client.request(f"$JS.API.STREAM.INFO.{self._stream}", b"", timeout=10)
+        answer = await self._client.request(f"$JS.API.STREAM.INFO.{self._stream}", b"", timeout=ANSWER_S)
         found = json.loads(answer.data)
         if "created" not in found:
             raise PushError(f"the stream {self._stream} can't be made: {found.get('error')}")
@@ -118,23 +118,23 @@ class Fleet:
         return Intake(self._js, name, batch).run()
 
     def _configs(self) -> tuple[StreamConfig, ...]:
-        common = {"storage": StorageType.FILE, "num_replicas": self._replicas}
-        return (
-            StreamConfig(
-                name=self._stream, subjects=[f"$KV.{self._bucket}.*.*"], max_msgs_per_subject=1, max_age=KEEP_S, allow_direct=True,
-                max_msg_size=300 * 1024, discard=DiscardPolicy.NEW, duplicate_window=120, **common,
-            ),
-            # A record is gone once it was taken in; a full spool refuses, and the hosts keep theirs.
-            StreamConfig(
-                name="TIDEGATE_RECORDS", subjects=["tidegate.records.*"], retention=RetentionPolicy.WORK_QUEUE,
-                discard=DiscardPolicy.NEW, max_bytes=self._spool, duplicate_window=600, **common,
-            ),
-            # The last piece says where a host goes on, so pieces stay a while.
-            StreamConfig(
-                name="TIDEGATE_RECORDINGS", subjects=["tidegate.recordings.*.*"], allow_direct=True, max_age=RECORDINGS_S,
-                discard=DiscardPolicy.NEW, max_bytes=self._spool, duplicate_window=600, **common,
-            ),
+        tokens = StreamConfig(
+            name=self._stream, subjects=[f"$KV.{self._bucket}.*.*"], max_msgs_per_subject=1, max_age=KEEP_S,
+            max_msg_size=300 * 1024, allow_direct=True,
         )  # fmt: skip
+        # A record is gone once it was taken in; a full spool refuses, and the hosts keep theirs.
+        records = StreamConfig(
+            name="TIDEGATE_RECORDS", subjects=["tidegate.records.*"], retention=RetentionPolicy.WORK_QUEUE, max_bytes=self._spool
+        )
+        # The last piece says where a host goes on, so pieces stay a while.
+        recordings = StreamConfig(
+            name="TIDEGATE_RECORDINGS", subjects=["tidegate.recordings.*.*"], max_age=RECORDINGS_S, max_bytes=self._spool,
+            allow_direct=True,
+        )  # fmt: skip
+        for config in (tokens, records, recordings):
+            config.storage, config.num_replicas = StorageType.FILE, self._replicas
+            config.discard, config.duplicate_window = DiscardPolicy.NEW, 600
+        return tokens, records, recordings
 
     def _check(self, host_token: str, ident: int) -> None:
         if not _HOST.fullmatch(host_token) or not 0 < ident < 2**63:
@@ -187,7 +187,7 @@ class Fleet:
 
     async def _publish(self, subject: str, data: bytes, headers: dict[str, str]) -> int:
         try:
-            return (await self._js.publish(subject, data, timeout=10, stream=self._stream, headers=headers)).seq
+            return (await self._js.publish(subject, data, timeout=ANSWER_S, stream=self._stream, headers=headers)).seq
         except APIError as error:
             why = "another process pushes to this host" if error.err_code == _WRONG_SEQUENCE else str(error)
             raise PushError(f"not pushed: {why}") from error

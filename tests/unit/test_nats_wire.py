@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.courier import natswire
 from agent.courier.natswire import Index, Live, Subjects, Worth
-from agent.courier.transport import RECORD_MAX, TOKEN_MAX, Cursor, Record
+from agent.courier.transport import RECORD_MAX, Cursor, Record
 from agent.errors import CourierError
 from examples.control_plane import nats_config, nats_intake
 from tests.nats import pki
@@ -100,11 +100,6 @@ def test_what_was_taken_is_not_taken_again(message: Live) -> None:
 def test_what_the_control_plane_did_not_put_there_moves_nothing(message: Live) -> None:
     assert natswire.judge(message, AT) is Worth.FOREIGN
     assert natswire.judge(message, Cursor()) is Worth.FOREIGN
-
-
-def test_a_token_over_the_limit_is_told_apart() -> None:
-    assert natswire.judge(live(data=b"x" * TOKEN_MAX), AT) is Worth.NEW
-    assert natswire.judge(live(data=b"x" * (TOKEN_MAX + 1)), AT) is Worth.OVERSIZED
 
 
 @given(
