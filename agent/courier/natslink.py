@@ -13,6 +13,7 @@ import re
 import ssl
 import threading
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import nats.errors
@@ -44,7 +45,7 @@ _BLANKS = re.compile(rb"[ \t\v\f]{2}")
 
 class _BoundedParser(Parser):
     """nats-py's parser, given one line or one payload at a time. By itself it buffers as many bytes as the server says that it will
-    send, and spends the square of a line's blanks. Read is no faster than may be: a flood waits in the broker, which cuts it off."""
+    send, and spends the square of a line's blanks. Reading has its pace: a flood waits in the broker, which then cuts us off."""
 
     def __init__(self, client: Client, pace: Pace) -> None:
         super().__init__(client)
@@ -219,7 +220,8 @@ class Link:
         if self.live.qsize() >= QUEUE_MAX:
             self._slow()
         else:
-            self.live.put_nowait(Live(message.subject, message.data, dict(message.headers or {})))
+            live = Live(message.subject, message.data, dict(message.headers or {}))
+            self.live.put_nowait(replace(live, data=b"") if live.index else live)  # its headers say all; it may be long
 
     async def _on_error(self, error: Exception) -> None:
         self._last = error

@@ -4,8 +4,9 @@ docs/FLEET.md has the whole; in short, for host token T and bucket B:
 
 * ``$KV.B.T.<id>`` is one token. Its headers say which numbering it is of (``Tidegate-Stream``) and which id came before it
   (``Tidegate-Previous``), so that a host sees at once that it missed one.
-* ``$KV.B.index.T`` lists the ids there are. A host asks for it by name, and then for each token by name: that is what a
-  broker can hold it to. Asking by content ("the next after N") would let every host read every other's.
+* ``$KV.B.T.index`` lists the ids there are. A host asks for it by name, and then for each token by name: that is what a
+  broker can hold it to. Asking by content ("the next after N") would let every host read every other's. It is written after
+  the token, with the same headers (``Tidegate-Previous``: the newest id), and heard live too: who came between the two sees it.
 """
 
 import base64
@@ -73,7 +74,7 @@ class Subjects:
     @property
     def get_index(self) -> str:
         """Asks for its index."""
-        return f"$JS.API.DIRECT.GET.KV_{self.bucket}.$KV.{self.bucket}.index.{self.token}"
+        return f"$JS.API.DIRECT.GET.KV_{self.bucket}.$KV.{self.bucket}.{self.token}.index"
 
     def get_token(self, ident: int) -> str:
         """Asks for one token."""
@@ -148,6 +149,11 @@ class Live:
         return self.headers.get(STREAM_HEADER, "")
 
     @property
+    def index(self) -> bool:
+        """Whether it is the index, not a token."""
+        return self.subject.endswith(".index")
+
+    @property
     def ident(self) -> int:
         """The token's id, 0 if the subject has none."""
         return decimal(self.subject.rpartition(".")[2]) or 0
@@ -161,10 +167,12 @@ def judge(live: Live, at: Cursor) -> Worth:
     ``at`` without a stream means that there is no index yet; the first token of all is then the next one.
     """
     stream, previous = live.stream, decimal(live.headers.get(PREVIOUS_HEADER, ""))
-    if "Nats-Stream" in live.headers or not 1 <= len(stream) <= 128 or previous is None or not live.ident:
+    if "Nats-Stream" in live.headers or not 1 <= len(stream) <= 128 or previous is None or not (live.ident or live.index):
         return Worth.FOREIGN
     if stream != at.stream and (at.stream or previous):
         return Worth.LOOK
+    if live.index:
+        return Worth.OLD if previous <= at.last else Worth.LOOK
     if live.ident <= at.last or not live.data:
         return Worth.OLD
     if previous > at.last:

@@ -174,7 +174,11 @@ class Fleet:
 
     async def _write(self, host_token: str, index: _Index) -> None:
         body = {"stream": self._epoch, "last": index.last, "tokens": sorted(index.tokens.items())}
-        headers = {"Nats-Expected-Last-Subject-Sequence": str(index.revision)}
+        headers = {
+            "Tidegate-Stream": self._epoch,
+            "Tidegate-Previous": str(index.last),
+            "Nats-Expected-Last-Subject-Sequence": str(index.revision),
+        }
         self._indexes.pop(host_token, None)
         data = json.dumps(body, separators=(",", ":")).encode()
         index.revision = await self._publish(self._index_subject(host_token), data, headers)
@@ -183,7 +187,7 @@ class Fleet:
             self._indexes.popitem(last=False)
 
     def _index_subject(self, host_token: str) -> str:
-        return f"$KV.{self._bucket}.index.{host_token}"
+        return f"$KV.{self._bucket}.{host_token}.index"
 
     async def _publish(self, subject: str, data: bytes, headers: dict[str, str]) -> int:
         try:

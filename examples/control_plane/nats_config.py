@@ -61,7 +61,6 @@ def permissions(token: str, bucket: str = "tidegate") -> dict[str, list[str]]:
             f"tidegate.records.{token}",
             recordings,
             f"{get}.KV_{bucket}.$KV.{bucket}.{token}.*",
-            f"{get}.KV_{bucket}.$KV.{bucket}.index.{token}",
             f"{get}.TIDEGATE_RECORDINGS.{recordings}",
         ],
         "subscribe": [f"$KV.{bucket}.{token}.*", f"_INBOX.{token}.>"],
@@ -129,6 +128,7 @@ def server_config(
         "write_deadline": "10s",
         "ping_interval": "30s",
         "ping_max": 2,
+        "authorization": {"timeout": 15},  # seconds; 2 by default, too few when a whole fleet comes back at once
         "accounts": accounts(control, hosts, bucket),
     }
     if tls:

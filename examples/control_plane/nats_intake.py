@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 ACK_S = 30
 WAIT_S = 5.0
+AGAIN_S = 0.5
 KINDS = frozenset({"answer", "receipt", "event"})
 KEY_MAX = 200
 LINES_MAX = 1000
@@ -96,6 +97,12 @@ class Intake:
                 messages = await consumer.fetch(self._batch, timeout=WAIT_S)
             except (nats.errors.TimeoutError, TimeoutError):
                 continue
+            except nats.errors.ConnectionClosedError:
+                raise
+            except nats.errors.Error as error:  # a broker that restarts; nats-py connects again
+                log.warning("nats: taking in from %s: %r", stream, error)
+                await asyncio.sleep(AGAIN_S)
+                continue
             if messages:
                 await self._ready.put(await _batch(messages))
 
@@ -119,8 +126,11 @@ async def _batch(messages: list[Msg]) -> Batch:
             records.extend(taken)
 
     async def ack() -> None:
-        for message in good:
-            await message.ack()
+        """Awaits that the broker knows. What it does not come to know comes again, so a failure is told and no error."""
+        answers = await asyncio.gather(*(message.ack_sync(timeout=WAIT_S) for message in good), return_exceptions=True)
+        failed = [answer for answer in answers if isinstance(answer, BaseException)]
+        if failed:
+            log.warning("nats: %d of %d messages could not be acknowledged, and come again: %r", len(failed), len(good), failed[0])
 
     return Batch(tuple(records), tuple(pieces), len(messages) - len(good), ack)
 

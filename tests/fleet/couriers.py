@@ -73,7 +73,7 @@ class RealCourier:
 
 def main(pipe: Connection, settings: list[NatsSettings], folder: Path) -> None:
     """The process: words as in tests.fleet.crowd."""
-    logging.getLogger("tidegate.courier").setLevel(logging.ERROR)  # that the server is killed is known
+    logging.getLogger().setLevel(logging.ERROR)  # that the server is killed is known
     couriers = {each.token: RealCourier(each, folder / each.token) for each in settings}
     while True:
         try:

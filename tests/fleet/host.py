@@ -57,6 +57,7 @@ class SimulatedHost(asyncio.Protocol):
         self._asked: dict[str, Callable[[dict[str, str], bytes], None]] = {}
         self._number = 0
         self._wanted: deque[int] = deque()
+        self._looking = False
         self._index: Index | None = None
         self._stopped = False
         self._since = 0.0
@@ -180,10 +181,12 @@ class SimulatedHost(asyncio.Protocol):
 
     def look(self) -> None:
         """Look at the index, and fetch what is missing."""
+        self._looking = True  # until all that the index has is there
         self._ask(self.subjects.get_index, self._on_index)
 
     def _on_index(self, headers: dict[str, str], body: bytes) -> None:
         if "Nats-Sequence" not in headers:
+            self._looking = False
             return
         self._index = natswire.parse_index(body)
         self._wanted = deque(self._index.after(self._cursor))
@@ -201,10 +204,12 @@ class SimulatedHost(asyncio.Protocol):
                 self._fetch()
 
             self._ask(self.subjects.get_token(ident), then)
+        else:
+            self._looking = False
 
     def _live(self, live: Live) -> None:
         worth = natswire.judge(live, self._cursor)
-        if worth is Worth.NEW and not self._wanted:
+        if worth is Worth.NEW and not self._looking:
             self._take(Cursor(live.stream, live.ident), live.data, live=True)
         elif worth in (Worth.LOOK, Worth.NEW):
             asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self.look)

@@ -1,6 +1,8 @@
 """The control plane's intake, in a process of its own: counts records by key, and acks them."""
 
 import asyncio
+import logging
+import ssl
 import time
 from multiprocessing.connection import Connection
 from typing import Any
@@ -30,12 +32,11 @@ async def _take(url: str, counted: dict[str, Any], tls: Any) -> None:
 
 def main(pipe: Connection, url: str, tls_files: tuple[str, str, str] | None) -> None:
     """The process: answers every word with what was counted until now."""
+    logging.getLogger().setLevel(logging.ERROR)  # that the server is killed is known
     asyncio.run(_serve(pipe, url, tls_files))
 
 
 async def _serve(pipe: Connection, url: str, tls_files: tuple[str, str, str] | None) -> None:
-    import ssl
-
     tls = None
     if tls_files:
         tls = ssl.create_default_context(cafile=tls_files[0])

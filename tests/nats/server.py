@@ -1,6 +1,7 @@
 """Debian's nats-server, unpacked into the cache (never installed), run on loopback with files of its own."""
 
 import contextlib
+import ctypes
 import os
 import random
 import shutil
@@ -22,6 +23,7 @@ _NO_NETWORK = (
     "Network is unreachable",
 )
 START_S = 10.0
+_PRCTL = ctypes.CDLL(None).prctl
 
 
 def binary() -> Path:
@@ -81,6 +83,11 @@ def free_port() -> int:
     raise HostUnavailable("no free port on loopback")
 
 
+def _with_us() -> None:
+    """Between fork and exec: the kernel kills the server when the thread that started it ends (PR_SET_PDEATHSIG, prctl(2))."""
+    _PRCTL(1, signal.SIGKILL)
+
+
 class Server:
     """One nats-server. ``configure`` before the first start; it keeps its port and its store over restarts."""
 
@@ -110,7 +117,14 @@ class Server:
         """Start it, and wait until it answers. Raises BuildFailed with its log when it does not."""
         with self.log.open("ab") as log:
             argv = [str(binary()), "--config", str(self._config)]
-            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder)
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                preexec_fn=_with_us,  # noqa: PLW1509  # one system call, resolved before: it takes no lock
+            )
         until = time.monotonic() + START_S
         while time.monotonic() < until and self._process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as probe:

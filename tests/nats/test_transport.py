@@ -16,6 +16,7 @@ from examples.control_plane.nats_intake import TakenPiece, TakenRecord
 from tests.nats.bed import ALICE, BOB, Bed, Receiving, token_of
 
 STREAM = "KV_tidegate"
+INDEX = f"$KV.tidegate.{ALICE}.index"
 
 
 def taken_in(broker: Bed, count: int, ack: bool = True) -> tuple[list[TakenRecord], list[TakenPiece], int]:
@@ -152,16 +153,40 @@ def test_a_token_that_was_dropped_on_the_way_is_found_by_the_next_ones_header(br
             """Tokens 3 and 4 as pushes leave them, but what comes live of 3 is nothing that a courier believes."""
             js = client.jetstream()
             await js.publish(f"$KV.tidegate.{ALICE}.3", b"token 3", headers={"X": "not a token's headers"})
-            found = await js.get_msg(STREAM, subject=f"$KV.tidegate.index.{ALICE}", direct=True)
+            found = await js.get_msg(STREAM, subject=INDEX, direct=True)
             index = json.loads(found.data or b"")
             index["last"], index["tokens"] = 4, [*index["tokens"], [3, 0], [4, 0]]
             headers = {"Tidegate-Stream": stream, "Tidegate-Previous": "3"}
             await js.publish(f"$KV.tidegate.{ALICE}.4", b"token 4", headers=headers)
             await asyncio.sleep(0.1)  # the index comes later than the token, as ever
-            await js.publish(f"$KV.tidegate.index.{ALICE}", json.dumps(index).encode())
+            await js.publish(INDEX, json.dumps(index).encode(), headers={**headers, "Tidegate-Previous": "4"})
 
         broker.do(unseen)
         assert receiving.wait(4) == [b"token 1", b"token 2", b"token 3", b"token 4"]
+
+
+def test_who_connects_between_a_token_and_its_index_gets_it_when_the_index_comes(broker: Bed) -> None:
+    """The token was published before the host listened, the index not yet when it asked: only the index, live, tells of it."""
+    broker.push(1)
+
+    async def begin(_fleet: Fleet, client: Client) -> tuple[str, bytes]:
+        found = await client.jetstream().get_msg(STREAM, subject=INDEX, direct=True)
+        return json.loads(found.data or b"")["stream"], found.data or b""
+
+    stream, before = broker.do(begin)
+    raw_push(broker, 2, b"token 2", Tidegate_Stream=stream, Tidegate_Previous="1")
+    with Receiving(broker.transport()) as receiving:
+        receiving.wait(1)
+        time.sleep(0.3)
+        assert receiving.tokens == [b"token 1"]
+
+        async def finish(_fleet: Fleet, client: Client) -> None:
+            index = {**json.loads(before), "last": 2, "tokens": [[1, 0], [2, 0]]}
+            headers = {"Tidegate-Stream": stream, "Tidegate-Previous": "2"}
+            await client.jetstream().publish(INDEX, json.dumps(index).encode(), headers=headers)
+
+        broker.do(finish)
+        assert receiving.wait(2, 3) == [b"token 1", b"token 2"]
 
 
 def test_old_tokens_sent_again_are_not_handed_on(broker: Bed) -> None:
