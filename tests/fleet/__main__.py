@@ -93,9 +93,11 @@ class Run:
         await asyncio.gather(*tasks)
         await asyncio.sleep(1)
         latencies = sorted(ms for part in await self._each("latencies") for ms in part)
-        inboxes = sorted(await asyncio.to_thread(self._couriers.ask, "latencies"))
+        pairs = await asyncio.to_thread(self._couriers.ask, "latencies")
+        received, durable = (sorted(pair[part] for pair in pairs) for part in (0, 1))
         self.figures["push_p50_ms"], self.figures["push_p99_ms"] = (round(_at(latencies, share), 2) for share in (0.5, 0.99))
-        self.say(f"{len(latencies)} live pushes at {PUSHES_S}/s: {_spread(latencies)}; into the inbox, fsynced: {_spread(inboxes)}")
+        self.say(f"{len(latencies)} live pushes at {PUSHES_S}/s: {_spread(latencies)}")
+        self.say(f"{len(durable)} to real couriers: received {_spread(received)}; fsynced into the inbox {_spread(durable)}")
         self.say(f"push() returned after {statistics.median(took):.2f} ms: token and index stored")
 
     async def _ingest(self) -> None:
@@ -132,17 +134,18 @@ class Run:
         async with self._control() as fleet:
             await fleet.prepare()
             sending = asyncio.create_task(asyncio.to_thread(self._couriers.ask, "records", 2))
-            for token in [
-                *self._random.sample(self._at.simulated, min(len(self._at.simulated), self._arguments.pushes // 2)),
-                *self._at.real,
-            ]:
-                await self._push_one(fleet, token, [])
+            pushing = asyncio.create_task(self._push_in_the_storm(fleet))
+            most: dict[str, float] = {}
             while (there := sum(await self._each("ready"))) < len(self._at.simulated):
                 self._late(back, 240, f"only {there} hosts came back")
+                for share in (0.5, 0.9, 0.99):
+                    if there >= share * len(self._at.simulated):
+                        most.setdefault(f"{share:.0%}", round(time.monotonic() - back, 1))
                 await asyncio.sleep(0.1)
             self.figures["storm_s"] = round(time.monotonic() - back, 1)
+            await pushing
             self._records += await sending
-            self.say(f"{self.figures['storm_s']} s after the restart all hosts are connected again")
+            self.say(f"all hosts are connected again, {self.figures['storm_s']} s after the restart; {most} (s)")
             while (lacking := await self._lacking()) and time.monotonic() - back < 120:
                 await asyncio.sleep(0.2)
             self.say(
@@ -188,10 +191,15 @@ class Run:
         self._pushed.setdefault(token, {})[ident] = data
         took.append((time.monotonic_ns() - began) / 1e6)
 
+    async def _push_in_the_storm(self, fleet: Fleet) -> None:
+        count = min(len(self._at.simulated), self._arguments.pushes // 2)
+        for token in [*self._random.sample(self._at.simulated, count), *self._at.real]:
+            await self._push_one(fleet, token, [])
+
     async def _lacking(self) -> int:
         simulated = {token: list(pushed) for token, pushed in self._pushed.items()}
         real = {token: self._pushed[token] for token in self._at.real if token in self._pushed}
-        return sum(await self._each("lacking", simulated)) + int(await asyncio.to_thread(self._couriers.ask, "lacking", real))
+        return int(sum(await self._each("lacking", simulated))) + int(await asyncio.to_thread(self._couriers.ask, "lacking", real))
 
     async def _taken_in(self, timeout: float) -> dict[str, Any]:
         """Wait until every record was taken in, or until then."""

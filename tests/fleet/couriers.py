@@ -24,11 +24,12 @@ class TimedDrop(Drop):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, LIMITS)
-        self.latencies_ms: list[float] = []
+        self.latencies_ms: list[tuple[float, float]] = []  # from the push to its being received, and to its being durable
 
     def put(self, ident: int, token: bytes) -> str:
+        pushed, received = int(token[:20]), time.monotonic_ns()
         name = super().put(ident, token)
-        self.latencies_ms.append((time.monotonic_ns() - int(token[:20])) / 1e6)
+        self.latencies_ms.append(((received - pushed) / 1e6, (time.monotonic_ns() - pushed) / 1e6))
         return name
 
 
@@ -84,7 +85,7 @@ def main(pipe: Connection, settings: list[NatsSettings], folder: Path) -> None:
             found = {token: courier.inbox_tokens() for token, courier in couriers.items()}
             pipe.send(sum(found[token].get(ident) != data for token, pushed in value.items() for ident, data in pushed.items()))
         elif word == "latencies":
-            pipe.send([ms for courier in couriers.values() for ms in courier.drop.latencies_ms])
+            pipe.send([pair for courier in couriers.values() for pair in courier.drop.latencies_ms])
         elif word == "records":
             made = 0
             for token, courier in couriers.items():

@@ -19,7 +19,7 @@ async def _quiet(_error: Exception) -> None:
 async def _take(url: str, counted: dict[str, Any], tls: Any) -> None:
     client = Client()
     options: dict[str, Any] = {"tls": tls} if tls else {"user": "control", "password": "secret"}
-    await client.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0.2, error_cb=_quiet, **options)
+    await client.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=1, error_cb=_quiet, **options)
     keys: set[tuple[str, str]] = counted["keys"]
     async for batch in Fleet(client).intake("fleet", 128):
         for record in batch.records:
