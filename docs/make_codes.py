@@ -31,6 +31,7 @@ SOURCES = (
     "agent/host",
     "agent/control",
     "agent/cli",
+    "agent/courier",
     "enforcers",
 )
 _ERRORS = frozenset(
@@ -165,6 +166,7 @@ COMMAND = {
     "answer_too_large": "Ask for less: the answer is over 64 MiB.",
     "file_unwritable": "Name a file in a folder that is there and that you may write to.",
     "grant_unknown": "`tidegate grants list --ended` shows the ids there are.",
+    "not_root": "Run it as root.",
     "key_file_exists": "Choose another file, or move the old key away. A key is never overwritten.",
     "receipt_malformed": "The file is signed by the host and is no receipt.",
     "receipt_unknown": "The grant is live: there is a receipt once it has ended.",
@@ -178,7 +180,43 @@ COMMAND = {
     "session_unknown": "It has ended, or the id is mistyped: `tidegate sessions list` shows those there are.",
     "request_unknown": "The command is newer than the daemon: `systemctl restart tidegated` after an upgrade.",
 }
-ADVICE = {**INBOX, **ENFORCERS, **HOST, **COMMAND}
+COURIER = {
+    "ca_not_presented": "Compare the fingerprint with the control plane's CA (`openssl x509 -in ca.pem -outform DER | sha256sum`), and let its server send the CA with its own certificate. Nothing was sent.",
+    "courier_account_missing": "`systemd-sysusers tidegate.conf` makes the account tidegate-courier.",
+    "courier_busy": "Nothing to do: the control plane says that it can't now, and is asked again. See its own log if that lasts.",
+    "courier_certificate": "What came is no certificate for this host's new key. Ask whoever runs the control plane; the old one stays in use.",
+    "courier_certificate_invalid": "A file in /var/lib/tidegate/courier is damaged, or its parts are of different pairs: `tidegate enroll` again.",
+    "courier_denied": "The control plane does not know this host's certificate, or has shut it out: ask there, then `tidegate enroll` again.",
+    "courier_flood": "More came than may: ask whoever runs the control plane, or what stands between. Nothing of it was kept.",
+    "courier_protocol": "The other side does not speak as docs/PROTOCOL.md has it; the text says where. Perhaps a proxy answers in its place.",
+    "courier_redirected": "Put the URL that it redirects to into courier.yaml, if that is the control plane's: redirects are not followed.",
+    "courier_refused": "The control plane refuses this one request: see the text, and its own log.",
+    "courier_server_untrusted": "The server's certificate is not of the CA that was pinned, or for another name: if the control plane has a new CA, `tidegate enroll` again.",
+    "courier_slow": "The other side answers too slowly, or not at all: look at the network between. It is tried again.",
+    "courier_stopped": "Nothing to do: the courier was told to stop.",
+    "courier_thread": "A fault in the courier: `journalctl -u tidegate-courier` has the traceback, and it is started again. Please report it.",
+    "courier_tls": "No TLS connection: see the text. An expired client certificate looks like this too: `tidegate status` shows its end, `tidegate enroll` makes a new one.",
+    "courier_unacknowledged": "The control plane takes records and does not say that it keeps them: see its own log. They are sent again.",
+    "courier_unreachable": "See the text: name, port, firewall, proxy (`proxy` in courier.yaml). It is tried again, at most a minute later.",
+    "csr_invalid": "See the control plane's log: it does not take a P-256 key with a SAN URI.",
+    "enrolment_refused": "See the text, and the control plane's log.",
+    "host_known": "Have the control plane forget this host, or allow it to enrol again, then ask for a new token.",
+    "inbox_unwritable": "Let /var/lib/tidegate/spool/inbox be root's with group tidegate-courier and mode 1770 (`systemd-tmpfiles --create tidegate.conf`), with room on the disk.",
+    "limit_invalid": "Give a whole number, large enough for one token.",
+    "nats_invalid": "Write servers as tls://HOST:PORT, a plain bucket name, an absolute path of the credentials.",
+    "not_enrolled": "Run `tidegate enroll`; the courier waits for it and then goes on by itself.",
+    "proof_invalid": "Compare this host's clock and the URL with the control plane's: the proof names both.",
+    "proxy_invalid": "Write http://HOST:PORT, with USER:PASSWORD@ before the host if the proxy asks for it.",
+    "recording_unreadable": "Let the courier read it: /var/lib/tidegate/sessions has mode 2750 and group tidegate-courier, its files 0640 (`systemd-tmpfiles --create tidegate.conf`). The others are carried meanwhile.",
+    "signing_key_absent": "Compare the thumbprint with the control plane's: it names other keys. Nothing was installed, and the token is used up.",
+    "ssh_ca_absent": "Compare the fingerprint with the control plane's SSH CA. Nothing was installed, and the token is used up.",
+    "token_expired": "Ask the control plane for a new token: they live for minutes.",
+    "token_unknown": "Copy the token whole, and use it at the control plane that made it.",
+    "token_used": "Ask for a new token. If nobody here used this one, somebody else has: tell whoever runs the control plane.",
+    "transport_unavailable": "Install what the text names (package tidegate-nats), or set `transport: https`.",
+    "url_invalid": "Write https://HOST, with :PORT and a path if need be.",
+}
+ADVICE = {**INBOX, **ENFORCERS, **HOST, **COMMAND, **COURIER}
 
 _HEAD = """\
 # Codes
@@ -226,6 +264,12 @@ def page() -> str:
             HOST,
         ),
         ("The command", "Exit status 1.", COMMAND),
+        (
+            "The courier, and `tidegate enroll`",
+            "In `tidegate status`, `tidegate doctor` and `journalctl -u tidegate-courier`; from `enroll` with exit status 1, or 3 where the control "
+            "plane refuses. None of them opens, keeps or ends access.",
+            COURIER,
+        ),
     )
     return "\n".join([_HEAD, *(_section(*section) for section in sections)])
 

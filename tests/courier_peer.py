@@ -7,12 +7,14 @@ In this process::
         ident = peer.push(b"a token")
         peer.wait(lambda: peer.records)
 
-Or by itself, for a test host: ``python -m tests.courier_peer FOLDER`` serves, writes ``FOLDER/url`` and the courier's three files
-into ``FOLDER/host``, pushes each file that appears in ``FOLDER/push``, and keeps what came in ``FOLDER/state.json``.
+Or by itself, inside a test host: ``python -m tests.courier_peer FOLDER`` serves, writes ``FOLDER/peer.json`` (url, fingerprint
+of its CA), enrols whoever has the token ``good``, names the keys of ``FOLDER/signing.jwks``, pushes each file that appears in
+``FOLDER/push``, takes its faults from ``FOLDER/faults.json``, and keeps what came in ``FOLDER/state.json``.
 """
 
 import argparse
 import contextlib
+import hashlib
 import json
 import socket
 import ssl
@@ -27,8 +29,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.courier_certificates import Authority, Pair, write
 
-HEARTBEAT_S = 0.5
-# What ``faults`` can tell it to do instead, by the request ("stream", "tokens", "records", "recordings", "renew", "enroll", or "*").
+HEARTBEAT_S = 0.2
+# What ``faults`` can say it does instead, by the request: "stream", "tokens", "records", "recordings", "renew", "enroll", "*".
 FAULTS = (
     *("status:503", "status:401", "status:400", "status:404", "redirect", "junk", "html", "empty", "list", "deep", "cut", "hangup"),
     *("hang", "drip", "flood", "headers", "continues"),
@@ -42,7 +44,7 @@ class Peer:
         self, *, host: str = "127.0.0.1", port: int = 0, authority: Authority | None = None, pair: Pair | None = None
     ) -> None:
         self.authority = authority or Authority()
-        self._pair = pair or self.authority.server(host)
+        self.certificate = self._pair = pair or self.authority.server(host)
         self.lock = threading.Condition()
         self.stream = "epoch-1"
         self.tokens: list[tuple[int, bytes]] = []
@@ -67,7 +69,7 @@ class Peer:
         self._server.socket = self._context().wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self.port = int(self._server.server_address[1])
         self.url = f"https://{host}:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def _context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -247,7 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _tokens(self) -> None:
         query = parse_qs(urlsplit(self.path).query)
-        after, end = int(query["after"][0]), time.monotonic() + min(float(query["wait"][0]), 1.0)
+        after, end = int(query["after"][0]), time.monotonic() + min(float(query["wait"][0]), self.peer.heartbeat_s)
         with self.peer.lock:
             while not (found := [pair for pair in self.peer.tokens if pair[0] > after]) and time.monotonic() < end:
                 self.peer.lock.wait(0.05)
@@ -300,7 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             for piece in _pieces(fault):
                 if piece is None:
-                    time.sleep(0.2)
+                    time.sleep(0.1)
                 else:
                     raw(piece)
                     self.wfile.flush()
@@ -366,32 +368,40 @@ def _pieces(fault: str) -> Iterator[bytes | None]:
 
 
 def main() -> None:
-    """Serve for a test host; see above."""
+    """Serve inside a test host; see above."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--uri", required=True)
-    asked = parser.parse_args()
-    folder: Path = asked.folder
-    for name in ("host", "push"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    with Peer(host=asked.host) as peer:
-        peer.enrol(folder / "host", asked.uri)
-        (folder / "url").write_text(peer.url)
+    folder: Path = parser.parse_args().folder
+    (folder / "push").mkdir(parents=True, exist_ok=True)
+    with Peer() as peer:
+
+        def enrol(asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+            if asked["token"] != "good":
+                return 403, {"code": "token_unknown"}
+            keys = json.loads((folder / "signing.jwks").read_text())
+            return 200, {**peer.renew_with(asked["csr"]), "url": peer.url, "signing_keys": keys}
+
+        peer.enrol_with = enrol
+        put(folder / "peer.json", {"url": peer.url, "ca": hashlib.sha256(peer.authority.pair.der).hexdigest()})
         while True:
             for path in sorted((folder / "push").iterdir()):
                 if not path.name.startswith("."):
                     peer.push(path.read_bytes().strip())
                     path.unlink()
+            if (folder / "faults.json").exists():
+                peer.faults = json.loads((folder / "faults.json").read_text())
             with peer.lock:
-                state = {
-                    "records": peer.records,
-                    "seen": peer.seen,
-                    "recordings": {name: len(data) for name, data in peer.recordings.items()},
-                }
-            (folder / ".state").write_text(json.dumps(state))
-            (folder / ".state").replace(folder / "state.json")
-            time.sleep(0.05)
+                sizes = {name: len(data) for name, data in peer.recordings.items()}
+                state = {"records": peer.records, "seen": peer.seen, "recordings": sizes, "complete": sorted(peer.complete)}
+            put(folder / "state.json", state)
+            time.sleep(0.02)
+
+
+def put(path: Path, value: object) -> None:
+    """Whole, for whoever reads it meanwhile."""
+    new = path.with_name(f".{path.name}")
+    new.write_text(json.dumps(value))
+    new.replace(path)
 
 
 if __name__ == "__main__":

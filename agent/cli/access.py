@@ -7,7 +7,8 @@ from typing import cast
 
 import click
 
-from agent.cli.daemon_view import ask
+from agent.cli.courier_view import courier_lines, courier_status
+from agent.cli.daemon_view import ask, quietly
 from agent.cli.output import EXIT_DONE, EXIT_FAILED, duration, json_option, reporting, show, table
 from agent.errors import RefusedError
 from agent.model.text import printable
@@ -39,7 +40,7 @@ DURATION = _Duration()
 @reporting
 def status(config_file: Path | None, as_json: bool) -> None:
     """Who can get in now, until when, why; and what is wrong."""
-    found = cast(Object, ask(config_file, "status"))
+    found = {**cast(Object, ask(config_file, "status")), "courier": courier_status(quietly(config_file))}
     show(found, as_json, lambda: _status_text(found))
 
 
@@ -124,6 +125,8 @@ def _status_text(found: Object) -> str:
             [str(entry["at"])[:19] + "Z", str(entry["code"]), str(entry["source"]), str(entry["reason"])] for entry in refusals[:10]
         ]
         lines += ["", f"Refused lately ({len(refusals)}):", table(["WHEN", "CODE", "FILE", "WHY"], rows)]
+    courier = [printable(line) for line in courier_lines(cast(Object | None, found["courier"]))]
+    lines += ["", *courier] if courier else []
     return "\n".join(lines)
 
 

@@ -28,6 +28,14 @@ def configured(config_file: Path | None, instead: str) -> Config:
         return Config()
 
 
+def quietly(config_file: Path | None) -> Config:
+    """The same with nothing said: for what is shown beside an answer."""
+    try:
+        return load_config(config_path(config_file))
+    except ConfigError:
+        return Config()
+
+
 def ask(config_file: Path | None, op: str, **arguments: object) -> object:
     """One question over the control socket of this configuration; with a bad default one, over the default socket.
 

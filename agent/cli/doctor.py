@@ -11,6 +11,7 @@ import click
 from agent import policy as policies
 from agent import trust
 from agent.assembly import registry
+from agent.cli.courier_view import courier_finding
 from agent.cli.health import Finding, host_findings
 from agent.cli.output import EXIT_DONE, EXIT_FAILED, json_option, reporting, show
 from agent.config import DEFAULT_PATH, Config, config_path, load_config
@@ -33,7 +34,7 @@ def doctor(config_file: Path | None, as_json: bool) -> None:
     Looks only, changes nothing. Exits 1 when something would keep grants from being enforced.
     """
     config, finding = _configuration(config_path(config_file))
-    findings = [finding, *_agent(config), *_files(config), *host_findings(config)]
+    findings = [finding, *_agent(config), *_files(config), *host_findings(config), courier_finding(config)]
     bad = any(finding.level == "fail" for finding in findings)
     result = {"ok": not bad, "checks": [finding.to_json() for finding in findings]}
     show(result, as_json, lambda: "\n".join(_lines(findings)))

@@ -10,6 +10,7 @@ import click
 from agent import VERSION
 from agent.cli.access import grants, revoke, status
 from agent.cli.doctor import doctor
+from agent.cli.enroll import enroll
 from agent.cli.output import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from agent.cli.plan import plan
 from agent.cli.policy import policy
@@ -45,7 +46,7 @@ def cli(context: click.Context, config_file: Path | None) -> None:
     context.obj = config_file
 
 
-for command in (status, grants, sessions, revoke, receipts, plan, verify, keygen, sign, policy, doctor):
+for command in (status, grants, sessions, revoke, receipts, plan, verify, keygen, sign, policy, doctor, enroll):
     cli.add_command(command)
 
 

@@ -29,13 +29,13 @@ def checked(answer: Answer, *also: int) -> dict[str, object]:
     """
     if answer.status == 200 or answer.status in also:
         return parsed(answer.body)
-    said = _problem(answer)
+    words = said(answer)
     if answer.status in _DENIED:
-        raise CourierError("courier_denied", f"the control plane does not let this host in: {said}")
+        raise CourierError("courier_denied", f"the control plane does not let this host in: {words}")
     if answer.status in _BUSY or answer.status >= 500:
-        raise CourierError("courier_busy", f"the control plane can't now: {said}")
+        raise CourierError("courier_busy", f"the control plane can't now: {words}")
     if 400 <= answer.status < 500:
-        raise CourierError("courier_refused", said)
+        raise CourierError("courier_refused", words)
     raise CourierError("courier_protocol", f"an answer of status {answer.status}")
 
 
@@ -59,7 +59,8 @@ def problem_code(answer: Answer) -> str:
     return code if isinstance(code, str) and _CODE.fullmatch(code) else ""
 
 
-def _problem(answer: Answer) -> str:
+def said(answer: Answer) -> str:
+    """What an answer that is no good one says, in one line for a person."""
     try:
         detail = json.loads(answer.body).get("detail")
     except (ValueError, RecursionError, AttributeError):

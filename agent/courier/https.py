@@ -9,7 +9,7 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,7 +21,7 @@ from agent.courier.proxies import chosen
 from agent.courier.settings import Address, Settings
 from agent.courier.sse import Event, Parser
 from agent.courier.transport import TOKEN_MAX, Acked, Cursor, Received, Record, Renewed
-from agent.courier.wire import Answer, Channel, told
+from agent.courier.wire import Answer, Channel, client_context, told
 from agent.errors import ConfigError, CourierError
 
 SILENT_S = 45.0  # without a whole line the stream is dead; heartbeats come every 15 s
@@ -29,6 +29,7 @@ FIRST_S = 30.0  # a stream of which nothing comes for so long is held back by a 
 POLL_S = 25
 STREAM_AGAIN_S = 600.0  # a poll is only second best: try the stream again
 CONNECTION_MAX = 256 << 20  # bytes of one stream; then it is begun anew
+LINE_BYTES_MAX = 1 << 20
 POLLED_MAX = 9 << 20  # a hundred tokens, each of the longest, as JSON
 ANSWER_MAX = 1 << 20
 _PAUSE_S = 2.0  # between polls that bring nothing sooner than they should
@@ -38,21 +39,18 @@ _JSON, _NDJSON, _OCTETS = "application/json", "application/x-ndjson", "applicati
 log = logging.getLogger("tidegate.courier")
 
 
-def trusting(ca: Path, pair: tuple[Path, Path] | None) -> ssl.SSLContext:
-    """TLS 1.2 or later, with nobody believed but this CA; ``pair``: the client's certificate and key.
+def trusting(ca: Path, pair: tuple[Path, Path]) -> ssl.SSLContext:
+    """Nobody is believed but this CA; ``pair``: the client's certificate and key.
 
     Raises:
         ConfigError: ``courier_certificate_invalid``.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the CA that was pinned may itself be signed by another
+    context = client_context()
     at = ca
     try:
         context.load_verify_locations(ca)
-        if pair:
-            at = pair[0]
-            context.load_cert_chain(*pair)
+        at = pair[0]
+        context.load_cert_chain(*pair)
     except (ssl.SSLError, OSError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
         raise ConfigError("courier_certificate_invalid", f"can't be used: {reason}; enrol again", path=at) from error
@@ -80,15 +78,16 @@ class Https:
     def receive(self, cursor: Cursor, stop: threading.Event) -> Iterator[Received]:
         """See Transport. Server-sent events where they come through, else long polls."""
         try:
-            if time.monotonic() >= self._stream_again:
-                try:
-                    yield from self._stream(cursor, stop)
-                except _NoStreamError as error:
-                    log.warning("no event stream (%s): asking by long polls", error)
-                    self._stream_again = time.monotonic() + STREAM_AGAIN_S
-                else:
-                    return
-            yield from self._poll(cursor, stop)
+            while not stop.is_set():
+                if time.monotonic() >= self._stream_again:
+                    try:
+                        yield from self._stream(cursor, stop)
+                    except _NoStreamError as error:
+                        log.warning("no event stream (%s): asking by long polls", error)
+                        self._stream_again = time.monotonic() + STREAM_AGAIN_S
+                    else:
+                        return
+                cursor = yield from self._poll(cursor, stop)
         finally:
             self._receiving.drop()
 
@@ -120,7 +119,7 @@ class Https:
         yield from self._events(response.read1, Cursor(name, asked.last), stop)
 
     def _events(self, read1: Callable[[int], bytes], cursor: Cursor, stop: threading.Event) -> Iterator[Received]:
-        parser, last, seen = Parser(), cursor.last, 0
+        parser, last, seen, endless = Parser(), cursor.last, 0, 0
         budget = self._receiving.budget
         budget.renew(FIRST_S, CONNECTION_MAX)
         while not stop.is_set():
@@ -133,6 +132,7 @@ class Https:
                 raise
             if not data:
                 return
+            endless += len(data)
             waited = self._pace.take(len(data), stop)
             for event in parser.feed(data):
                 found = _received(event, cursor.stream, last)
@@ -144,10 +144,14 @@ class Https:
             if parser.lines > seen or waited:
                 if not seen:
                     self._up("event stream")
+                endless = 0 if parser.lines > seen else endless
                 seen = parser.lines
                 budget.until = time.monotonic() + SILENT_S
+            if endless > LINE_BYTES_MAX:
+                raise CourierError("courier_flood", "a line without an end")
 
-    def _poll(self, cursor: Cursor, stop: threading.Event) -> Iterator[Received]:
+    def _poll(self, cursor: Cursor, stop: threading.Event) -> Generator[Received, None, Cursor]:
+        """Until the stream is to be tried again; returns how far it came."""
         changed = 0
         while not stop.is_set() and (time.monotonic() < self._stream_again):
             began = time.monotonic()
@@ -170,6 +174,7 @@ class Https:
                 changed = 0
             elif time.monotonic() - began < _PAUSE_S:
                 stop.wait(_PAUSE_S)
+        return cursor
 
     # Sending
 

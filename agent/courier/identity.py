@@ -33,7 +33,7 @@ def store(places: Places, key: bytes, certificate: bytes, ca: bytes, *, uid: int
 
 
 def settle(places: Places) -> None:
-    """Finish an exchange that was begun whole, and forget one that was not. Raises HostError ``write_failed``, ``remove_failed``."""
+    """Finish an exchange that was begun whole, and forget one that was not. HostError ``write_failed``, ``remove_failed``."""
     rest = (places.key, places.ca)
     if not _new(places.certificate).exists():
         for path in rest:

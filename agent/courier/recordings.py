@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import stat
 import threading
 import time
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ _IDENT = re.compile(r"r-[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")  # as agent.sessions.rec
 _TOGETHER_S = 0.2  # a session that goes on writes fifty times a second
 _LOOK_AGAIN_S = 300.0
 _REFUSED_CAP_S = 3600.0
-_OF_ONE = frozenset({"courier_refused", "courier_protocol"})  # perhaps this recording's fault: the others go on
+_OF_ONE = frozenset({"courier_refused", "courier_protocol", "recording_unreadable"})  # its own fault, perhaps: the others go on
 
 
 @dataclass(slots=True)
@@ -202,9 +203,17 @@ class Shipper:
 
     def _read(self, name: str, offset: int) -> tuple[bytes, int]:
         with opened_folder(self._sessions) as folder:
-            fd = open_entry(name, folder)
+            try:
+                fd = open_entry(name, folder)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise CourierError("recording_unreadable", f"{name}: {error.strerror}") from error
         try:
-            size = os.fstat(fd).st_size
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise CourierError("recording_unreadable", f"{name} is no regular file")
+            size = found.st_size
             return os.pread(fd, min(PIECE_MAX, max(0, size - offset)), offset) if offset < size else b"", size
         finally:
             os.close(fd)

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,7 @@ class Sender:
         self._stop, self._bell, self._between = stop, bell, between
         self._backoff = Backoff()
         self._most = BATCH_RECORDS_MAX
+        self._due = 0.0  # when ``between`` is to be called again, whatever becomes of the records
 
     def run(self) -> None:
         """Until ``stop`` is set. Errors of the network and the disk are told, and it is tried again."""
@@ -153,8 +155,9 @@ class Sender:
             try:
                 with News(self._bell, [self._outbox]) as news:
                     while not self._stop.is_set():
+                        left = self._renewal_s()
                         if not self.carry():
-                            news.wait(min(_LOOK_AGAIN_S, self._between()))
+                            news.wait(min(_LOOK_AGAIN_S, left))
                             self._stop.wait(_TOGETHER_S)
                             news.wait(0)
             except CourierError as error:
@@ -163,6 +166,12 @@ class Sender:
                 self._failed(error.code, error)
             except OSError as error:
                 self._failed("outbox_unreadable", error)
+
+    def _renewal_s(self) -> float:
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + self._between()
+        return max(0.0, self._due - now)
 
     def carry(self) -> bool:
         """One batch; False when there is none. Raises CourierError, HostError, OSError."""
@@ -193,4 +202,5 @@ class Sender:
         if self._stop.is_set():
             return
         self._status.problem("records", f"{code}: {error}")
+        self._renewal_s()
         self._stop.wait(self._backoff.failed())

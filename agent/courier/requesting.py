@@ -5,6 +5,7 @@ Imports cryptography, so only `tidegate enroll` and a renewal do; after a renewa
 
 import datetime
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ from cryptography.x509.oid import NameOID
 from agent.errors import CourierError
 
 CERTIFICATES_MAX = 16
+# One after the other: cryptography has read several at once since version 39 only.
+PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]{1,65536}-----END CERTIFICATE-----")
 _CN_MAX = 64
 
 
@@ -45,7 +48,7 @@ def new_request(uri: str) -> Request:
 def certificates(pem: str, what: str) -> list[x509.Certificate]:
     """1 to 16 of them. Raises CourierError ``courier_certificate``."""
     try:
-        found = x509.load_pem_x509_certificates(pem.encode("ascii"))
+        found = [x509.load_pem_x509_certificate(one) for one in PEM.findall(pem.encode("ascii"))]
     except ValueError as error:
         raise CourierError("courier_certificate", f"the {what} that came is none") from error
     if not 1 <= len(found) <= CERTIFICATES_MAX:
@@ -69,7 +72,7 @@ def checked(request: Request, uri: str, chain: str, ca: str, now: int) -> int:
     """When the certificate ends, seconds since the epoch. Raises CourierError ``courier_certificate``: it is not what was asked."""
     leaf = certificates(chain, "certificate")[0]
     for certificate in certificates(ca, "CA"):
-        if not _is_ca(certificate):
+        if not is_ca(certificate):
             raise CourierError("courier_certificate", "the CA that came is no CA's certificate")
     if _spki(leaf.public_key()) != request.public:
         raise CourierError("courier_certificate", "the certificate is of another key")
@@ -86,7 +89,8 @@ def checked(request: Request, uri: str, chain: str, ca: str, now: int) -> int:
     return ends
 
 
-def _is_ca(certificate: x509.Certificate) -> bool:
+def is_ca(certificate: x509.Certificate) -> bool:
+    """Whether it may sign others."""
     try:
         return bool(certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
     except (x509.ExtensionNotFound, ValueError):
@@ -96,6 +100,11 @@ def _is_ca(certificate: x509.Certificate) -> bool:
 def fingerprint(der: bytes) -> str:
     """SHA-256, hex."""
     return hashlib.sha256(der).hexdigest()
+
+
+def fingerprint_of(certificate: x509.Certificate) -> str:
+    """SHA-256 of its DER, hex."""
+    return fingerprint(certificate.public_bytes(Encoding.DER))
 
 
 def _spki(key: object) -> bytes:

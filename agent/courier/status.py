@@ -27,6 +27,7 @@ class Status:
         self._changed = changed
         self._lock = threading.Lock()
         self._dirty = True
+        self._unwritable = False
         self._written = 0.0
         self._since: float | None = None
         self._error: dict[str, object] | None = None
@@ -118,8 +119,11 @@ class Status:
             temporary.write_bytes(text + b"\n")
             temporary.chmod(0o644)
             os.replace(temporary, self._path)  # noqa: PTH105
+            self._unwritable = False
         except OSError as error:
-            log.error("%s can't be written: %s", self._path, error.strerror)
+            if not self._unwritable:
+                log.error("%s can't be written: %s", self._path, error.strerror)
+            self._unwritable = True
         return 0.0
 
     def _set(self, **values: object) -> None:

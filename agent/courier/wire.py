@@ -9,6 +9,7 @@ import http.client
 import io
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,14 @@ CONNECT_S = 15.0
 ANSWER_S = 60.0  # for one request and the whole of its answer
 _HEAD_MAX = 64 * 1024  # bytes before the body, of a proxy and of the server
 _SLACK = 4096
+
+
+def client_context() -> ssl.SSLContext:
+    """TLS 1.2 or later, with names checked and nobody believed yet."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the CA that was pinned may itself be signed by another
+    return context
 
 
 @dataclass(slots=True)
@@ -139,18 +148,27 @@ class Channel:
     def __init__(self, to: Address, context: ssl.SSLContext, proxy: Proxy | None) -> None:
         self._to, self._context, self._proxy = to, context, proxy
         self._connection: Connection | None = None
-        self._closed = False
+        self._response: http.client.HTTPResponse | None = None
+        self._lock = threading.Lock()  # of the two below
+        self._closed = self._busy = False
 
     def close(self) -> None:
-        """From any thread; a call that blocks ends soon, and none comes after."""
-        self._closed = True
+        """From any thread; a call that blocks ends soon, and none comes after. What is in use is closed by whoever uses it."""
+        with self._lock:
+            self._closed, busy = True, self._busy
         connection = self._connection
         if connection is not None:
             connection.abort()
+        if not busy:
+            self.drop()
 
     def drop(self) -> None:
         """Hang up; the next request connects anew."""
         connection, self._connection = self._connection, None
+        response, self._response = self._response, None
+        self._busy = False
+        if response is not None:
+            response.close()
         if connection is not None:
             connection.close()
 
@@ -179,6 +197,9 @@ class Channel:
             raise CourierError("courier_flood", f"an answer of more than {most} bytes")
         if response.will_close:
             self.drop()
+        self._busy = False
+        if self._closed:
+            self.drop()
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, data)
 
     def begin(
@@ -201,15 +222,17 @@ class Channel:
         return self._begin(method, path, headers, body, seconds)
 
     def _begin(self, method: str, path: str, headers: Mapping[str, str], body: bytes, seconds: float) -> http.client.HTTPResponse:
-        if self._closed:
-            raise CourierError("courier_stopped", "told to stop")
+        with self._lock:
+            if self._closed:
+                raise CourierError("courier_stopped", "told to stop")
+            self._busy = True
         kept = self._connection is not None
         connection = self._connection = self._connection or Connection(self._to, self._context, self._proxy)
         connection.budget.renew(seconds, 2 * _HEAD_MAX)
         try:
             with told(self._to, stale=kept):
                 connection.request(method, self._to.base + path, body=body or None, headers=dict(headers))
-                response = connection.getresponse()
+                response = self._response = connection.getresponse()
         except BaseException:
             self.drop()
             raise

@@ -19,8 +19,7 @@ def share(paths: Paths) -> None:
         return
     for folder, mode in ((paths.inbox, INBOX_MODE), (paths.outbox, OUTBOX_MODE), (paths.sessions, SESSIONS_MODE)):
         _give(folder, -1, account.pw_gid, mode)
-    for folder, mode in ((paths.courier, 0o711), (paths.courier / "shipped", 0o755)):
-        _give(folder, account.pw_uid, account.pw_gid, mode)
+    _give(paths.courier, account.pw_uid, account.pw_gid, 0o711)
 
 
 def _give(folder: Path, uid: int, gid: int, mode: int) -> None:

@@ -27,7 +27,6 @@ def make_folders(config: Config) -> None:
         (paths.outbox, 0o700),
         (paths.sessions, 0o700),
         (paths.courier, 0o711),
-        (paths.courier / "shipped", 0o755),
         (paths.execs, 0o700),
         (paths.archive, 0o700),
         (paths.policy_dir, 0o755),

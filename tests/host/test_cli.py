@@ -21,6 +21,7 @@ GRANT = {
 STEP = {"enforcer", "action", "target", "what", "undone_at", "state", "error"}
 REFUSAL = {"at", "source", "code", "reason", "field", "jti", "subject"}
 STATUS = {
+    "courier",
     "host_id",
     "version",
     "policy",
@@ -76,7 +77,7 @@ def test_every_answer_has_its_documented_members(scene: Scene, live: str, ended:
     scene.answer_for(scene.drop(b"junk"))
     status = asked(scene, "status")
     assert status.keys() == STATUS
-    assert status == scene.status() | {"grants": status["grants"]}
+    assert status == scene.status() | {"grants": status["grants"], "courier": None}
     (grant,) = status["grants"]
     assert grant.keys() == GRANT
     assert all(refusal.keys() == REFUSAL for refusal in status["refusals"])

@@ -169,7 +169,7 @@ def test_every_command_and_option_stands_in_cli_md() -> None:
     page = texts(ROOT / "docs/CLI.md")
     for words in (["status"], ["grants", "list"], ["grants", "show"], ["revoke"], ["receipts", "list"], ["receipts", "show"],
                   ["receipts", "key"], ["receipts", "verify"], ["plan"], ["verify"], ["keygen"], ["sign"], ["policy", "check"],
-                  ["doctor"]):  # fmt: skip
+                  ["doctor"], ["enroll"]):  # fmt: skip
         heading = f"\n## tidegate {' '.join(words)}"
         assert heading in page
         section = page.split(heading, 1)[1].split("\n## ", 1)[0]
@@ -268,7 +268,7 @@ def test_every_code_that_a_page_names_exists(page: Path) -> None:
 
 def test_no_table_of_codes_has_one_twice() -> None:
     made = load_make_codes()
-    assert len(made.ADVICE) == sum(map(len, (made.INBOX, made.ENFORCERS, made.HOST, made.COMMAND)))
+    assert len(made.ADVICE) == sum(map(len, (made.INBOX, made.ENFORCERS, made.HOST, made.COMMAND, made.COURIER)))
 
 
 # The protocol, by other means
