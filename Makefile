@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test survive crash sessions bypass player outages vm fuzz lint host venv clean
+.PHONY: help demo test survive crash sessions bypass player outages vm fuzz lint host venv clean fleet
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ fuzz: $(VENV)/.fuzz ## every fuzzer for a bounded time, then many random lives o
 
 vm: venv ## power cuts, clocks set, suspends, what tenants run, on virtual machines (ARGS=--quick: a few minutes; --help)
 	@$(BIN)/python -m tests.vm $(ARGS)
+
+fleet: venv ## 5,000 hosts on one nats-server, 20 of them real couriers; ends with one JSON line (ARGS: --hosts N, --quick, --tls, --help)
+	@$(BIN)/python -m tests.fleet $(ARGS)
 
 venv: $(VENV)/.made ## .venv with Tidegate and the tools of its tests
 
