@@ -55,6 +55,19 @@ def log_in(plane: ControlPlane, body: Mapping[str, object]) -> Answer:
         return answered(connection.getresponse())
 
 
+def inside(main: Callable[[Sequence[str]], None], home: Path, words: Sequence[str]) -> Done:
+    """A command's own main in this process, for somebody with this home folder."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setenv("HOME", str(home))
+        for name in ("XDG_CONFIG_HOME", "TIDEGATE_URL", "TIDEGATE_CA_FILE"):
+            patch.delenv(name, raising=False)
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+    assert isinstance(ended.value.code, int)
+    return Done(ended.value.code, out.getvalue(), err.getvalue())
+
+
 @dataclass
 class Desk:
     """Somebody's own machine: a home folder, a session in it, the commands."""
@@ -97,14 +110,7 @@ class Desk:
     def _inside(self, main: Callable[[Sequence[str]], None], words: Sequence[str]) -> Done:
         reach = ["--url", self.plane.people_url, "--ca-file", str(self.plane.ca_file)]
         who = ["--user", self.user, "--password-file", str(self.home / "password")] if self.user else []
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            patch.setenv("HOME", str(self.home))
-            patch.delenv("XDG_CONFIG_HOME", raising=False)
-            with pytest.raises(SystemExit) as ended:
-                main([*reach, *who, *words])
-        assert isinstance(ended.value.code, int)
-        return Done(ended.value.code, out.getvalue(), err.getvalue())
+        return inside(main, self.home, [*reach, *who, *words])
 
     @property
     def kept(self) -> list[Path]:

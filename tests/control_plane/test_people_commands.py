@@ -1,12 +1,12 @@
 """tidegate-request and tidegate-cp as people run them: real processes against a real server, over TLS."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,9 +16,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from examples.control_plane.commands import admin, request
+from examples.control_plane.people import PEOPLE_SCHEMA, People
+from examples.control_plane.people.errors import LoginRefusedError
+from examples.control_plane.store import Store
 from tests.control_plane.host import TestHost
-from tests.control_plane.people_kit import ADMIN, REQUEST, Desk, OpenHost, finished, opening
-from tests.control_plane.running import ROOT, ControlPlane
+from tests.control_plane.people_kit import ADMIN, REQUEST, Desk, OpenHost, finished, inside, opening
+from tests.control_plane.running import ControlPlane
 
 ASK = ("web1", "--role", "web-restart", "--for", "10m", "--reason", "restart web")
 # What stands where ssh would: it shows how it was called, and the real ssh-keygen's reading of the certificate.
@@ -71,9 +75,9 @@ def nothing_open(control_plane: ControlPlane, opened1: OpenHost) -> Iterator[Non
     yield
     opened1.refuses = ""
     for state, act in (("open", "revoke"), ("waiting", "deny")):
-        for request in control_plane.ok("GET", f"/v1/requests?state={state}", who="root")["requests"]:
+        for left in control_plane.ok("GET", f"/v1/requests?state={state}", who="root")["requests"]:
             who = "root" if act == "revoke" else "bob"
-            control_plane.call("POST", f"/v1/requests/{request['id']}/{act}", {"reason": "the test is over"}, who=who)
+            control_plane.call("POST", f"/v1/requests/{left['id']}/{act}", {"reason": "the test is over"}, who=who)
     control_plane.until("/v1/grants?live=true", "root", lambda body: not body["grants"])
 
 
@@ -246,18 +250,23 @@ def test_another_authority_than_the_pinned_one_is_not_spoken_to(control_plane: C
     """By fingerprint, as the admin tells it."""
     right = x509.load_pem_x509_certificate(control_plane.ca_file.read_bytes()).fingerprint(hashes.SHA256()).hex()
 
-    def run(*words: str) -> "subprocess.CompletedProcess[str]":
-        argv = [sys.executable, "-m", REQUEST, "--url", control_plane.people_url, *words, "--json", "--login"]
-        environment = {"HOME": str(carol.home), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-        argv += ["--user", "carol", "--password-file", str(carol.home / "password")]
-        return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30, check=False)
-
-    unknown, wrong = run(), run("--ca-fingerprint", "0" * 64)
-    assert (unknown.returncode, json.loads(unknown.stdout)["code"]) == (1, "server_untrusted")
-    assert (wrong.returncode, json.loads(wrong.stdout)["code"]) == (3, "ca_fingerprint_differs")
-    pinned = run("--ca-fingerprint", right)
-    assert pinned.returncode == 0, pinned.stdout + pinned.stderr
-    assert run().returncode == 0, "it is remembered"
+    reach = [
+        "--url",
+        control_plane.people_url,
+        "--json",
+        "--login",
+        "--user",
+        "carol",
+        "--password-file",
+        str(carol.home / "password"),
+    ]
+    unknown = inside(request.main, carol.home, reach)
+    wrong = inside(request.main, carol.home, [*reach, "--ca-fingerprint", "0" * 64])
+    assert (unknown.status, unknown.json["code"]) == (1, "server_untrusted")
+    assert (wrong.status, wrong.json["code"]) == (3, "ca_fingerprint_differs")
+    pinned = inside(request.main, carol.home, [*reach, "--ca-fingerprint", right])
+    assert pinned.status == 0, pinned.out
+    assert inside(request.main, carol.home, ["--json", "--offers"]).status == 0, "server, authority and session are remembered"
 
 
 def test_an_admin_enrols_a_host_by_one_line_and_expels_it(control_plane: ControlPlane, root: Desk) -> None:
@@ -351,17 +360,21 @@ def test_events_are_followed_as_they_come(control_plane: ControlPlane, opened1: 
     assert kinds[-1] == "cp.request.asked"
 
 
-def test_a_control_plane_is_made_by_one_command_and_its_admin_gets_in(tmp_path: Path) -> None:
-    config, data = tmp_path / "config.yaml", tmp_path / "data"
-    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-    argv = [sys.executable, "-m", ADMIN, "init", "--data", str(data), "--config", str(config), "--json"]
-    first, second = (subprocess.run(argv, env=environment, capture_output=True, text=True, check=True) for _ in range(2))
-    made = json.loads(first.stdout)
-    assert made["admin"] == "admin"
-    assert len(made["password"]) == 24
-    assert json.loads(second.stdout) | {"admin": "admin", "password": made["password"]} == made
-    assert json.loads(second.stdout)["password"] is None, "made again it changes nothing"
-    reset = [sys.executable, "-m", ADMIN, "reset-password", "admin", "--data", str(data), "--config", str(config), "--json"]
-    again = json.loads(subprocess.run(reset, env=environment, capture_output=True, text=True, check=True).stdout)
-    assert again["password"] != made["password"]
-    shutil.rmtree(data)
+def test_a_control_plane_is_made_by_one_command_and_again_it_changes_nothing(tmp_path: Path) -> None:
+    where = ["--data", str(tmp_path / "data"), "--config", str(tmp_path / "config.yaml"), "--json"]
+    made = inside(admin.main, tmp_path, ["init", *where])
+    assert made.status == 0, made.out
+    password = made.json["password"]
+    assert (made.json["admin"], len(password)) == ("admin", 24)
+    again = inside(admin.main, tmp_path, ["init", *where]).json
+    assert again == made.json | {"admin": None, "password": None}
+    with contextlib.closing(Store(tmp_path / "data", PEOPLE_SCHEMA)) as store:
+        assert People.configured(store, None).login_local("admin", password)[1].roles == {"admin", "approver"}
+        served = inside(admin.main, tmp_path, ["reset-password", "admin", *where])
+        assert (served.status, served.json["code"]) == (1, "data_in_use")
+    other = inside(admin.main, tmp_path, ["reset-password", "admin", *where]).json["password"]
+    with contextlib.closing(Store(tmp_path / "data", PEOPLE_SCHEMA)) as store:
+        people = People.configured(store, None)
+        assert people.login_local("admin", other)[1].subject == "admin"
+        with pytest.raises(LoginRefusedError):
+            people.login_local("admin", password)

@@ -1,5 +1,6 @@
 """The whole way in by OpenID Connect: a real provider, a real control plane, the commands, a browser that fills in forms."""
 
+import functools
 import json
 import re
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.control_plane.commands import flows
+from examples.control_plane.commands import flows, login
 from examples.control_plane.people.https import Https
 from examples.control_plane.people.keyset import discover
 from tests.control_plane.host import TestHost
@@ -107,8 +108,21 @@ def test_a_contractor_logs_in_by_browser_and_is_made_from_their_claims(
     assert desk.request("--login", "--json").json["subject"] == "alice@example.com", "the session is kept"
 
 
-def test_and_by_a_code_typed_elsewhere(plane: ControlPlane, provider: RunningProvider, tmp_path: Path) -> None:
-    done = by_command(Desk(plane, tmp_path / "alice", ""), provider, "--device")
+def test_and_by_a_code_typed_elsewhere(
+    plane: ControlPlane, provider: RunningProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the person is told leads them through the provider's own pages; only the wait between two polls is left out."""
+    said: list[str] = []
+
+    def confirm(_: float) -> None:
+        found = re.search(r"straight to (https://\S+)", "\n".join(said))
+        assert found is not None, said
+        Browser(provider.authority).log_in(found[1], "alice")
+
+    monkeypatch.setattr(login, "say", said.append)
+    monkeypatch.setattr(flows, "by_device", functools.partial(flows.by_device, sleep=confirm))
+    desk = Desk(plane, tmp_path / "alice", "")
+    done = desk.request("--provider-ca", str(provider.authority.ca), "--device", "--login", "--json")
     assert (done.status, done.json["subject"]) == (0, "alice@example.com")
 
 

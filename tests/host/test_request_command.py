@@ -76,7 +76,6 @@ def web1(scene: Scene, plane: ControlPlane) -> Iterator[TestHost]:
     host.host_id = host.key.host_id
     host.enrol(labels={"env": "staging"}, address=scene.host.address)
     scene.host.write("/etc/tidegate/ssh_user_ca.pub", host.ssh_ca + "\n")
-    scene.host.run(["rm", "/etc/tidegate/trust.d/cp-1.jwks"])  # the scene's own key has the same kid
     scene.host.write("/etc/tidegate/trust.d/access.jwks", json.dumps(host.signing_keys))
     scene.policy(POLICY)
     carrier = Carrier(scene, host)

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import statistics
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from agent.model.fields import LOGIN
 from agent.strictyaml import read_yaml
 from examples.control_plane.people import PEOPLE_SCHEMA, People, changing, local, offboarding
 from examples.control_plane.people.errors import LoginRefusedError
-from examples.control_plane.people.oidc import Claims
+from examples.control_plane.people.oidc import Claims, Provider
 from examples.control_plane.people.person import by_id
 from examples.control_plane.people.provisioning import RoleMap, arrive, logins, roles_for, slug
 from examples.control_plane.people.settings import PeopleSettings, public, read
@@ -330,6 +331,16 @@ def test_who_was_restored_has_no_role_until_somebody_gives_one(people: People) -
     assert (person.ended, person.roles) == (None, frozenset())
 
 
+def test_where_the_device_flow_is_off_a_token_of_it_lets_nobody_in(store: Store) -> None:
+    """Before anything is fetched or verified: it has no nonce, which a browser's always has."""
+    provider = Provider("https://127.0.0.1:9", "tidegate", device_flow=False)
+    closed = People(store, PeopleSettings(provider=provider, roles=ROLES), wall=lambda: NOW)
+    with refused("id_token_nonce"):
+        closed.login_oidc("e30.e30.e30", None, lambda _, __: None)
+    with refused("id_token_algorithm"):
+        closed.login_oidc("e30.e30.e30", "a nonce", lambda _, __: None)
+
+
 # Settings
 
 
@@ -340,6 +351,18 @@ def settings(tmp_path: Path, text: str) -> PeopleSettings:
 
 
 OIDC = "oidc:\n  issuer: https://login.example.com\n  client_id: tidegate\n  roles:\n    leads: [approver]\n"
+
+
+def test_the_settings_that_the_documentation_shows_load(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/PEOPLE.md").read_text(encoding="utf-8")
+    block = re.search(r"^people:\n((?:  .*\n)+)", page, re.MULTILINE)
+    assert block is not None
+    found = settings(tmp_path, textwrap.dedent(block[1]))
+    assert found.provider == Provider("https://login.example.com", "tidegate", device_flow=False), (
+        "what is shown beside are the defaults"
+    )
+    assert (found.session_s, found.prefix) == (PeopleSettings().session_s, PeopleSettings().prefix)
+    assert found.roles["it"] == {"admin"}
 
 
 def test_with_a_provider_local_accounts_are_off_unless_asked_for(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from agent.model.text import one_line, printable
 from agent.sessions.recording import Frame, Kind
 from examples.control_plane.commands.admin_common import host_token, rows, segment
 from examples.control_plane.commands.client import Api, Json, objects, shown
-from examples.control_plane.commands.login import Connection, connect
+from examples.control_plane.commands.login import Connection, connect, say
 from examples.control_plane.people.errors import ProviderError
 
 _RECORDINGS = {
@@ -122,12 +122,17 @@ def watch(connection: Connection, which: str, as_json: bool) -> None:
 @click.argument("which", metavar="HOST/ID")
 @_SPEED
 @_IDLE
+@json_option
 @click.pass_obj
 @reporting
-def play(connection: Connection, which: str, speed: float, idle_limit: float | None) -> None:
-    """Play a recording on this terminal, as it was. Ctrl-C stops. It only draws."""
+def play(connection: Connection, which: str, speed: float, idle_limit: float | None, as_json: bool) -> None:
+    """Play a recording on this terminal, as it was. It only draws. With --json: what it is, and whether it is whole."""
     api = connect(connection)
-    _check(api, which)
+    recording = api.get(_path(api, which))
+    if as_json:
+        show(recording, as_json, str)
+        return
+    _warn(recording)
     with on_terminal("`tidegate-cp sessions export HOST/ID --format text`") as screen:
         at = 0.0
         for line in _lines(api.pieces(f"{_path(api, which)}/export?format=asciicast-v2")):
@@ -139,11 +144,11 @@ def play(connection: Connection, which: str, speed: float, idle_limit: float | N
             _draw(screen, line)
 
 
-def _check(api: Api, which: str) -> None:
+def _warn(recording: Json) -> None:
     """Said before anything of it is shown."""
-    verified = api.get(_path(api, which)).get("verified")
+    verified = recording.get("verified")
     if isinstance(verified, dict) and verified.get("ok") is not True:
-        click.echo(f"tidegate-cp: this recording is damaged or was changed: {shown(verified.get('problems'))}", err=True)
+        say(f"tidegate-cp: this recording is damaged or was changed: {shown(verified.get('problems'))}")
 
 
 @sessions.command()

@@ -72,12 +72,15 @@ class People:
         """A session for an ID token, which is good once. ``leave`` is called, in the same transaction, for whoever has lost roles.
 
         Raises:
-            LoginRefusedError: ``login_method_off``, ``id_token_replayed``, ``no_role``, ``person_ended``, and as oidc.verify.
+            LoginRefusedError: ``login_method_off``, ``id_token_replayed``, ``no_role``, ``person_ended``, and as oidc.verify;
+                ``id_token_nonce`` also for a token of the device flow where that is off.
             ProviderError: the provider's keys can't be had.
         """
         provider, keys = self.settings.provider, self.keys
         if provider is None or keys is None:
             raise LoginRefusedError("login_method_off", "there is no OpenID provider here")
+        if nonce is None and not provider.device_flow:  # the device flow's tokens have none, a browser's have
+            raise LoginRefusedError("id_token_nonce", "was not made by a login with a browser, which this control plane wants")
         now = self.wall()
         claims = oidc.verify(token, provider, keys, nonce=nonce, now=now, monotonic=self.monotonic())
         with self.store.write() as db:
