@@ -164,7 +164,7 @@ class NatsTransport:
         raise CourierError("renew_unavailable", "certificates are not renewed over NATS; the control plane's https does that")
 
     def close(self) -> None:
-        """Hang up for good; a blocked call ends at once with ``courier_closed``."""
+        """Hang up for good; a blocked call ends at once with ``courier_stopped``."""
         with self._lock:
             self._closed = True
             link, self._link = self._link, None
@@ -175,7 +175,7 @@ class NatsTransport:
         """The one connection; a new one if there is none or it was lost."""
         with self._lock:
             if self._closed:
-                raise CourierError("courier_closed", "the transport is closed")
+                raise CourierError("courier_stopped", "the transport is closed")
             if self._link is not None and self._link.lost is None:
                 return self._link
             old, self._link = self._link, None
@@ -224,7 +224,7 @@ class NatsTransport:
         headers = found.headers or {}
         offset, sequence = natswire.decimal(headers.get(OFFSET_HEADER, "")), natswire.decimal(headers.get("Nats-Sequence", ""))
         if offset is None or sequence is None:
-            raise CourierError("nats_answer", "a recording's last piece came without its offset or sequence")
+            raise CourierError("courier_protocol", "a recording's last piece came without its offset or sequence")
         return self._keep(ident, _Tail(offset + len(found.data), sequence))
 
     def _keep(self, ident: str, tail: _Tail) -> _Tail:
@@ -246,7 +246,7 @@ class NatsTransport:
         if worth is Worth.FOREIGN:
             self.foreign += 1
             if self.foreign == 1:
-                log.warning("nats: what another host had the broker send here was dropped [nats_foreign]")
+                log.warning("nats: what another host had the broker send here was dropped")
 
 
 def _got(answer: Msg | CourierError) -> Msg | None:
@@ -258,7 +258,7 @@ def _got(answer: Msg | CourierError) -> Msg | None:
     if status == "404":
         return None
     if status or "Nats-Sequence" not in headers:
-        raise CourierError("nats_answer", f"the broker answers a direct get with status {status or 'none'}")
+        raise CourierError("courier_protocol", f"the broker answers a direct get with status {status or 'none'}")
     return answer
 
 
@@ -276,5 +276,5 @@ def _published(answer: Msg | CourierError, *, conflict: bool = False) -> int:
         if type(found["seq"]) is int and found["seq"] > 0:
             return int(found["seq"])
     except (ValueError, KeyError, TypeError, AttributeError) as wrong:
-        raise CourierError("nats_answer", "the broker's acknowledgement is malformed") from wrong
-    raise CourierError("nats_answer", "the broker's acknowledgement names no sequence")
+        raise CourierError("courier_protocol", "the broker's acknowledgement is malformed") from wrong
+    raise CourierError("courier_protocol", "the broker's acknowledgement names no sequence")

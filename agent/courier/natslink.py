@@ -104,7 +104,7 @@ class Link:
         """Connect and subscribe.
 
         Raises:
-            CourierError: ``nats_unreachable``, ``nats_refused``, ``nats_tls``, or what the settings' files are wrong in.
+            CourierError: ``courier_unreachable``, ``courier_denied``, ``courier_tls``, or what the settings' files are wrong in.
         """
         self._settings = settings
         self.subjects = Subjects(settings.token, settings.bucket)
@@ -171,7 +171,7 @@ class Link:
 
     def close(self, why: CourierError | None = None) -> None:
         """Hang up, for ``why``; from any thread, also twice. What waits ends with CourierError."""
-        self._over(why or CourierError("courier_closed", "the connection was closed by this side"))
+        self._over(why or CourierError("courier_stopped", "the connection was closed by this side"))
         with self._lock:
             running = self._loop.is_running() and threading.current_thread() is not self._thread
             if running:
@@ -214,7 +214,7 @@ class Link:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await asyncio.wait({task}, timeout=CLOSE_S)
-        raise self._why or CourierError("nats_late", f"no answer from the broker within {timeout:.0f} s")
+        raise self._why or CourierError("courier_slow", f"no answer from the broker within {timeout:.0f} s")
 
     async def _on_live(self, message: Msg) -> None:
         if self.live.qsize() >= QUEUE_MAX:
@@ -235,7 +235,7 @@ class Link:
 
     def _slow(self) -> None:
         if not self.overrun.is_set():
-            log.warning("nats: tokens come faster than they are taken; the rest is fetched from the index [nats_slow]")
+            log.warning("nats: tokens come faster than they are taken; the rest is fetched from the index")
         self.overrun.set()
 
     def _over(self, why: CourierError) -> None:
@@ -269,7 +269,7 @@ class Link:
             self._loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
             self._loop.run_until_complete(asyncio.sleep(0))  # transports say that they are closed
         finally:
-            self._over(CourierError("courier_closed", "the connection was closed by this side"))
+            self._over(CourierError("courier_stopped", "the connection was closed by this side"))
             with self._lock:
                 self._loop.close()
 
@@ -281,13 +281,13 @@ def _told(error: BaseException, last: BaseException | None) -> CourierError:
     text = f"{error}" or type(error).__name__
     for found in (error, last):
         if isinstance(found, ssl.SSLError) or "no encryption" in str(found):
-            return CourierError("nats_tls", f"no trusted connection: {found}"[:300])
+            return CourierError("courier_tls", f"no trusted connection: {found}"[:300])
         if isinstance(found, nats.errors.AuthorizationError) or "authorization violation" in str(found).lower():
-            return CourierError("nats_refused", "the broker does not know this host's certificate or credentials")
+            return CourierError("courier_denied", "the broker does not know this host's certificate or credentials")
     if isinstance(error, nats.errors.ProtocolError):
-        return CourierError("nats_protocol", "the broker sent what is no NATS, or a message above the limit")
+        return CourierError("courier_protocol", "the broker sent what is no NATS, or a message above the limit")
     if isinstance(error, nats.errors.NoRespondersError):
         return CourierError("nats_unavailable", "nothing answers there: JetStream is down, or the stream is missing")
     if isinstance(error, TimeoutError):
-        return CourierError("nats_late", "no answer from the broker in time")
-    return CourierError("nats_unreachable", f"the connection to the broker is lost or can't be made: {text}"[:300])
+        return CourierError("courier_slow", "no answer from the broker in time")
+    return CourierError("courier_unreachable", f"the connection to the broker is lost or can't be made: {text}"[:300])

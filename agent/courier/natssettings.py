@@ -89,7 +89,7 @@ def tls(settings: NatsSettings) -> ssl.SSLContext | None:
         if settings.certificate:
             context.load_cert_chain(settings.certificate, settings.key)
     except (OSError, ssl.SSLError) as error:
-        raise CourierError("nats_tls", f"the certificate files can't be used: {error}") from error
+        raise CourierError("courier_tls", f"the certificate files can't be used: {error}") from error
     return context
 
 

@@ -109,7 +109,7 @@ def parse_index(data: bytes) -> Index:
     """Read ``{"stream": "...", "last": N, "tokens": [[id, pushed at], ...]}``.
 
     Raises:
-        CourierError: ``nats_answer``: it is not that, or out of bounds.
+        CourierError: ``courier_protocol``: it is not that, or out of bounds.
     """
     try:
         if len(data) > INDEX_MAX:
@@ -122,7 +122,7 @@ def parse_index(data: bytes) -> Index:
         if len(live) > LIVE_MAX or not ordered or (live and not 0 < live[0] <= live[-1] <= last):
             raise ValueError("tokens")
     except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
-        raise CourierError("nats_answer", f"the index of this host's tokens is malformed: {error!r}"[:300]) from error
+        raise CourierError("courier_protocol", f"the index of this host's tokens is malformed: {error!r}"[:300]) from error
     return Index(stream, last, live)
 
 

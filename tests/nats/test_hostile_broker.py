@@ -132,7 +132,7 @@ def test_what_announces_too_much_or_is_no_nats_ends_the_connection(
     brokers.append(Broker(subscribed))
     begun = time.monotonic()
     code, tokens = ended(at(brokers[0], settings))
-    assert code in ("nats_protocol", "nats_unreachable")
+    assert code in ("courier_protocol", "courier_unreachable")
     assert tokens == []
     assert time.monotonic() - begun < 5
 
@@ -142,7 +142,7 @@ def test_a_broker_without_encryption_learns_nothing_where_it_should_have_some(
 ) -> None:
     brokers.append(Broker())
     code, _ = ended(at(brokers[0], settings, "tls"))
-    assert code == "nats_tls"
+    assert code == "courier_tls"
     assert b"CONNECT" not in brokers[0].heard
     assert b"nkey" not in brokers[0].heard
 
@@ -160,18 +160,18 @@ def test_a_broker_that_never_answers_is_given_up(
     monkeypatch.setattr(natslink, "CALL_S", 0.3)
     brokers.append(Broker())
     code, _ = ended(at(brokers[0], settings))
-    assert code == "nats_late"
+    assert code == "courier_slow"
     transport = at(brokers[0], settings)
     with pytest.raises(CourierError) as error:
         transport.send([Record("k", "event", 1)])
-    assert error.value.code == "nats_late"
+    assert error.value.code == "courier_slow"
     transport.close()
 
 
 @pytest.mark.parametrize("index", [b"", b"{}", b"[" * 5000, b'{"stream":"s","last":1,"tokens":[[2,0]]}'])
 def test_an_index_that_is_none_is_told_and_opens_nothing(brokers: list[Broker], settings: NatsSettings, index: bytes) -> None:
     brokers.append(Broker(answer=lambda _subject: message("\r\nNats-Sequence: 1", index)))
-    assert ended(at(brokers[0], settings)) == ("nats_answer", [])
+    assert ended(at(brokers[0], settings)) == ("courier_protocol", [])
 
 
 def test_an_empty_answer_neither_revokes_nor_moves_anything(brokers: list[Broker], settings: NatsSettings) -> None:
@@ -203,7 +203,7 @@ def test_what_is_not_acknowledged_by_its_sequence_is_not_acknowledged(
     transport = at(brokers[0], settings)
     with pytest.raises(CourierError) as error:
         transport.send([Record("k", "event", 1)])
-    assert error.value.code in ("nats_answer", "nats_full")
+    assert error.value.code in ("courier_protocol", "nats_full")
     transport.close()
 
 

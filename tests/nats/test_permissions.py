@@ -194,7 +194,7 @@ def test_wrong_credentials_are_refused_by_name(broker: Bed, tmp_path: Path) -> N
     for credentials in (tmp_path / "other.nk", None):
         with pytest.raises(CourierError) as error:
             NatsTransport(NatsSettings((broker.url,), ALICE, credentials=credentials)).recording_size("r-1")
-        assert error.value.code == "nats_refused"
+        assert error.value.code == "courier_denied"
 
 
 class Encrypted:
@@ -249,14 +249,14 @@ def test_the_certificate_of_the_enrolment_is_the_login(encrypted: Encrypted) -> 
     with Receiving(transport) as receiving:
         assert receiving.wait(1) == [b"token 1"]
     transport.close()
-    assert encrypted.code(token_of("urn:tidegate:stranger")) == "nats_refused"
+    assert encrypted.code(token_of("urn:tidegate:stranger")) == "courier_denied"
     assert encrypted.code(ALICE, token=BOB) == "nats_forbidden"
 
 
 def test_a_server_or_a_client_of_another_ca_gets_no_connection(encrypted: Encrypted) -> None:
     other = pki.Authority(encrypted.server.folder / "other", "another CA")
     pair = other.host(ALICE)
-    assert encrypted.code(ALICE, ca=other.ca) == "nats_tls"
-    assert encrypted.code(ALICE, certificate=pair.certificate, key=pair.key) in ("nats_tls", "nats_unreachable")
-    assert encrypted.code(ALICE, certificate=None, key=None) in ("nats_tls", "nats_unreachable")
-    assert encrypted.code(ALICE, servers=(f"nats://{encrypted.server.listen}",)) in ("nats_tls", "nats_unreachable")
+    assert encrypted.code(ALICE, ca=other.ca) == "courier_tls"
+    assert encrypted.code(ALICE, certificate=pair.certificate, key=pair.key) in ("courier_tls", "courier_unreachable")
+    assert encrypted.code(ALICE, certificate=None, key=None) in ("courier_tls", "courier_unreachable")
+    assert encrypted.code(ALICE, servers=(f"nats://{encrypted.server.listen}",)) in ("courier_tls", "courier_unreachable")

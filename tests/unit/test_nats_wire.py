@@ -168,7 +168,7 @@ def test_an_index_is_read() -> None:
 def test_an_index_that_is_none_is_refused(data: bytes) -> None:
     with pytest.raises(CourierError) as error:
         natswire.parse_index(data)
-    assert code_of(error) == "nats_answer"
+    assert code_of(error) == "courier_protocol"
 
 
 @given(st.binary(max_size=300))
