@@ -221,7 +221,9 @@ def test_a_seed_is_read_bare_and_out_of_a_creds_file_and_signs() -> None:
     nats_config.Login(nkey=bare.public).fields()
 
 
-@pytest.mark.parametrize("text", ["", "SUAA", pki.seed() + "\n" + pki.seed(), pki.seed()[:-3] + "AAA"])
+@pytest.mark.parametrize(
+    "text", ["", "SUAA", pki.seed() + "\n" + pki.seed(), pki.seed()[:-3] + "AAA"], ids=["empty", "short", "two", "another sum"]
+)
 def test_a_damaged_seed_is_not_used(text: str) -> None:
     with pytest.raises(CourierError) as error:
         natswire.parse_credentials(text)
