@@ -194,13 +194,15 @@ class Link:
                     servers=[server], name=f"tidegate-courier {self.subjects.token}", inbox_prefix=self.subjects.inbox.encode(),
                     allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0, connect_timeout=CONNECT_S // 2,
                     ping_interval=PING_S, max_outstanding_pings=2, pending_size=READ_MAX * 4,
-                    error_cb=self._on_error, closed_cb=self._on_closed, **options,
+                    error_cb=self._on_error, **options,
                 )  # fmt: skip
                 break
             except (OSError, TimeoutError, nats.errors.Error):
                 await self._hang_up()
                 if not tries_left:
                     raise
+        if reading := self._client._reading_task:  # closed_cb is not called for every end before nats-py 2.10 or so
+            reading.add_done_callback(self._on_end)
         await self._client.subscribe(
             self.subjects.tokens, cb=self._on_live, pending_msgs_limit=QUEUE_MAX, pending_bytes_limit=READ_MAX * 8
         )
@@ -230,7 +232,7 @@ class Link:
         elif "permissions violation" in str(error).lower():
             self._over(CourierError("nats_forbidden", f"the broker does not allow this host what it needs: {error}"[:300]))
 
-    async def _on_closed(self) -> None:
+    def _on_end(self, _task: object) -> None:
         self._over(_told(self._client.last_error or ConnectionResetError("closed by the other side"), self._last))
 
     def _slow(self) -> None:
