@@ -13,7 +13,6 @@ import re
 import ssl
 import threading
 from collections.abc import Coroutine, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import nats.errors
@@ -110,6 +109,7 @@ class Link:
         self.subjects = Subjects(settings.token, settings.bucket)
         self.live: queue.Queue[Live | None] = queue.Queue(QUEUE_MAX + 1)  # one place for the word that it is over
         self.overrun = threading.Event()
+        self._slow_told = False
         self._why: CourierError | None = None
         self._last: Exception | None = None
         self._lock = threading.Lock()
@@ -222,8 +222,7 @@ class Link:
         if self.live.qsize() >= QUEUE_MAX:
             self._slow()
         else:
-            live = Live(message.subject, message.data, dict(message.headers or {}))
-            self.live.put_nowait(replace(live, data=b"") if live.index else live)  # its headers say all; it may be long
+            self.live.put_nowait(Live(message.subject, message.data, dict(message.headers or {})))
 
     async def _on_error(self, error: Exception) -> None:
         self._last = error
@@ -236,8 +235,9 @@ class Link:
         self._over(_told(self._client.last_error or ConnectionResetError("closed by the other side"), self._last))
 
     def _slow(self) -> None:
-        if not self.overrun.is_set():
+        if not self._slow_told:
             log.warning("nats: tokens come faster than they are taken; the rest is fetched from the index")
+        self._slow_told = True
         self.overrun.set()
 
     def _over(self, why: CourierError) -> None:
