@@ -44,6 +44,7 @@ log = logging.getLogger("tidegate.courier")
 
 PIECE = 256 * 1024  # bytes of a recording in one message; asking how far it came brings the last one back
 WINDOW = 16  # requests on their way at once: 1 MiB of tokens
+SETTLE_S = 10.0  # the index is looked at again so soon after connecting, then after twice as long each time, up to resync_s
 TICK_S = 0.5  # how soon a stop is seen
 BEHIND_TRIES = 4  # the index is written after the token: it may be behind for a moment
 BEHIND_S = 0.25
@@ -84,13 +85,15 @@ class NatsTransport:
         """Tokens behind ``cursor``; see :meth:`agent.courier.transport.Transport.receive`."""
         link = self._connected()
         at, due, looked, tries = cursor, 0.0, -1 / LOOKS_PER_S, 0
+        calm = min(SETTLE_S, self._settings.resync_s)
         held: Live | None = None
         while not stop.is_set():
             if link.overrun.is_set() or time.monotonic() >= due:
                 link.overrun.clear()
                 at = yield from self._catch_up(link, at, stop)
                 looked = time.monotonic()
-                due = looked + self._settings.resync_s * random.uniform(0.5, 1.5)  # noqa: S311  # spreads load, keeps no secret
+                due = looked + calm * random.uniform(0.5, 1.5)  # noqa: S311  # spreads load, keeps no secret
+                calm = min(calm * 2, self._settings.resync_s)
             live, held = held or link.take(min(TICK_S, max(due - time.monotonic(), 0.01))), None
             if live is None:
                 continue

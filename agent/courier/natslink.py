@@ -13,7 +13,6 @@ import re
 import ssl
 import threading
 from collections.abc import Coroutine, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import nats.errors
@@ -110,6 +109,7 @@ class Link:
         self.subjects = Subjects(settings.token, settings.bucket)
         self.live: queue.Queue[Live | None] = queue.Queue(QUEUE_MAX + 1)  # one place for the word that it is over
         self.overrun = threading.Event()
+        self._slow_told = False
         self._why: CourierError | None = None
         self._last: Exception | None = None
         self._lock = threading.Lock()
@@ -194,13 +194,15 @@ class Link:
                     servers=[server], name=f"tidegate-courier {self.subjects.token}", inbox_prefix=self.subjects.inbox.encode(),
                     allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0, connect_timeout=CONNECT_S // 2,
                     ping_interval=PING_S, max_outstanding_pings=2, pending_size=READ_MAX * 4,
-                    error_cb=self._on_error, closed_cb=self._on_closed, **options,
+                    error_cb=self._on_error, **options,
                 )  # fmt: skip
                 break
             except (OSError, TimeoutError, nats.errors.Error):
                 await self._hang_up()
                 if not tries_left:
                     raise
+        if reading := self._client._reading_task:  # closed_cb is not called for every end before nats-py 2.10 or so
+            reading.add_done_callback(self._on_end)
         await self._client.subscribe(
             self.subjects.tokens, cb=self._on_live, pending_msgs_limit=QUEUE_MAX, pending_bytes_limit=READ_MAX * 8
         )
@@ -220,8 +222,7 @@ class Link:
         if self.live.qsize() >= QUEUE_MAX:
             self._slow()
         else:
-            live = Live(message.subject, message.data, dict(message.headers or {}))
-            self.live.put_nowait(replace(live, data=b"") if live.index else live)  # its headers say all; it may be long
+            self.live.put_nowait(Live(message.subject, message.data, dict(message.headers or {})))
 
     async def _on_error(self, error: Exception) -> None:
         self._last = error
@@ -230,12 +231,13 @@ class Link:
         elif "permissions violation" in str(error).lower():
             self._over(CourierError("nats_forbidden", f"the broker does not allow this host what it needs: {error}"[:300]))
 
-    async def _on_closed(self) -> None:
+    def _on_end(self, _task: object) -> None:
         self._over(_told(self._client.last_error or ConnectionResetError("closed by the other side"), self._last))
 
     def _slow(self) -> None:
-        if not self.overrun.is_set():
+        if not self._slow_told:
             log.warning("nats: tokens come faster than they are taken; the rest is fetched from the index")
+        self._slow_told = True
         self.overrun.set()
 
     def _over(self, why: CourierError) -> None:

@@ -4,9 +4,10 @@ docs/FLEET.md has the whole; in short, for host token T and bucket B:
 
 * ``$KV.B.T.<id>`` is one token. Its headers say which numbering it is of (``Tidegate-Stream``) and which id came before it
   (``Tidegate-Previous``), so that a host sees at once that it missed one.
-* ``$KV.B.T.index`` lists the ids there are. A host asks for it by name, and then for each token by name: that is what a
-  broker can hold it to. Asking by content ("the next after N") would let every host read every other's. It is written after
-  the token, with the same headers (``Tidegate-Previous``: the newest id), and heard live too: who came between the two sees it.
+* ``$KV.B.index.T`` lists the ids there are. A host asks for it by name, and then for each token by name: that is what a
+  broker can hold it to. Asking by content ("the next after N") would let every host read every other's.
+* ``$KV.B.T.index.stored`` is kept by no stream: the word that an index is stored whose newest id is ``Tidegate-Previous``. A broker
+  delivers live what it has not stored yet. So who begins to listen behind a token, and asks before its index is there, hears this.
 """
 
 import base64
@@ -59,7 +60,7 @@ class Subjects:
     @property
     def tokens(self) -> str:
         """What the host listens to."""
-        return f"$KV.{self.bucket}.{self.token}.*"
+        return f"$KV.{self.bucket}.{self.token}.>"
 
     @property
     def inbox(self) -> str:
@@ -74,7 +75,7 @@ class Subjects:
     @property
     def get_index(self) -> str:
         """Asks for its index."""
-        return f"$JS.API.DIRECT.GET.KV_{self.bucket}.$KV.{self.bucket}.{self.token}.index"
+        return f"$JS.API.DIRECT.GET.KV_{self.bucket}.$KV.{self.bucket}.index.{self.token}"
 
     def get_token(self, ident: int) -> str:
         """Asks for one token."""
@@ -149,9 +150,9 @@ class Live:
         return self.headers.get(STREAM_HEADER, "")
 
     @property
-    def index(self) -> bool:
-        """Whether it is the index, not a token."""
-        return self.subject.endswith(".index")
+    def stored(self) -> bool:
+        """Whether it is no token, but the word that an index is stored."""
+        return self.subject.endswith(".index.stored")
 
     @property
     def ident(self) -> int:
@@ -167,11 +168,11 @@ def judge(live: Live, at: Cursor) -> Worth:
     ``at`` without a stream means that there is no index yet; the first token of all is then the next one.
     """
     stream, previous = live.stream, decimal(live.headers.get(PREVIOUS_HEADER, ""))
-    if "Nats-Stream" in live.headers or not 1 <= len(stream) <= 128 or previous is None or not (live.ident or live.index):
+    if "Nats-Stream" in live.headers or not 1 <= len(stream) <= 128 or previous is None or not (live.ident or live.stored):
         return Worth.FOREIGN
     if stream != at.stream and (at.stream or previous):
         return Worth.LOOK
-    if live.index:
+    if live.stored:
         return Worth.OLD if previous <= at.last else Worth.LOOK
     if live.ident <= at.last or not live.data:
         return Worth.OLD

@@ -96,6 +96,9 @@ class Fleet:
             if len(kept) >= LIVE_MAX:
                 raise PushError(f"the host has {LIVE_MAX} tokens: expire some")
             await self._write(host_token, _Index(ident, {**kept, ident: now}, index.revision))
+            word = {**headers, "Tidegate-Previous": str(ident)}  # for who came between the token and its index
+            with contextlib.suppress(nats.errors.Error):  # the token is pushed; that host looks again in a few seconds anyway
+                await self._client.publish(f"$KV.{self._bucket}.{host_token}.index.stored", b"", headers=word)
 
     async def expire(self, host_token: str, ident: int) -> None:
         """The token need not be delivered any more: it is over, or the host has answered. Unknown ones are fine."""
@@ -174,11 +177,7 @@ class Fleet:
 
     async def _write(self, host_token: str, index: _Index) -> None:
         body = {"stream": self._epoch, "last": index.last, "tokens": sorted(index.tokens.items())}
-        headers = {
-            "Tidegate-Stream": self._epoch,
-            "Tidegate-Previous": str(index.last),
-            "Nats-Expected-Last-Subject-Sequence": str(index.revision),
-        }
+        headers = {"Nats-Expected-Last-Subject-Sequence": str(index.revision)}
         self._indexes.pop(host_token, None)
         data = json.dumps(body, separators=(",", ":")).encode()
         index.revision = await self._publish(self._index_subject(host_token), data, headers)
@@ -187,7 +186,7 @@ class Fleet:
             self._indexes.popitem(last=False)
 
     def _index_subject(self, host_token: str) -> str:
-        return f"$KV.{self._bucket}.{host_token}.index"
+        return f"$KV.{self._bucket}.index.{host_token}"
 
     async def _publish(self, subject: str, data: bytes, headers: dict[str, str]) -> int:
         try:

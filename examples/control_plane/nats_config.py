@@ -61,9 +61,10 @@ def permissions(token: str, bucket: str = "tidegate") -> dict[str, list[str]]:
             f"tidegate.records.{token}",
             recordings,
             f"{get}.KV_{bucket}.$KV.{bucket}.{token}.*",
+            f"{get}.KV_{bucket}.$KV.{bucket}.index.{token}",
             f"{get}.TIDEGATE_RECORDINGS.{recordings}",
         ],
-        "subscribe": [f"$KV.{bucket}.{token}.*", f"_INBOX.{token}.>"],
+        "subscribe": [f"$KV.{bucket}.{token}.>", f"_INBOX.{token}.>"],
     }
 
 
@@ -76,7 +77,7 @@ def accounts(control: Login, hosts: Iterable[tuple[str, Login]], bucket: str = "
         f"{get}.KV_{bucket}.$KV.{bucket}.*.*",
         f"{get}.TIDEGATE_RECORDINGS.tidegate.recordings.*.*",
     ]
-    tokens = f"$KV.{bucket}.*.*"
+    tokens = f"$KV.{bucket}.>"
     users = []
     for token, login in hosts:
         allowed = permissions(token, bucket)

@@ -251,6 +251,7 @@ def main() -> int:
     parser.add_argument("--batches", type=int, default=40, help="batches of 64 KiB from each of 64 hosts (default 40)")
     parser.add_argument("--down", type=float, default=5.0, help="seconds that the server is down in the storm (default 5)")
     parser.add_argument("--tls", action="store_true", help="mutual TLS, a certificate for each host")
+    parser.add_argument("--sync", action="store_true", help="JetStream syncs before it acknowledges (nats-server 2.10 or later)")
     parser.add_argument("--quick", action="store_true", help="300 hosts and a tenth of the rest")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="nothing but the last line on the standard output (it is so anyway)")
@@ -260,7 +261,7 @@ def main() -> int:
     if not 0 <= arguments.real < arguments.hosts - 1:
         parser.error("--real must be fewer than --hosts")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all is cleaned up
-    with stage(arguments.hosts, arguments.real, tls=arguments.tls) as made:
+    with stage(arguments.hosts, arguments.real, tls=arguments.tls, sync=arguments.sync) as made:
         run = Run(made, arguments)
         run.say(f"nats-server {version(binary())}, {arguments.hosts} hosts, {'mutual TLS' if arguments.tls else 'no TLS'}")
         asyncio.run(asyncio.wait_for(run.all(), 1200))

@@ -56,6 +56,7 @@ class Stage:
     simulated: list[str]
     real: list[str]
     authority: pki.Authority | None
+    sync: bool = False
     passwords: dict[str, str] = field(default_factory=dict)
     seeds: dict[str, Path] = field(default_factory=dict)
     workers: list[Worker] = field(default_factory=list)
@@ -80,7 +81,9 @@ class Stage:
                 self.seeds[token].write_text(pki.seed())
                 logins.append((token, Login(nkey=parse_credentials(self.seeds[token].read_text()).public)))
             control = Login("control", "secret")
-        self.server.configure(server_config(control, logins, store=self.server.store, listen=self.server.listen, tls=tls))
+        server = self.server
+        config = server_config(control, logins, store=server.store, listen=server.listen, tls=tls, sync_always=self.sync)
+        server.configure(config)
 
     def crowd(self, count: int) -> list[Worker]:
         """The simulated hosts, in so many processes."""
@@ -146,7 +149,7 @@ def _context(files: tuple[str, str, str]) -> ssl.SSLContext:
 
 
 @contextlib.contextmanager
-def stage(hosts: int, real: int, *, tls: bool) -> Iterator[Stage]:
+def stage(hosts: int, real: int, *, tls: bool, sync: bool) -> Iterator[Stage]:
     """All of it, in a temporary folder; nothing is left behind."""
     _descriptors(hosts + 1000)
     folder = Path(tempfile.mkdtemp(prefix="tidegate-fleet-"))
@@ -156,6 +159,7 @@ def stage(hosts: int, real: int, *, tls: bool) -> Iterator[Stage]:
         [token_of(f"simulated {number}") for number in range(hosts - real)],
         [token_of(f"real {number}") for number in range(real)],
         pki.Authority(folder / "pki") if tls else None,
+        sync,
     )
     try:
         made.configure()

@@ -54,13 +54,14 @@ def as_bob(broker: Bed, work: Callable[[Client], Awaitable[None]]) -> list[str]:
     [
         f"$KV.tidegate.{ALICE}.9",
         f"$KV.tidegate.{BOB}.9",  # not even its own tokens
-        f"$KV.tidegate.{ALICE}.index",
-        f"$KV.tidegate.{BOB}.index",
+        f"$KV.tidegate.index.{ALICE}",
+        f"$KV.tidegate.index.{BOB}",
+        f"$KV.tidegate.{ALICE}.index.stored",
         f"tidegate.records.{ALICE}",
         f"tidegate.recordings.{ALICE}.r-1",
         f"{GET}.KV_tidegate",  # by content: that would be anybody's
         f"{GET}.KV_tidegate.$KV.tidegate.{ALICE}.1",
-        f"{GET}.KV_tidegate.$KV.tidegate.{ALICE}.index",
+        f"{GET}.KV_tidegate.$KV.tidegate.index.{ALICE}",
         f"{GET}.KV_tidegate.$KV.tidegate.>",
         f"{GET}.KV_tidegate.$KV.tidegate.*.1",
         f"{GET}.TIDEGATE_RECORDS.tidegate.records.{BOB}",
@@ -95,7 +96,8 @@ def test_a_host_publishes_to_nothing_else(shared: Bed, subject: str) -> None:
 
 @pytest.mark.parametrize(
     "subject",
-    [">", "*", "$KV.tidegate.>", f"$KV.tidegate.{ALICE}.*", f"$KV.tidegate.{ALICE}.index", f"_INBOX.{ALICE}.>", "_INBOX.>", "_R_.>",
+    [">", "*", "$KV.tidegate.>",
+     f"$KV.tidegate.{ALICE}.*", f"$KV.tidegate.{ALICE}.>", f"$KV.tidegate.index.{ALICE}", f"_INBOX.{ALICE}.>", "_INBOX.>", "_R_.>",
      "tidegate.>", "$JS.>", "$SYS.>"],
 )  # fmt: skip
 def test_a_host_hears_nothing_else(shared: Bed, subject: str) -> None:
@@ -124,7 +126,7 @@ def test_answers_that_are_led_elsewhere_write_nothing_there(broker: Bed) -> None
     targets = [
         f"$KV.tidegate.{ALICE}.1",
         f"$KV.tidegate.{ALICE}.2",
-        f"$KV.tidegate.{ALICE}.index",
+        f"$KV.tidegate.index.{ALICE}",
         f"tidegate.records.{ALICE}",
         f"tidegate.recordings.{ALICE}.r-1",
         "$JS.API.STREAM.PURGE.KV_tidegate",
@@ -159,7 +161,7 @@ def test_answers_that_are_led_elsewhere_write_nothing_there(broker: Bed) -> None
     assert {subject: count for subject, count in kept.items() if ALICE in subject} == {
         f"$KV.tidegate.{ALICE}.1": 1,
         f"$KV.tidegate.{ALICE}.2": 1,
-        f"$KV.tidegate.{ALICE}.index": 1,
+        f"$KV.tidegate.index.{ALICE}": 1,
     }
     records, _, _ = taken_in(broker, 1)
     assert {record.host for record in records} <= {BOB}

@@ -78,11 +78,11 @@ def test_a_gap_or_another_numbering_is_looked_into(message: Live) -> None:
     assert natswire.judge(message, AT) is Worth.LOOK
 
 
-def test_the_index_heard_live_is_looked_at_only_if_it_is_ahead() -> None:
-    assert natswire.judge(live("index", previous="8", data=b""), AT) is Worth.LOOK
-    assert natswire.judge(live("index", previous="7", data=b""), AT) is Worth.OLD
-    assert natswire.judge(live("index", stream="s2", previous="1", data=b""), AT) is Worth.LOOK
-    assert natswire.judge(live("index", previous="8", more={"Nats-Stream": "KV_tidegate"}), AT) is Worth.FOREIGN
+def test_the_word_of_an_index_makes_one_look_only_if_it_is_ahead() -> None:
+    assert natswire.judge(live("index.stored", previous="8", data=b""), AT) is Worth.LOOK
+    assert natswire.judge(live("index.stored", previous="7", data=b""), AT) is Worth.OLD
+    assert natswire.judge(live("index.stored", stream="s2", previous="1", data=b""), AT) is Worth.LOOK
+    assert natswire.judge(live("index.stored", previous="8", more={"Nats-Stream": "KV_tidegate"}), AT) is Worth.FOREIGN
 
 
 @pytest.mark.parametrize("message", [live(7, previous="6"), live(1, previous="0"), live(8, data=b"")])
