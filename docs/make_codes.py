@@ -203,6 +203,7 @@ COURIER = {
     "host_known": "Have the control plane forget this host, or allow it to enrol again, then ask for a new token.",
     "inbox_unwritable": "Let /var/lib/tidegate/spool/inbox be root's with group tidegate-courier and mode 1770 (`systemd-tmpfiles --create tidegate.conf`), with room on the disk.",
     "limit_invalid": "Give a whole number, large enough for one token.",
+    "nats_not_offered": "Leave `--transport nats` out, or set up NATS at the control plane (its section `nats`). The token is used up: get one that may replace the host.",
     "nats_invalid": "Write servers as tls://HOST:PORT, a plain bucket name, an absolute path of the credentials.",
     "not_enrolled": "Run `tidegate enroll`; the courier waits for it and then goes on by itself.",
     "proof_invalid": "Compare this host's clock and the URL with the control plane's: the proof names both.",
