@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test survive crash sessions bypass player outages vm fuzz lint host venv clean fleet
+.PHONY: help demo demo-fleet test survive crash sessions bypass player outages vm fuzz lint host venv clean fleet
 
 help: ## what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: venv ## the main job, seen working on a disposable host (ARGS=--json: one object as the last line)
 	@$(BIN)/python -m examples.demo $(ARGS)
+
+demo-fleet: venv ## the same over NATS: Debian's nats-server, three hosts, one approval, everything shut at once (ARGS=--json)
+	@$(BIN)/python -m examples.demo.fleet $(ARGS)
 
 test: venv ## every check: linters, unit tests, and the host suite on booted test hosts (ARGS: pytest's own)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -210,6 +210,7 @@ COURIER = {
     "nats_name": "Write host_id and bucket as the broker has them.",
     "nats_server": "Write all servers as tls://HOST:PORT. nats:// has no encryption and is for loopback only.",
     "nats_unavailable": "Nothing at the broker answers for the stream: let the control plane make bucket and streams, and look at JetStream there.",
+    "nats_not_offered": "Leave `--transport nats` out, or set up NATS at the control plane (its section `nats`). The token is used up: get one that may replace the host.",
     "nats_invalid": "Write servers as tls://HOST:PORT, a plain bucket name, an absolute path of the credentials.",
     "not_enrolled": "Run `tidegate enroll`; the courier waits for it and then goes on by itself.",
     "proof_invalid": "Compare this host's clock and the URL with the control plane's: the proof names both.",

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from agent.cli.output import json_option, reporting, show
 from agent.config import Config
 from agent.courier import enrolment, installing
 from agent.courier.proxies import chosen
-from agent.courier.settings import Proxy, address, load_settings
+from agent.courier.settings import TRANSPORTS, Proxy, address, load_settings
 from agent.errors import ConfigError, HostError, RefusedError, TidegateError
 from agent.model.text import printable
 from agent.trust import HostKey
@@ -23,6 +24,14 @@ _TOKEN_MAX = 4096
 _THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
 _SSH_PIN = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 Object = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """What the admin named: thumbprints of signing keys, the SSH CA's fingerprint (or empty)."""
+
+    keys: tuple[str, ...]
+    ssh_ca: str
 
 
 @click.command()
@@ -34,6 +43,11 @@ Object = dict[str, object]
     "--signing-key", "pins", multiple=True, metavar="THUMBPRINT", help="Trust this key to sign grants (RFC 7638); again for more."
 )
 @click.option("--ssh-ca", default="", metavar="SHA256:...", help="Trust this SSH user CA, as ssh-keygen -l shows it.")
+@click.option(
+    "--transport",
+    type=click.Choice(TRANSPORTS),
+    help="How the courier goes on. Default: nats where the control plane offers it and it is installed here, else https.",
+)
 @json_option
 @click.pass_obj
 @reporting
@@ -45,6 +59,7 @@ def enroll(
     ca_fingerprint: str,
     pins: tuple[str, ...],
     ssh_ca: str,
+    transport: str | None,
     as_json: bool,
 ) -> None:
     """Enrol this host at the control plane at URL, by a single-use token. Run it as root.
@@ -62,19 +77,22 @@ def enroll(
         raise click.BadParameter("must be SHA256: and 43 characters, as ssh-keygen -l shows it", param_hint="--ssh-ca")
     if os.geteuid() != 0:
         raise HostError("not_root", "only root can write the courier's key and the keys that are trusted")
+    if transport is not None and not installing.speaks(transport):  # said before the token is spent
+        raise RefusedError("transport_unavailable", f"transport {transport} is not installed here; nothing was sent")
     config = configured(config_file, "enrolling by the defaults")
-    result = _enrol(config, url, token if token is not None else _read(token_file), pinned, pins, ssh_ca)
+    result = _enrol(config, url, token if token is not None else _read(token_file), pinned, Pins(pins, ssh_ca), transport)
     show(result, as_json, lambda: _text(result, config))
 
 
-def _enrol(config: Config, url: str, token: str, pinned: str, pins: tuple[str, ...], ssh_ca: str) -> Object:
+def _enrol(config: Config, url: str, token: str, pinned: str, pins: Pins, transport: str | None) -> Object:
     to = address(url, "URL")
     host_key = HostKey.load_or_create(config.paths.host_key)
     host_id = config.host_id or host_key.host_id
     found = enrolment.enrol(to, chosen(to, _proxy(config), os.environ), token, pinned, host_key, host_id)
-    keys = installing.offered_keys(found.signing_keys, pins)
-    ca = installing.offered_ca(found.ssh_user_ca, ssh_ca)
-    files = installing.install_courier(config, found, host_id)
+    keys = installing.offered_keys(found.signing_keys, pins.keys)
+    ca = installing.offered_ca(found.ssh_user_ca, pins.ssh_ca)
+    way = installing.chosen_transport(found, transport)
+    files = installing.install_courier(config, found, host_id, way)
     shown: list[Object] = []
     for offered in keys:
         path = installing.install_key(config, offered) if offered.pinned else None
@@ -95,6 +113,8 @@ def _enrol(config: Config, url: str, token: str, pinned: str, pins: tuple[str, .
     return {
         "host_id": host_id,
         "url": found.url.url,
+        "transport": way,
+        "nats": None if found.nats is None else {"servers": list(found.nats.servers), "bucket": found.nats.bucket},
         "certificate_ends": datetime.fromtimestamp(found.expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "files": [str(path) for path in files],
         "signing_keys": shown,
@@ -131,9 +151,20 @@ def _read(path: Path | None) -> str:
     return text.strip()
 
 
+def _way(result: Object) -> list[str]:
+    nats = result["nats"]
+    if not isinstance(nats, dict):
+        return []
+    servers = ", ".join(nats["servers"])
+    if result["transport"] == "nats":
+        return [f"the courier goes over NATS: {servers}"]
+    return [f"the courier goes over https, not over the NATS that is offered too ({servers}): see --transport"]
+
+
 def _text(result: Object, config: Config) -> str:
     lines = [
         f"{result['host_id']} is enrolled at {result['url']}",
+        *_way(result),
         f"certificate until {result['certificate_ends']}, renewed by itself",
     ]
     keys, ssh = result["signing_keys"], result["ssh_user_ca"]

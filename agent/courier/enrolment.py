@@ -20,7 +20,7 @@ from cryptography import x509
 from agent import VERSION
 from agent.courier import answers, requesting
 from agent.courier.places import host_uri
-from agent.courier.settings import Address, Proxy, address
+from agent.courier.settings import Address, Nats, Proxy, address, offered_nats
 from agent.courier.wire import Answer, Channel, Connection, client_context, told
 from agent.errors import CourierError, RefusedError
 from agent.trust import HostKey
@@ -35,7 +35,10 @@ _JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """What came back, checked as far as TLS goes. ``signing_keys`` and ``ssh_user_ca`` are only named: nobody trusts them yet."""
+    """What came back, checked as far as TLS goes. ``nats``: the servers to use, None where none are offered.
+
+    ``signing_keys`` and ``ssh_user_ca`` are only named: nobody trusts them yet.
+    """
 
     request: requesting.Request
     certificate: str
@@ -44,6 +47,7 @@ class Enrolled:
     url: Address
     signing_keys: object
     ssh_user_ca: str
+    nats: Nats | None = None
 
 
 def enrol(to: Address, proxy: Proxy | None, token: str, pinned: str, host_key: HostKey, host_id: str) -> Enrolled:
@@ -97,8 +101,12 @@ def _checked(found: Mapping[str, object], request: requesting.Request, uri: str,
         where = to if url is None else address(url, "url")
     except RefusedError as error:
         raise CourierError("courier_protocol", f"the answer's url: {error.reason}") from error
+    try:
+        nats = None if found.get("nats") is None else offered_nats(found["nats"])
+    except RefusedError as error:
+        raise CourierError("courier_protocol", f"the answer's {error.field}: {error.reason}") from error
     line = ssh if isinstance(ssh, str) and len(ssh) <= 16 * 1024 else ""
-    return Enrolled(request, new.certificate, new.ca, ends, where, found.get("signing_keys"), line)
+    return Enrolled(request, new.certificate, new.ca, ends, where, found.get("signing_keys"), line, nats)
 
 
 def _pinned_ca(to: Address, proxy: Proxy | None, pinned: str) -> bytes:

@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from agent.config import Config
@@ -89,7 +90,7 @@ def offered_ca(line: str, pin: str) -> OfferedCa | None:
     return OfferedCa(f"{kind} {blob}", fingerprint, bool(pin))
 
 
-def install_courier(config: Config, enrolled: Enrolled, host_id: str) -> list[Path]:
+def install_courier(config: Config, enrolled: Enrolled, host_id: str, transport: str) -> list[Path]:
     """The courier's files as its own user's, then courier.yaml, which it waits for. Returns what was written.
 
     Raises:
@@ -106,7 +107,7 @@ def install_courier(config: Config, enrolled: Enrolled, host_id: str) -> list[Pa
     pair = enrolled.request.key, enrolled.certificate.encode("ascii")
     store(places, *pair, enrolled.ca.encode("ascii"), uid=account.pw_uid, gid=account.pw_gid)
     written = [places.key, places.certificate, places.ca]
-    if not _says_the_same(places.settings, enrolled, host_id):
+    if not _says_the_same(places.settings, enrolled, host_id, transport):
         if files.exists(places.settings):
             kept = places.settings.with_name(places.settings.name + ".old")
             try:
@@ -114,9 +115,7 @@ def install_courier(config: Config, enrolled: Enrolled, host_id: str) -> list[Pa
             except OSError as error:
                 raise HostError("write_failed", f"{places.settings} can't be set aside: {error.strerror}") from error
             written.append(kept)
-        head = "# Written by tidegate enroll; see docs/CONFIGURATION.md.\n"
-        text = f"{head}transport: https\nurl: {enrolled.url.url}\nhost_id: {_quoted(host_id)}\n"
-        files.atomic_write(places.settings, text.encode("ascii"), 0o644)
+        files.atomic_write(places.settings, _settings(enrolled, host_id, transport).encode("ascii"), 0o644)
         written.append(places.settings)
     return written
 
@@ -142,14 +141,44 @@ def install_ca(config: Config, offered: OfferedCa) -> Path | None:
     return path
 
 
+def chosen_transport(enrolled: Enrolled, wanted: str | None) -> str:
+    """``wanted``, where the control plane offers it; else NATS where it is offered and this host can speak it, else https.
+
+    A control plane names NATS servers only where its admin runs a fleet by them, so they are what it offers first. Not being able
+    to is no reason to fail: https always works.
+
+    Raises:
+        RefusedError: ``nats_not_offered``.
+    """
+    if wanted == "nats" and enrolled.nats is None:
+        raise RefusedError("nats_not_offered", "the control plane names no NATS servers; nothing was installed")
+    return wanted or ("nats" if enrolled.nats is not None and speaks("nats") else "https")
+
+
+def speaks(transport: str) -> bool:
+    """Whether what that transport needs is installed here."""
+    return transport == "https" or find_spec("nats") is not None
+
+
+def _settings(enrolled: Enrolled, host_id: str, transport: str) -> str:
+    """courier.yaml. With nats the URL stays: certificates are renewed there."""
+    lines = ["# Written by tidegate enroll; see docs/CONFIGURATION.md.", f"transport: {transport}", f"url: {enrolled.url.url}"]
+    lines.append(f"host_id: {_quoted(host_id)}")
+    if transport == "nats" and enrolled.nats is not None:
+        servers = ", ".join(map(_quoted, enrolled.nats.servers))
+        lines.append(f"nats: {{servers: [{servers}], bucket: {_quoted(enrolled.nats.bucket)}}}")
+    return "\n".join(lines) + "\n"
+
+
 def _quoted(text: str) -> str:
     """As a double quoted word of YAML 1.2, which takes JSON's."""
     return json.dumps(text)
 
 
-def _says_the_same(path: Path, enrolled: Enrolled, host_id: str) -> bool:
+def _says_the_same(path: Path, enrolled: Enrolled, host_id: str, transport: str) -> bool:
     try:
         found = load_settings(path)
     except TidegateError:
         return False
-    return found.transport == "https" and found.url == enrolled.url and found.host_id == host_id
+    same = (found.transport, found.url, found.host_id) == (transport, enrolled.url, host_id)
+    return same and (transport == "https" or found.nats == enrolled.nats)

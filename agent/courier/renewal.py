@@ -2,22 +2,31 @@
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from agent.courier.backoff import Backoff
 from agent.courier.identity import store, validity
 from agent.courier.places import Places
 from agent.courier.status import Status
-from agent.courier.transport import Transport
+from agent.courier.transport import Renewed
 from agent.errors import ConfigError, CourierError, HostError
 
 _LOOK_S = 3600.0  # a clock that was set is noticed by then
 _BASE_S, _CAP_S = 10.0, 1800.0
 
 
+class Renews(Protocol):
+    """What renews: a transport, or :class:`agent.courier.transports.Renewing`."""
+
+    def renew(self, csr: str) -> Renewed:
+        """A new certificate for the key of this PEM request."""
+        ...
+
+
 class Renewal:
     """``clock``: seconds since the epoch. Used by one thread."""
 
-    def __init__(self, transport: Transport, places: Places, status: Status, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, transport: Renews, places: Places, status: Status, clock: Callable[[], float] = time.time) -> None:
         self._transport, self._places, self._status, self._clock = transport, places, status, clock
         self._backoff = Backoff(_BASE_S, _CAP_S)
         self._not_before = 0.0
@@ -42,7 +51,7 @@ class Renewal:
         except NotImplementedError:
             self._renews = False
             self._status.problem("certificate", "this transport renews no certificates: put a new one in place in time")
-        except (CourierError, HostError) as error:
+        except (ConfigError, CourierError, HostError) as error:
             pause = self._backoff.failed()
             self._not_before = now + pause
             ended = " and it has ended: enrol again" if now >= last else ""

@@ -132,7 +132,7 @@ class Service:
         drop = Drop(places.inbox, settings.limits)
         cursor = CursorFile(places.folder / "cursor.json")
         events = Events(places.outbox, places.folder / "events.json", status.lost)
-        renewal = Renewal(transport, places, status)
+        renewal = Renewal(transports.Renewing(settings, places, transport), places, status)
         workers: dict[str, Callable[[], None]] = {
             "receive": Receiver(transport, drop, cursor, status, settings.limits, self._stop, receiving).run,
             "records": Sender(

@@ -16,6 +16,7 @@ _BUCKET = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST_ID = re.compile(r"[!-~]{1,255}")
 _SERVER = re.compile(r"(?:tls|nats|wss)://[A-Za-z0-9.:\[\]-]{1,255}")
 _URL_MAX = 500
+_OFFERED_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,10 @@ class Nats:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The whole file. ``url`` is None for nats, ``nats`` None for https; ``host_id`` is what the host is enrolled as."""
+    """The whole file. ``host_id`` is what the host is enrolled as.
+
+    ``nats`` is None for https. With nats ``url`` is where certificates are renewed, or None.
+    """
 
     transport: str = "https"
     url: Address | None = None
@@ -153,6 +157,23 @@ def _host_id(value: object, key: str) -> str:
     if not isinstance(value, str) or not _HOST_ID.fullmatch(value):
         raise RefusedError("host_id_invalid", "must be 1 to 255 printable ASCII characters without spaces", field=key)
     return value
+
+
+def offered_nats(value: object) -> Nats:
+    """What an enrolment's answer has as ``nats``: ``servers`` (1 to 16, ``tls://`` only) and ``bucket``, nothing else.
+
+    Raises:
+        RefusedError: ``nats_invalid``.
+    """
+    if not isinstance(value, dict) or not {"servers"} <= value.keys() <= {"servers", "bucket"}:
+        raise RefusedError("nats_invalid", "must have servers and bucket, and nothing else", field="nats")
+    servers = value["servers"]
+    if not isinstance(servers, list) or not 1 <= len(servers) <= _OFFERED_MAX:
+        raise RefusedError("nats_invalid", f"must be a list of 1 to {_OFFERED_MAX} servers", field="nats.servers")
+    found = tuple(_server(server, "nats.servers") for server in servers)
+    if not all(server.startswith("tls://") for server in found):  # nobody who answers may talk a host out of encryption
+        raise RefusedError("nats_invalid", "must be tls://HOST[:PORT]", field="nats.servers")
+    return Nats(found, _bucket(value.get("bucket", "tidegate"), "nats.bucket"))
 
 
 def _nats(node: Node | None) -> Nats | None:

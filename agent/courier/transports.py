@@ -9,7 +9,7 @@ from importlib import import_module
 
 from agent.courier.places import Places
 from agent.courier.settings import Settings
-from agent.courier.transport import Transport
+from agent.courier.transport import Renewed, Transport
 from agent.errors import ConfigError
 
 MODULES: Mapping[str, str] = {"https": "agent.courier.https", "nats": "agent.courier.nats"}
@@ -28,6 +28,31 @@ def connect(settings: Settings, places: Places, up: Callable[[str], None]) -> Tr
         raise ConfigError("transport_unavailable", reason, path=places.settings, key="transport") from error
     made: Transport = module.connect(settings, places, up)
     return made
+
+
+class Renewing:
+    """Where certificates are renewed: by the transport itself, but for one of NATS beside a ``url``, whose https does it.
+
+    NATS carries what hosts and the control plane say; who may say it is decided where tokens are redeemed, which is https. That
+    connection is made once in days, and dropped.
+    """
+
+    def __init__(self, settings: Settings, places: Places, transport: Transport) -> None:
+        self._transport = transport
+        self._https = (settings, places) if settings.transport == "nats" and settings.url is not None else None
+
+    def renew(self, csr: str) -> Renewed:
+        """See :meth:`agent.courier.transport.Transport.renew`."""
+        if self._https is None:
+            return self._transport.renew(csr)
+        from agent.courier import https  # noqa: PLC0415  # as the others: it costs who needs it
+
+        settings, places = self._https
+        way = https.connect(settings, places, lambda _how: None)
+        try:
+            return way.renew(csr)
+        finally:
+            way.close()
 
 
 def awaits(settings: Settings, places: Places) -> str:

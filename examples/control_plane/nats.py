@@ -113,12 +113,19 @@ class Fleet:
             except (nats.errors.Error, TimeoutError) as error:
                 raise PushError(f"not purged: {error}") from error
 
-    def intake(self, name: str = "control-plane", batch: int = 64) -> AsyncIterator[Batch]:
+    async def held(self, host_token: str) -> frozenset[int]:
+        """The ids of the host's tokens that are there. Raises PushError."""
+        self._check(host_token, 1)
+        async with self._lock(host_token):
+            return frozenset((await self._index(host_token)).tokens)
+
+    def intake(self, name: str = "control-plane", batch: int = 64, *, alone: bool = False) -> AsyncIterator[Batch]:
         """What hosts sent, in batches; store each durably, then ``await batch.ack()``. Without it, it comes again after 30 s.
 
         Everything may come twice: dedupe records by ``(host, key)``, pieces by their offset. Several processes may share ``name``.
+        ``alone``: none does; then what was not acknowledged before comes now, first and in order.
         """
-        return Intake(self._js, name, batch).run()
+        return Intake(self._js, name, batch, alone=alone).run()
 
     def _configs(self) -> tuple[StreamConfig, ...]:
         tokens = StreamConfig(

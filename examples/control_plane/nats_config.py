@@ -116,6 +116,12 @@ def server_config(
     ``sync_always`` makes JetStream acknowledge only what is on disk. Use it in production; nats-server knows it from 2.10 on,
     and 2.9 (Debian 12's) refuses to start with it.
     """
+    settings = server_settings(store=store, listen=listen, tls=tls, sync_always=sync_always)
+    return json.dumps({**settings, "accounts": accounts(control, hosts, bucket)}, indent=1) + "\n"
+
+
+def server_settings(*, store: Path, listen: str, tls: Tls | None, sync_always: bool = False) -> dict[str, object]:
+    """All of it but the accounts."""
     jetstream: dict[str, object] = {"store_dir": str(store)}
     if sync_always:
         jetstream["sync_interval"] = "always"
@@ -130,7 +136,6 @@ def server_config(
         "ping_interval": "30s",
         "ping_max": 2,
         "authorization": {"timeout": 15},  # seconds; 2 by default, too few when a whole fleet comes back at once
-        "accounts": accounts(control, hosts, bucket),
     }
     if tls:
         config["tls"] = {
@@ -140,4 +145,4 @@ def server_config(
             "verify_and_map": True,
             "timeout": 10,
         }
-    return json.dumps(config, indent=1) + "\n"
+    return config

@@ -6,15 +6,17 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import nats.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import NotFoundError
 
 log = logging.getLogger(__name__)
 
+RECORDS = "TIDEGATE_RECORDS"
 ACK_S = 30
 WAIT_S = 5.0
 AGAIN_S = 0.5
@@ -34,6 +36,7 @@ class TakenRecord:
     key: str
     kind: str
     body: object
+    line: bytes = field(default=b"", compare=False, repr=False)  # the whole record
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +63,16 @@ class Batch:
 class Intake:
     """Both streams, as one sequence of batches."""
 
-    def __init__(self, js: JetStreamContext, name: str, batch: int) -> None:
+    def __init__(self, js: JetStreamContext, name: str, batch: int, *, alone: bool = False) -> None:
         """``name`` is the consumers' durable name; ``batch`` messages are asked for at once, of each stream."""
-        self._js, self._name, self._batch = js, name, batch
+        self._js, self._name, self._batch, self._alone = js, name, batch, alone
         self._ready: asyncio.Queue[Batch] = asyncio.Queue(maxsize=2)  # what is not asked for waits at the broker
 
     async def run(self) -> AsyncIterator[Batch]:
         """Batches for ever. Raises what nats-py raises when the connection is given up."""
         pulls = [
             asyncio.create_task(self._pull(stream, subject))
-            for stream, subject in (("TIDEGATE_RECORDS", "tidegate.records.*"), ("TIDEGATE_RECORDINGS", "tidegate.recordings.*.*"))
+            for stream, subject in ((RECORDS, "tidegate.records.*"), ("TIDEGATE_RECORDINGS", "tidegate.recordings.*.*"))
         ]
         try:
             while True:
@@ -91,6 +94,8 @@ class Intake:
 
     async def _pull(self, stream: str, subject: str) -> None:
         config = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, ack_wait=ACK_S, max_ack_pending=4 * self._batch)
+        if self._alone:
+            await self._begin_again(stream, config)
         consumer = await self._js.pull_subscribe(subject, durable=self._name, stream=stream, config=config)
         while True:
             try:
@@ -105,6 +110,18 @@ class Intake:
                 continue
             if messages:
                 await self._ready.put(await _batch(messages))
+
+    async def _begin_again(self, stream: str, config: ConsumerConfig) -> None:
+        """Make the consumer anew, behind what was acknowledged without a gap. The old one would hold back what a process that is
+        gone has taken and not acknowledged, and give what comes behind it first."""
+        try:
+            old = await self._js.consumer_info(stream, self._name)
+        except NotFoundError:
+            return
+        floor = (old.ack_floor.stream_seq if old.ack_floor else 0) or 0
+        await self._js.delete_consumer(stream, self._name)
+        if stream != RECORDS and floor:  # a work queue gives all that it has: what was acknowledged is gone from it
+            config.deliver_policy, config.opt_start_seq = DeliverPolicy.BY_START_SEQUENCE, floor + 1
 
 
 async def _batch(messages: list[Msg]) -> Batch:
@@ -165,4 +182,4 @@ def _record(host: str, line: bytes) -> TakenRecord:
     key, kind = found["key"], found["kind"]
     if not isinstance(key, str) or not 1 <= len(key) <= KEY_MAX or kind not in KINDS:
         raise ValueError("a record's key or kind")
-    return TakenRecord(host, key, kind, found["body"])
+    return TakenRecord(host, key, kind, found["body"], line)

@@ -27,6 +27,7 @@ class Hub:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._taps: set[Callable[[frozenset[str]], None]] = set()
 
     @contextmanager
     def listening(self, *topics: str) -> Iterator[asyncio.Event]:
@@ -42,6 +43,15 @@ class Hub:
                 if not self._waiting[topic]:
                     del self._waiting[topic]
 
+    @contextmanager
+    def tapped(self, told: Callable[[frozenset[str]], None]) -> Iterator[None]:
+        """Have ``told`` called, in the loop, with the topics of every commit."""
+        self._taps.add(told)
+        try:
+            yield
+        finally:
+            self._taps.discard(told)
+
     def tell(self, topics: frozenset[str]) -> None:
         """From any thread."""
         if topics and not self._loop.is_closed():
@@ -56,6 +66,8 @@ class Hub:
         return len(self._waiting.get(topic, ()))
 
     def _told(self, topics: frozenset[str]) -> None:
+        for tap in tuple(self._taps):
+            tap(topics)
         for topic in topics:
             for event in self._waiting.get(topic, ()):
                 event.set()

@@ -15,9 +15,11 @@ from aiohttp import web
 from examples.control_plane import housekeeping
 from examples.control_plane.api import app as people_app
 from examples.control_plane.config import Settings
+from examples.control_plane.config.fleet import Nats
 from examples.control_plane.config.settings import Listener
 from examples.control_plane.events.kinds import Kind
 from examples.control_plane.hosts import app as hosts_app
+from examples.control_plane.hosts.taking import Taking
 from examples.control_plane.outside import sinks
 from examples.control_plane.people import People
 from examples.control_plane.people.person import PEOPLE_SCHEMA
@@ -43,8 +45,8 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings, data: Path) -> AsyncIterator[Running]:
-    """Serve until the block ends.
+async def running(settings: Settings, data: Path, *, restored: bool = False) -> AsyncIterator[Running]:
+    """Serve until the block ends. ``restored``: the database was put back from a backup; hosts count their tokens anew.
 
     Raises:
         ConfigError: a key is missing or damaged (`init` makes them).
@@ -58,21 +60,37 @@ async def running(settings: Settings, data: Path) -> AsyncIterator[Running]:
         threads = stack.enter_context(ThreadPoolExecutor(THREADS, "control-plane"))
         store = Store(data, PEOPLE_SCHEMA)
         stack.callback(store.close)
+        if restored:
+            store.new_epoch()
         hub = Hub(asyncio.get_running_loop())
         store.listener = hub.tell
         plane = Plane(settings, store, found, People.configured(store, settings.people), hub, threads)
         recordings = Recordings(data / "recordings")
+        taking = Taking.of(plane, recordings)
         await plane.write(lambda db: audit.note(db, Kind.STARTED))
         people_port = await _serve(stack, people_app.application(plane, recordings), settings.people_listener, plane, hosts=False)
-        hosts_port = await _serve(stack, hosts_app.application(plane, recordings), settings.hosts_listener, plane, hosts=True)
+        hosts_port = await _serve(stack, hosts_app.application(plane, taking), settings.hosts_listener, plane, hosts=True)
         stack.callback(_end, plane)  # before the listeners: whoever waits is let go first
         _task(stack, housekeeping.keep_house(plane))
         for name, sink in sinks.sinks(plane).items():
             _task(stack, sinks.forward(plane, name, sink))
+        if settings.nats is not None:
+            _fleet(stack, plane, settings.nats, taking)
         try:
             yield Running(plane, people_port, hosts_port)
         finally:
             await plane.write(lambda db: audit.note(db, Kind.STOPPED))
+
+
+def _fleet(stack: contextlib.AsyncExitStack, plane: Plane, settings: Nats, taking: Taking) -> None:
+    """NATS, beside the stream: which of the two a host reads is the host's choice, and may change at any time."""
+    try:
+        from examples.control_plane.fleet import access, link  # noqa: PLC0415  # nats-py is needed by who uses it
+    except ImportError as error:
+        raise ValueError(f"the section nats needs the extra nats: {error.name} is missing") from error
+    if settings.accounts_file is not None:
+        _task(stack, access.keep_accounts(plane, settings, settings.accounts_file))
+    _task(stack, link.FleetLink(plane, settings, taking).run())
 
 
 def _end(plane: Plane) -> None:

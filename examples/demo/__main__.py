@@ -92,9 +92,9 @@ def _opened(scene: Scene, timeline: Timeline) -> Figures:
     """Asked, approved, pushed, in."""
     began_ns = time.time_ns()
     request = asking.ask(scene.alice, "web-restart", LIFETIME_S, "--ticket", "INC-42")
-    found = asking.waiting_request(scene)
+    found = asking.waiting_request(scene.carol)
     came_ns = time.time_ns()
-    approved_ns, exp = asking.approve(scene, found)
+    approved_ns, exp = asking.approve(scene.carol, found)
     timeline.deadline_ns = exp * 1000 * MS
     timeline.title(f"\nA grant of {LIFETIME_S} s is signed when it is approved; it ends at T. Times are seconds against T.")
     timeline.say(f"alice asks for {found['template']} on {HOST_NAME}, with a reason and a ticket", at_ns=began_ns)
@@ -157,7 +157,7 @@ def _followed(scene: Scene, timeline: Timeline, live: "subprocess.Popen[bytes]")
             live.stdin.write(b"echo seen-$((40+2))\n")
             live.stdin.flush()
 
-    took_ms = asking.follow(scene, ALICE, type_it, "seen-42")
+    took_ms = asking.follow(scene.carol, ALICE, type_it, "seen-42")
     words = f"carol follows alice's live session at the control plane: a line is there {took_ms or 0:.0f} ms after it was typed"
     timeline.say(words, ok=took_ms is not None)
     return None if took_ms is None else round(took_ms, 1)

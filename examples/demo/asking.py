@@ -3,7 +3,7 @@
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,21 +16,21 @@ _SOON_S = 20.0
 _KEPT = ("--no-ssh", "--output", "access")
 
 
-def ask(person: Person, template: str, seconds: int, *more: str) -> "subprocess.Popen[str]":
+def ask(person: Person, template: str, seconds: int, *more: str, hosts: Sequence[str] = (HOST_NAME,)) -> "subprocess.Popen[str]":
     """`tidegate-request`, which waits until it is open, and then writes a key and its certificate."""
-    words = (HOST_NAME, "--role", template, "--for", f"{seconds}s", "--reason", "show what Tidegate does", *more, *_KEPT, "--json")
+    words = (*hosts, "--role", template, "--for", f"{seconds}s", "--reason", "show what Tidegate does", *more, *_KEPT, "--json")
     return person.request(*words)
 
 
-def waiting_request(scene: Scene) -> Json:
+def waiting_request(carol: Person) -> Json:
     """What an approver finds."""
-    return wait_for(lambda: listed(scene.carol.api, "/v1/requests?state=waiting", "requests"), _SOON_S, "a request to approve")[0]
+    return wait_for(lambda: listed(carol.api, "/v1/requests?state=waiting", "requests"), _SOON_S, "a request to approve")[0]
 
 
-def approve(scene: Scene, request: Json) -> tuple[int, int]:
+def approve(carol: Person, request: Json) -> tuple[int, int]:
     """Carol approves exactly that; returns when she did (wall ns), and the grant's end in seconds since the epoch."""
     at_ns = time.time_ns()
-    found = scene.carol.api.post(f"/v1/requests/{request['id']}/approve", {"digest": request["digest"]})
+    found = carol.api.post(f"/v1/requests/{request['id']}/approve", {"digest": request["digest"]})
     return at_ns, _seconds(found["ends_at"])
 
 
@@ -50,15 +50,19 @@ def asked(process: "subprocess.Popen[str]") -> Json:
     return found
 
 
-def follow(scene: Scene, login: str, say_there: Callable[[], None], word: str) -> float | None:
+def follow(carol: Person, login: str, say_there: Callable[[], None], word: str, *, host: str = HOST_NAME) -> float | None:
     """Carol watches the newest session of that login live; how long (ms) a word took from the keyboard to her, None if for ever."""
 
     def newest() -> str:
-        running = [each for each in listed(scene.carol.api, "/v1/recordings", "recordings") if each.get("login") == login]
+        running = [
+            each
+            for each in listed(carol.api, "/v1/recordings", "recordings")
+            if (each.get("login"), each["host_name"]) == (login, host)
+        ]
         return f"{running[0]['host_name']}/{running[0]['id']}" if running and running[0]["complete"] is False else ""
 
     session = wait_for(newest, _SOON_S, "the live session at the control plane")
-    with scene.carol.admin("sessions", "watch", session, "--json") as watching:
+    with carol.admin("sessions", "watch", session, "--json") as watching:
         stdout = watching.stdout
         try:
             if stdout is None or not stdout.readline():

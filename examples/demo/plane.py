@@ -104,29 +104,42 @@ def finished(process: "subprocess.Popen[str]") -> str:
 class Plane:
     """One control plane; a context manager. ``address``: where hosts reach it."""
 
-    def __init__(self, folder: Path, address: str, allowed: str, *, recorded: bool) -> None:
+    def __init__(self, folder: Path, address: str, allowed: str, *, recorded: bool, more: str = "") -> None:
+        """``more``: more of the configuration."""
         self._folder = folder
         self._data, self._config = folder / "data", folder / "config.yaml"
         people, hosts = _free_port("127.0.0.1"), _free_port(address)
         words = {"issuer": ISSUER, "people": people, "hosts": hosts, "address": address, "allowed": allowed}
-        self._config.write_text(CONFIG.format(**words, recorded="true" if recorded else "false"))
+        self._config.write_text(CONFIG.format(**words, recorded="true" if recorded else "false") + more)
         self._config.chmod(0o600)
         self._url = f"https://localhost:{people}"
+        self._where = ("--data", str(self._data), "--config", str(self._config))
+        self._password = ""
         self._process: subprocess.Popen[str] | None = None
         self._log: IO[str] | None = None
         self._root: Person | None = None
 
+    def server(self, *words: str) -> str:
+        """Another command of the control plane's own program; before it serves, too. Returns what it prints."""
+        return _run(_SERVER, self._folder, words[0], *self._where, *words[1:])
+
+    def make(self) -> Self:
+        """Its keys and its admin, once."""
+        if not self._password:
+            made = json.loads(_run(_ADMIN, self._folder, "init", *self._where, "--admin", "root", "--json"))
+            self._password = str(made["password"])
+        return self
+
     def __enter__(self) -> Self:
-        where = ("--data", str(self._data), "--config", str(self._config))
-        made = json.loads(_run(_ADMIN, self._folder, "init", *where, "--admin", "root", "--json"))
+        self.make()
         self._log = (self._folder / "log").open("w")
-        argv = [sys.executable, "-m", _SERVER, "serve", *where]
+        argv = [sys.executable, "-m", _SERVER, "serve", *self._where]
         self._process = subprocess.Popen(
             argv, cwd=ROOT, env=_environment(self._folder), stdout=subprocess.PIPE, stderr=self._log, text=True
         )
         try:
             self._wait_until_it_serves(self._process)
-            self._root = self._person("root", str(made["password"]))
+            self._root = self._person("root", self._password)
         except BaseException:
             self.__exit__()
             raise

@@ -84,23 +84,28 @@ def machine_address(host: Host) -> str:
 
 
 def set_up(host: Host, plane: Plane, way: Way) -> Scene:
-    """Write the host's policy, start tidegated, enrol the host, start the courier."""
+    """One host, enrolled, and three people."""
+    enrolled(host, plane, way, HOST_NAME)
+    people = [plane.person(name, role) for name, role in (("alice", "contractor"), ("bob", "on-call"), ("carol", "approver"))]
+    return Scene(host, way, plane, *people)
+
+
+def enrolled(host: Host, plane: Plane, way: Way, name: str) -> None:
+    """Write the host's policy, start tidegated, enrol the host, start the courier; returns when that is connected."""
     recording = "    recording: required" if way.recorded else ""
     host.write("/etc/tidegate/policy.d/demo.yaml", POLICY.format(issuer=ISSUER, allowed=way.allowed, recording=recording))
     host.run(way.daemon)
     status = json.loads(host.wait_for(lambda: _status(host), timeout=20, what="tidegated answers"))
     if status["problems"]:
         raise RuntimeError(f"tidegated has problems: {status['problems']}")
-    host.run(plane.enrolment(HOST_NAME, host.address))
+    host.run(plane.enrolment(name, host.address))
     host.run(way.courier)
-    host.wait_for(lambda: _connected(host), timeout=20, what="the courier is connected")
-    people = [plane.person(name, role) for name, role in (("alice", "contractor"), ("bob", "on-call"), ("carol", "approver"))]
-    return Scene(host, way, plane, *people)
+    host.wait_for(lambda: courier(host).get("connected") is True, timeout=30, what="the courier is connected")
 
 
-def _connected(host: Host) -> bool:
-    courier = json.loads(_status(host) or "{}").get("courier") or {}
-    return courier.get("connected") is True
+def courier(host: Host) -> dict[str, object]:
+    """How the host's courier stands, as `tidegate status` has it."""
+    return json.loads(_status(host) or "{}").get("courier") or {}
 
 
 def _status(host: Host) -> str:

@@ -73,14 +73,14 @@ def _run(argv: list[str], folder: Path) -> None:
         raise (HostUnavailable if any(word in said for word in _NO_NETWORK) else BuildFailed)(f"{' '.join(argv)}: {said}")
 
 
-def free_port() -> int:
-    """A port of loopback below those that the kernel gives to clients: a server that is started again must get it again."""
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port of that address below those that the kernel gives to clients: a server that is started again must get it again."""
     for _ in range(100):
         port = random.randrange(20_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+            probe.bind((address, port))
             return port
-    raise HostUnavailable("no free port on loopback")
+    raise HostUnavailable(f"no free port on {address}")
 
 
 def _with_us() -> None:
@@ -91,17 +91,17 @@ def _with_us() -> None:
 class Server:
     """One nats-server. ``configure`` before the first start; it keeps its port and its store over restarts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
         """``folder``: an empty one, for configuration, store and log."""
-        self.folder, self.port = folder, free_port()
+        self.folder, self.address, self.port = folder, address, free_port(address)
         self.store, self.log = folder / "store", folder / "log"
         self._config = folder / "nats.conf"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def listen(self) -> str:
-        """``127.0.0.1:PORT``."""
-        return f"127.0.0.1:{self.port}"
+        """``ADDRESS:PORT``."""
+        return f"{self.address}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -127,7 +127,7 @@ class Server:
             )
         until = time.monotonic() + START_S
         while time.monotonic() < until and self._process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as probe:
+            with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), 1) as probe:
                 probe.settimeout(2)
                 if probe.recv(5) == b"INFO ":
                     return

@@ -14,9 +14,12 @@ from agent import trust
 from agent.cli import access, main
 from agent.cli.courier_view import courier_finding, courier_lines, courier_status
 from agent.config import load_config
-from agent.courier import installing
+from agent.courier import installing, transports
+from agent.courier.identity import validity
 from agent.courier.places import host_uri
-from agent.courier.settings import load_settings
+from agent.courier.renewal import Renewal
+from agent.courier.settings import Nats, address, load_settings
+from agent.courier.status import Status
 from agent.trust import base64url
 from agent.trust.hostkey import HostKey
 from tests.courier_certificates import Authority
@@ -121,6 +124,81 @@ def test_a_token_becomes_a_certificate_that_the_courier_uses(ground: Ground, pla
     plane.peer.push(b"a")
     with running(ground):
         wait_for(lambda: ground.inbox() == [b"a"])
+
+
+NATS = {"servers": ["tls://nats.example.com:4222"], "bucket": "fleet"}
+
+
+def test_a_host_goes_on_by_the_nats_that_is_offered_and_keeps_the_url_to_renew_at(
+    ground: Ground, plane: ControlPlane, enroll: Run
+) -> None:
+    plane.change = lambda answer: {**answer, "nats": NATS}
+    status, out, _ = enroll("--json")
+    assert (status, json.loads(out)["transport"]) == (0, "nats")
+    found = load_settings(ground.places.settings)
+    assert found.nats == Nats(("tls://nats.example.com:4222",), "fleet")
+    assert (found.transport, found.url) == ("nats", address(plane.peer.url, "url"))
+
+
+def test_an_admin_who_wants_https_gets_it_and_is_told_of_the_other(ground: Ground, plane: ControlPlane, enroll: Run) -> None:
+    plane.change = lambda answer: {**answer, "nats": NATS}
+    status, out, _ = enroll("--transport", "https")
+    assert status == 0 and "offered too (tls://nats.example.com:4222)" in out
+    assert (load_settings(ground.places.settings).transport, load_settings(ground.places.settings).nats) == ("https", None)
+
+
+def test_without_nats_py_https_is_used_and_nats_refused_before_the_token_is_spent(
+    ground: Ground, plane: ControlPlane, enroll: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.change = lambda answer: {**answer, "nats": NATS}
+    monkeypatch.setattr(installing, "find_spec", lambda _name: None)
+    status, _, err = enroll("--transport", "nats")
+    assert (status, plane.asked) == (3, []) and "transport_unavailable" in err
+    assert enroll()[0] == 0
+    assert load_settings(ground.places.settings).transport == "https"
+
+
+def test_nats_that_is_not_offered_installs_nothing(ground: Ground, enroll: Run) -> None:
+    status, _, err = enroll("--transport", "nats")
+    assert status == 3 and "nats_not_offered" in err
+    assert left(ground) == [] and not ground.places.settings.exists()
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        "tls://nats.example.com",
+        {"servers": []},
+        {"servers": ["nats://nats.example.com:4222"]},
+        {"servers": ["tls://a", "tls://b\ncredentials: /etc/shadow"]},
+        {"servers": ["tls://a"] * 17},
+        {"servers": ["tls://a"], "bucket": "a b"},
+        {"servers": ["tls://a"], "credentials": "/etc/shadow"},
+    ],
+)
+def test_an_offer_of_nats_that_is_none_installs_nothing(ground: Ground, plane: ControlPlane, enroll: Run, offer: object) -> None:
+    plane.change = lambda answer: {**answer, "nats": offer}
+    status, _, err = enroll()
+    assert status == 1 and "courier_protocol" in err
+    assert left(ground) == [] and not ground.places.settings.exists()
+
+
+def test_a_host_on_nats_renews_its_certificate_over_https(ground: Ground, plane: ControlPlane, enroll: Run) -> None:
+    plane.change = lambda answer: {**answer, "nats": NATS}
+    assert enroll("--transport", "nats")[0] == 0
+    settings = load_settings(ground.places.settings)
+    transport = transports.connect(settings, ground.places, lambda _how: None)
+    old = ground.places.certificate.read_bytes()
+    status = Status(ground.root / "status.json", ground.places.folder, "nats", "", lambda: None)
+    renewal = Renewal(transports.Renewing(settings, ground.places, transport), ground.places, status, lambda: _late(ground))
+    assert renewal.between() > 0
+    assert plane.peer.renewed == 1 and ground.places.certificate.read_bytes() != old
+
+
+def _late(ground: Ground) -> float:
+    """When it is time to renew."""
+    first, last = validity(ground.places.certificate)
+    return first + (last - first) * 0.9
 
 
 def test_the_request_is_proved_by_the_hosts_own_key(ground: Ground, plane: ControlPlane, enroll: Run) -> None:

@@ -22,7 +22,9 @@ from agent.cli.main import cli
 from agent.config import Config, Paths, load_config
 from agent.policy.codes import CODES
 from agent.policy.parse import RULE_KEYS
+from agent.settings import Section
 from agent.strictyaml import read_yaml
+from examples.control_plane.config.fleet import read_nats
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
@@ -213,6 +215,8 @@ def test_every_yaml_block_loads(page: str, block: str, tmp_path: Path) -> None:
     path.chmod(0o644)
     if page == "CONFIGURATION.md":
         assert load_config(path) == Config()
+    elif page == "FLEET.md":  # a section of the control plane's
+        assert read_nats(Section(read_yaml(path), required=("nats",)).member("nats"))
     else:
         assert policy.load_policy_file(path, policy.decoders(registry())).rules
 

@@ -9,12 +9,13 @@ from agent.errors import RefusedError
 from agent.model import fields
 from agent.settings import Section, duration, members
 from agent.strictyaml import Node, read_yaml
+from examples.control_plane.config.fleet import Nats, read_nats
 from examples.control_plane.config.outside import Outside, read_outside
 from examples.control_plane.config.policy import Policy, read_policy
 
 _DAY = 86400
 _KEYS = ("templates", "rules", "people", "tickets", "break_glass_hooks", "siem", "lapse_after", "certificate_life", "bulletins")
-_MORE = ("ssh_certificates", "caps", "keep_events")
+_MORE = ("ssh_certificates", "caps", "keep_events", "nats")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Settings:
     ssh_certificates: bool = True
     keep_events_s: int = 90 * _DAY
     caps: Caps = Caps()
+    nats: Nats | None = None
 
 
 def load(path: Path) -> Settings:
@@ -86,6 +88,7 @@ def load(path: Path) -> Settings:
         ssh_certificates=section.optional("ssh_certificates", fields.boolean, True),
         keep_events_s=section.optional("keep_events", duration, 90 * _DAY),
         caps=_caps(section.member("caps")),
+        nats=read_nats(section.member("nats")),
     )
 
 

@@ -31,6 +31,9 @@ class Kind(StrEnum):
     HOST_REFUSED = "cp.host.refused"
     HOST_CHANGED = "cp.host.changed"
     HOST_EXPELLED = "cp.host.expelled"
+    NATS_UP = "cp.nats.up"
+    NATS_DOWN = "cp.nats.down"
+    NATS_UNPUSHED = "cp.nats.unpushed"  # the tokens of one host; tried again
     # ---- people ----
     PERSON_PROVISIONED = "cp.person.provisioned"
     PERSON_CHANGED = "cp.person.changed"
@@ -82,6 +85,9 @@ ROWS: dict[Kind, Row] = {
     Kind.HOST_REFUSED: Row(3004, 1, "Create", success=False),
     Kind.HOST_CHANGED: Row(3004, 3, "Update", severity=2),
     Kind.HOST_EXPELLED: Row(3004, 4, "Delete", severity=3),
+    Kind.NATS_UP: Row(6002, 3, "Start"),
+    Kind.NATS_DOWN: Row(6002, 4, "Stop", success=False),
+    Kind.NATS_UNPUSHED: Row(3004, 99, "Not Pushed", success=False),
     Kind.PERSON_PROVISIONED: Row(3001, 1, "Create"),
     Kind.PERSON_CHANGED: Row(3001, 99, "Roles Changed", severity=2),
     Kind.PERSON_OFFBOARDED: Row(3001, 6, "Delete", severity=3),

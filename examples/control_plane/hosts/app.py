@@ -8,30 +8,29 @@ from aiohttp import web
 
 from agent.model.text import one_line
 from agent.sessions.recording.catalogue import IDENT
-from examples.control_plane.api.limits import Budget, Limiter
+from examples.control_plane.api.limits import Limiter
 from examples.control_plane.api.problems import Problem
 from examples.control_plane.api.spec import bounded
 from examples.control_plane.events.kinds import Kind
 from examples.control_plane.hosts import enrolment, records, stream
 from examples.control_plane.hosts.identity import caller
+from examples.control_plane.hosts.taking import Taking
 from examples.control_plane.plane import PLANE, Plane
-from examples.control_plane.recordings.taking import PIECE_MAX, Recordings
+from examples.control_plane.recordings.taking import PIECE_MAX
 from examples.control_plane.store import audit
 
 ENROL_MAX = 32 * 1024
 TRIES, TRIES_PER_S = 120, 60.0  # of one address: a site behind one may enrol many
-_RECORDINGS = web.AppKey("recordings", Recordings)
+_TAKING = web.AppKey("taking", Taking)
 _LIMITER = web.AppKey("limiter", Limiter)
-_BUDGET = web.AppKey("budget", Budget)
 _log = logging.getLogger("tidegate.control_plane")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def application(plane: Plane, recordings: Recordings) -> web.Application:
+def application(plane: Plane, taking: Taking) -> web.Application:
     """The whole API for hosts."""
     app = web.Application(middlewares=[problems], client_max_size=records.BATCH_MAX + 1024)
-    app[PLANE], app[_RECORDINGS], app[_LIMITER] = plane, recordings, Limiter(TRIES, TRIES_PER_S)
-    app[_BUDGET] = Budget(plane.settings.caps.event_bytes_an_hour, 3600.0)
+    app[PLANE], app[_TAKING], app[_LIMITER] = plane, taking, Limiter(TRIES, TRIES_PER_S)
     app.add_routes(
         [
             web.post("/v1/enroll", enrol),
@@ -115,10 +114,7 @@ async def take_records(request: web.Request) -> web.Response:
     plane = request.app[PLANE]
     host = await caller(plane, request)
     found, refused = records.parse(await bounded(request, records.BATCH_MAX))
-    told = sum(record.size for record in found if record.kind == "event")
-    if told and not request.app[_BUDGET].take(host.token, told):
-        raise Problem("quota_exceeded", "this host tells more than it may in an hour: keep it, and try again later")
-    taken = await plane.write(lambda db: records.take(plane, db, host, found))
+    taken = await request.app[_TAKING].records(host, found)
     return web.json_response({"acked": taken["acked"], "refused": [*refused, *taken["refused"]]})
 
 
@@ -126,7 +122,7 @@ async def recording_size(request: web.Request) -> web.Response:
     """GET /v1/host/recordings/{id}."""
     plane = request.app[PLANE]
     host, ident = await caller(plane, request), _ident(request)
-    found = await plane.read(lambda db: request.app[_RECORDINGS].size(db, host.token, ident))
+    found = await plane.read(lambda db: request.app[_TAKING].recordings.size(db, host.token, ident))
     return web.json_response({"size": found.size, "complete": found.complete})
 
 
@@ -140,7 +136,7 @@ async def take_recording(request: web.Request) -> web.Response:
     if complete not in ("true", "false"):
         raise Problem("parameter_invalid", "must be true or false", field="complete")
     data = await bounded(request, PIECE_MAX)
-    size = await plane.run(request.app[_RECORDINGS].append, plane, host, ident, int(offset), data, complete=complete == "true")
+    size = await request.app[_TAKING].piece(host, ident, int(offset), data, complete=complete == "true")
     return web.json_response({"size": size.size})
 
 

@@ -19,7 +19,7 @@ from examples.control_plane.events.kinds import Kind
 from examples.control_plane.hosts.identity import Caller, host_token
 from examples.control_plane.plane import Plane
 from examples.control_plane.signing import ca, ssh
-from examples.control_plane.store import audit
+from examples.control_plane.store import audit, touch
 from examples.control_plane.workflow import rows
 
 TYP_ENROLMENT = "enrolment+jwt"
@@ -90,11 +90,15 @@ def enrol(plane: Plane, db: sqlite3.Connection, said: Enrolment) -> dict[str, ob
     db.execute("UPDATE enrolment_token SET used_at = ?, used_by = ? WHERE id = ?", (now, host, invitation["id"]))
     db.execute("DELETE FROM certificate WHERE host = ?", (host,))
     _remember(db, host, issued)
+    touch(db, f"host:{host}")
     detail = {"entity": invitation["name"], "host_id": said.host_id, "hostname": said.hostname, "token": invitation["id"]}
     audit.note(db, Kind.HOST_ENROLLED, actor=invitation["created_by"], detail=detail)
     answer: dict[str, object] = {**_certificate(plane, issued), "signing_keys": plane.keys.public_set()}
     if plane.settings.ssh_certificates:
         answer["ssh_user_ca"] = ssh.public_line(plane.keys.ssh_ca)
+    nats = plane.settings.nats
+    if nats is not None and nats.for_hosts:
+        answer["nats"] = {"servers": list(nats.for_hosts), "bucket": nats.bucket}
     return answer | {"url": plane.settings.hosts_listener.url}
 
 
@@ -172,6 +176,7 @@ def _take_in(db: sqlite3.Connection, said: Enrolment, invitation: sqlite3.Row, h
     for row in known:
         if row["token"] != host:  # another key under the old name: the old one goes, and keeps its records under a name of the past
             expel(db, row["token"])
+            touch(db, f"host:{row['token']}")
             past = f"was.{hashlib.sha256(row['token'].encode()).hexdigest()[:12]}.{row['name']}"[:63].rstrip(".-")
             db.execute("UPDATE host SET name = ? WHERE token = ?", (past, row["token"]))
     key = jwk.public_key(said.host_key)

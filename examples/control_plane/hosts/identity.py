@@ -20,7 +20,7 @@ _SEEN_EVERY_S = 30
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A host that has proved who it is. ``serial``: of the certificate it came with."""
+    """A host that has proved who it is. ``serial``: of the certificate it came with; empty where a broker saw it."""
 
     token: str
     name: str
@@ -56,6 +56,23 @@ async def caller(plane: Plane, request: web.Request) -> Caller:
     row = await plane.read(look)
     if row is None:
         raise Problem("client_certificate", "this certificate is not, or not any more, good here")
+    return await _seen(plane, row, serial)
+
+
+async def known(plane: Plane, token: str) -> Caller | None:
+    """The enrolled host of that token, which a broker has let in by its certificate; None if there is none (any more)."""
+
+    def look(db: sqlite3.Connection) -> sqlite3.Row | None:
+        query = "SELECT * FROM host WHERE token = ? AND state = 'enrolled'"
+        found: sqlite3.Row | None = db.execute(query, (token,)).fetchone()
+        return found
+
+    row = await plane.read(look)
+    return None if row is None else await _seen(plane, row, "")
+
+
+async def _seen(plane: Plane, row: sqlite3.Row, serial: str) -> Caller:
+    token, now = str(row["token"]), plane.now()
     if row["seen_at"] is None or row["seen_at"] + _SEEN_EVERY_S <= now:
         await plane.write(lambda db: db.execute("UPDATE host SET seen_at = ? WHERE token = ?", (now, token)))
     return Caller(token, row["name"], row["host_id"], serial, row["host_key"], row["record_bytes"], row["recording_bytes"])

@@ -19,6 +19,7 @@ CA_DAYS = 3650
 SERVER_DAYS = 30
 CSR_MAX = 8 * 1024  # characters
 HOST_URI = "urn:tidegate:host:"
+PLANE_URI = "urn:tidegate:control-plane"  # no host has it: theirs go on with 43 characters behind HOST_URI
 _BACKDATED = timedelta(minutes=2)  # for clocks that are behind
 _CURVES = ("secp256r1", "secp384r1")
 
@@ -58,11 +59,19 @@ def self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     )
 
 
-def server_certificate(authority: Authority, names: Sequence[str]) -> tuple[str, str]:
+def server_certificate(authority: Authority, names: Sequence[str], days: int = SERVER_DAYS) -> tuple[str, str]:
     """A new key and certificate for a listener reached under these names: (chain PEM, key PEM)."""
+    return _pair(authority, [_general_name(name) for name in names], ExtendedKeyUsageOID.SERVER_AUTH, days)
+
+
+def plane_certificate(authority: Authority) -> tuple[str, str]:
+    """The same as a client: the control plane's own, by which a broker knows it."""
+    return _pair(authority, [x509.UniformResourceIdentifier(PLANE_URI)], ExtendedKeyUsageOID.CLIENT_AUTH, SERVER_DAYS)
+
+
+def _pair(authority: Authority, names: Sequence[x509.GeneralName], purpose: x509.ObjectIdentifier, days: int) -> tuple[str, str]:
     key = ec.generate_private_key(ec.SECP256R1())
-    sans = x509.SubjectAlternativeName([_general_name(name) for name in names])
-    made = _end(authority, key.public_key(), sans, ExtendedKeyUsageOID.SERVER_AUTH, timedelta(days=SERVER_DAYS))
+    made = _end(authority, key.public_key(), x509.SubjectAlternativeName(names), purpose, timedelta(days=days))
     secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return made.pem + authority.pem(), secret.decode("ascii")
 

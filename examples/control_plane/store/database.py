@@ -10,6 +10,7 @@ import os
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -96,6 +97,13 @@ class Store:
         """Say that ids of tokens count anew: after a backup was put back, which knows less than hosts have seen."""
         with self.write() as db:
             db.execute("UPDATE meta SET value = ? WHERE name = 'stream'", (secrets.token_hex(8),))
+            # NATS keeps the order of ids by refusing what is not above the last: go on above all that can have been given. Ids
+            # grow by less than one a millisecond, so the clock is above them.
+            lift = int(time.time() * 1000)
+            db.execute("UPDATE outbox SET id = -id - :lift", {"lift": lift})  # in two steps: no id meets another on its way
+            db.execute("UPDATE outbox SET id = -id")
+            db.execute("INSERT INTO sqlite_sequence SELECT 'outbox', 0 WHERE 'outbox' NOT IN (SELECT name FROM sqlite_sequence)")
+            db.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'outbox'", (lift,))
 
     def close(self) -> None:
         """Close the files. Nobody may be reading or writing any more."""

@@ -40,6 +40,22 @@ def after(db: sqlite3.Connection, host: str, last: int, now: int) -> list[Word]:
     return [Word(row["id"], row["token"]) for row in found]
 
 
+def idents(db: sqlite3.Connection, host: str, now: int) -> list[int]:
+    """All that an enrolled host is to have, oldest first: ids alone."""
+    found = db.execute(
+        "SELECT o.id FROM outbox o JOIN host h ON h.token = o.host"
+        " WHERE o.host = ? AND o.expires_at > ? AND h.state = 'enrolled' ORDER BY o.id",
+        (host, now),
+    )
+    return [int(row["id"]) for row in found]
+
+
+def token(db: sqlite3.Connection, ident: int) -> str | None:
+    """One of these; None if it was taken back."""
+    row = db.execute("SELECT token FROM outbox WHERE id = ?", (ident,)).fetchone()
+    return None if row is None else str(row["token"])
+
+
 def stream(db: sqlite3.Connection) -> str:
     """The epoch of the ids."""
     return str(db.execute("SELECT value FROM meta WHERE name = 'stream'").fetchone()[0])
