@@ -4,11 +4,13 @@ import asyncio
 import logging
 import sqlite3
 
+from examples.control_plane.events.kinds import ROWS
 from examples.control_plane.plane import Plane
 from examples.control_plane.workflow import acts, ending
 
 EVERY_S = 1.0
 FORGET_EVERY_S = 600.0
+_MEDIUM = 3  # OCSF's severity_id
 _log = logging.getLogger("tidegate.control_plane")
 
 
@@ -22,7 +24,7 @@ async def keep_house(plane: Plane) -> None:
             if loop.time() >= forget_at:
                 forget_at = loop.time() + FORGET_EVERY_S
                 await plane.write(lambda db: forget(plane, db))
-        except (sqlite3.Error, OSError):
+        except Exception:  # whatever it was: bulletins must go on, and requests lapse
             _log.exception("housekeeping failed, and is tried again")
         await asyncio.sleep(EVERY_S)
 
@@ -33,11 +35,26 @@ def _tick(plane: Plane, db: sqlite3.Connection) -> None:
 
 
 def forget(plane: Plane, db: sqlite3.Connection) -> None:
-    """Words that have expired; events and keys of records past their time, or over the bound; used tokens."""
+    """Words that have expired; events and keys of records past their time, or over their bounds; used tokens."""
     now, keep = plane.now(), plane.settings.keep_events_s
     db.execute("DELETE FROM outbox WHERE expires_at <= ?", (now,))
     db.execute("DELETE FROM certificate WHERE not_after <= ?", (now - 86400,))
     db.execute("DELETE FROM enrolment_token WHERE expires_at <= ?", (now - keep,))
     db.execute("DELETE FROM event WHERE at_ms < ?", ((now - keep) * 1000,))
-    db.execute("DELETE FROM event WHERE id <= (SELECT max(id) FROM event) - ?", (plane.settings.caps.events_kept,))
     db.execute("DELETE FROM record WHERE kind = 'event' AND at < ?", (now - keep,))
+    most = plane.settings.caps.events_kept
+    _newest(db, "event", "id", _TOLD_BY_OTHERS, most)
+    _newest(db, "event", "id", f"NOT ({_TOLD_BY_OTHERS}) AND severity < {_MEDIUM}", most)
+    _newest(db, "record", "rowid", "kind = 'event'", most)
+
+
+# What a host or a stranger can cause as often as they like. It must never push out what people did: that has a bound of its own,
+# and what is of medium severity or more (break-glass, revocations) goes by its age alone.
+_REFUSALS = ", ".join(f"'{kind.value}'" for kind, row in ROWS.items() if not row.success)
+_TOLD_BY_OTHERS = f"source <> '' OR kind IN ({_REFUSALS})"
+
+
+def _newest(db: sqlite3.Connection, table: str, number: str, condition: str, most: int) -> None:
+    """Keep so many of those rows. All texts are the code's own."""
+    last = f"SELECT {number} FROM {table} WHERE {condition} ORDER BY {number} DESC LIMIT 1 OFFSET ?"  # noqa: S608
+    db.execute(f"DELETE FROM {table} WHERE {number} <= ({last}) AND ({condition})", (most,))  # noqa: S608

@@ -1,6 +1,7 @@
 """The control plane as one object: what every part needs, put together by server.py."""
 
 import asyncio
+import contextvars
 import functools
 import sqlite3
 import time
@@ -91,8 +92,9 @@ class Plane:
         return int(self.clock())
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call it in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self.threads, functools.partial(function, *args, **kwargs))
+        """Call it in a thread, in the caller's context (whom it acts for: :data:`examples.control_plane.store.database.GUARD`)."""
+        act = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, act)
 
     async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Look at the database, in a thread."""

@@ -16,7 +16,7 @@ import pytest
 
 from examples.control_plane.outside.syslog import message
 from tests.control_plane.host import TestHost
-from tests.control_plane.running import ControlPlane, prepared
+from tests.control_plane.running import ControlPlane, prepared, running_control_plane
 
 SECRET = "a shared secret"
 
@@ -216,3 +216,24 @@ def test_a_syslog_message_is_one_line_whatever_a_host_said() -> None:
     assert int(length) == len(rest)
     assert rest.startswith(b"<82>1 2023-11-14T22:13:20.123Z web-1- tidegate - x--y]-- - {")
     assert b"\n" not in rest
+
+
+def test_an_authority_that_is_not_there_yet_stops_nothing_for_good(tmp_path: Path) -> None:
+    """Neither the ticket check's answer nor the trail's way out, which goes on once the file is there."""
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    secret.chmod(0o600)
+    ca = tmp_path / "late.pem"
+    more = f"""
+tickets: {{url: "https://127.0.0.1:1/tickets", secret_file: {secret}, ca: {ca}}}
+siem: {{http: {{url: "https://127.0.0.1:1/siem", ca: {ca}}}}}
+"""
+    with running_control_plane(tmp_path, more) as plane:
+        TestHost(plane, "web1").enrol(labels={"env": "staging"})
+        ask = {"template": "web-restart", "hosts": ["web1"], "duration_s": 600, "reason": "x", "ticket": "T-1"}
+        answer = plane.call("POST", "/v1/requests", ask, who="alice")
+        assert (answer.status, answer.code) == (503, "ticket_unchecked")
+        time.sleep(1.5)  # once more, at least
+        log = (tmp_path / "log").read_text()
+        assert "died" not in log
+        assert log.count("events are not taken") >= 2

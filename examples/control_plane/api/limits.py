@@ -1,9 +1,13 @@
 """Tries, and bytes, in a window of time, for each key; bounded in memory."""
 
+import asyncio
+import contextlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+
+from examples.control_plane.api.problems import Problem
 
 _KEYS_MAX = 10_000
 
@@ -49,3 +53,22 @@ class Budget:
             return False
         self._used[key] = (begin, used + amount)
         return True
+
+
+class Turns:
+    """So many at the same time, and so many who wait for that: what strangers cause must never take every thread."""
+
+    def __init__(self, at_once: int, waiting: int) -> None:
+        self._turns, self._here, self._most = asyncio.Semaphore(at_once), 0, at_once + waiting
+
+    @contextlib.asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Wait for a turn. Raises Problem ``busy`` when the line is full."""
+        if self._here >= self._most:
+            raise Problem("busy", "too many come at the same time: try again")
+        self._here += 1
+        try:
+            async with self._turns:
+                yield
+        finally:
+            self._here -= 1

@@ -32,6 +32,7 @@ _BATCH = 200  # lines written at once
 _WRITE_S = 30.0
 _QUEUE = 64  # batches that may wait for one who reads slowly
 _HEARTBEAT_S = 10.0
+_LOOK_S = 2.0  # so often it is asked whether who follows may still
 _ROWS = (
     "SELECT r.*, h.name AS host_name, h.host_key AS host_key, g.request AS request FROM recording r"
     " JOIN host h ON h.token = r.host LEFT JOIN grant_ g ON g.jti = r.jti AND g.host = r.host"
@@ -121,15 +122,22 @@ class _Follower:
 
     async def send(self, request: web.Request, response: web.StreamResponse) -> None:
         """Until the session, the follower's own session, or the server ends."""
-        number = 0
+        number, looked_at = 0, self._loop.time()
+        written_at = looked_at
         while not self._plane.ending.is_set():
-            try:
-                line = await asyncio.wait_for(self._queue.get(), _HEARTBEAT_S)
-            except TimeoutError:
+            line = ""
+            with contextlib.suppress(TimeoutError):
+                line = await asyncio.wait_for(self._queue.get(), _LOOK_S)
+            if self._loop.time() - looked_at >= _LOOK_S:  # also while the session never falls silent
                 if not await still_in(self._plane, request):
                     return
-                await asyncio.wait_for(response.write(b": alive\n\n"), _WRITE_S)
+                looked_at = self._loop.time()
+            if line == "":
+                if self._loop.time() - written_at >= _HEARTBEAT_S:
+                    await asyncio.wait_for(response.write(b": alive\n\n"), _WRITE_S)
+                    written_at = self._loop.time()
                 continue
+            written_at = self._loop.time()
             event = "end" if line is None else "frame" if number else "header"
             number += 1
             await asyncio.wait_for(response.write(f"id: {number}\nevent: {event}\ndata: {line or ''}\n\n".encode()), _WRITE_S)

@@ -173,20 +173,24 @@ def _take_in(db: sqlite3.Connection, said: Enrolment, invitation: sqlite3.Row, h
     known = db.execute("SELECT * FROM host WHERE token = ? OR name = ?", (host, invitation["name"])).fetchall()
     if known and not invitation["replaces"]:
         raise Problem("host_known", "this host, or one of this name, is enrolled: an admin may let it be replaced")
+    key = jwk.public_key(said.host_key)
+    stored = json.dumps(jwk.to_public_jwk(key, jwk.thumbprint(key), [said.host_id]))
     for row in known:
+        # An id may be any name (`host_id` in a host's settings): who may take one host's place must not take another's.
+        if row["token"] == host and row["name"] != invitation["name"] and row["host_key"] != stored:
+            raise Problem("host_known", "that id is another host's, with another key: its own name must be let be replaced")
         if row["token"] != host:  # another key under the old name: the old one goes, and keeps its records under a name of the past
             expel(db, row["token"])
             touch(db, f"host:{row['token']}")
             past = f"was.{hashlib.sha256(row['token'].encode()).hexdigest()[:12]}.{row['name']}"[:63].rstrip(".-")
             db.execute("UPDATE host SET name = ? WHERE token = ?", (past, row["token"]))
-    key = jwk.public_key(said.host_key)
     values = {
         "token": host,
         "host_id": said.host_id,
         "name": invitation["name"],
         "address": invitation["address"] or invitation["name"],
         "labels": invitation["labels"],
-        "host_key": json.dumps(jwk.to_public_jwk(key, jwk.thumbprint(key), [said.host_id])),
+        "host_key": stored,
         "hostname": said.hostname,
         "version": said.version,
         "bulletins": invitation["bulletins"],

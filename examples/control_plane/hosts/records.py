@@ -1,6 +1,7 @@
 """What hosts say: answers and receipts, believed only under the enrolled key; events, kept as they are. Each is taken once."""
 
 import json
+import math
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ KEY_MAX = 200
 RECEIPT_MAX = 512 * 1024  # of claims: a receipt lists recordings and residue
 TYP_ANSWER = "grant-answer+jwt"
 KINDS = ("answer", "receipt", "event")
+DEPTH_MAX = 64  # of an event's objects and lists: others must be able to read it too
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +60,34 @@ def parse(data: bytes) -> tuple[list[Record], list[dict[str, str]]]:
     for number, line in enumerate(lines):
         try:
             value = json.loads(line, parse_constant=_no_constant)
+            plain = _plain(value)
         except (ValueError, RecursionError) as caught:
             raise Problem("body_invalid", f"line {number + 1} is no JSON") from caught
         key = value.get("key") if isinstance(value, dict) else None
         if not isinstance(key, str) or not 1 <= len(key) <= KEY_MAX or not key.isprintable():
             raise Problem("body_invalid", f"line {number + 1} has no key")
         record = Record(key, str(value.get("kind")), value.get("body"), len(line))
-        if len(line) > LINE_MAX or value.keys() != {"key", "kind", "body"} or record.kind not in KINDS:
+        if len(line) > LINE_MAX or value.keys() != {"key", "kind", "body"} or record.kind not in KINDS or not plain:
             refused.append({"key": key, "code": "record_invalid"})
         else:
             found.append(record)
     return found, refused
+
+
+def _plain(value: object) -> bool:
+    """Whether it can be written as JSON again and read by anybody: no number beyond a double (1e999), not nested too deep."""
+    level: list[object] = [value]
+    for _ in range(DEPTH_MAX):
+        below: list[object] = []
+        for one in level:
+            if isinstance(one, float) and not math.isfinite(one):
+                return False
+            if isinstance(one, Mapping | list):
+                below += one.values() if isinstance(one, Mapping) else one
+        if not below:
+            return True
+        level = below
+    return False
 
 
 def _no_constant(name: str) -> object:
@@ -100,7 +119,8 @@ def take(plane: Plane, db: sqlite3.Connection, caller: Caller, records: list[Rec
             "INSERT INTO record (host, key, kind, body, at) VALUES (?, ?, ?, ?, ?)",
             (caller.token, record.key, record.kind, body, plane.now()),
         )
-        kept += len(body) + len(record.key)
+        if record.kind != "event":  # of events the key alone is kept, for a while, and bounded by housekeeping
+            kept += len(body) + len(record.key)
         acked.append(record.key)
     used = db.execute(
         "UPDATE host SET record_bytes = record_bytes + ? WHERE token = ? RETURNING record_bytes", (kept, caller.token)

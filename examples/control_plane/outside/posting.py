@@ -59,8 +59,8 @@ async def post(hook: Webhook, value: Mapping[str, object]) -> Mapping[str, objec
 
 async def send(url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: float, ca: Path | None) -> tuple[int, bytes]:
     """Status and body of a POST. Raises OutsideError."""
-    tls = ssl.create_default_context(cafile=str(ca) if ca else None) if url.startswith("https:") else True
     try:
+        tls = ssl.create_default_context(cafile=str(ca) if ca else None) if url.startswith("https:") else True
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s), trust_env=False) as session,
             session.post(url, data=body, headers=headers, ssl=tls, allow_redirects=False) as response,

@@ -16,6 +16,7 @@ from examples.control_plane.outside.syslog import SyslogSink
 from examples.control_plane.plane import Plane
 
 BATCH = 100
+BATCH_BYTES = 1 << 20  # more than that only for one event that is longer: collectors refuse what is too long, and then for ever
 _BACKOFF_S = (0.5, 60.0)
 _TIMEOUT_S = 15.0
 _log = logging.getLogger("tidegate.control_plane")
@@ -93,7 +94,7 @@ async def forward(plane: Plane, name: str, sink: Sink) -> None:
                 try:
                     more = await _one_batch(plane, name, sink)
                     wait = _BACKOFF_S[0]
-                except OutsideError as caught:
+                except (OutsideError, OSError, ValueError, sqlite3.Error) as caught:  # whatever it is, the trail goes on when it is over
                     _log.warning("events are not taken, and are sent again: %s", caught)
                     await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
                     wait = min(wait * 2, _BACKOFF_S[1])
@@ -121,5 +122,12 @@ def _behind(db: sqlite3.Connection, name: str) -> tuple[list[Item], int]:
         "SELECT e.id, e.ocsf, e.at_ms, coalesce(h.name, 'control-plane') AS source FROM event e"
         " LEFT JOIN host h ON h.token = e.source WHERE e.id > ? ORDER BY e.id LIMIT ?"
     )
-    found = db.execute(query, (row["last"] if row else 0, BATCH)).fetchall()
-    return [(json.loads(one["ocsf"]), one["source"], one["at_ms"]) for one in found], found[-1]["id"] if found else 0
+    batch: list[Item] = []
+    size = last = 0
+    for one in db.execute(query, (row["last"] if row else 0, BATCH)):
+        size += len(one["ocsf"])
+        if batch and size > BATCH_BYTES:
+            break
+        batch.append((json.loads(one["ocsf"]), one["source"], one["at_ms"]))
+        last = one["id"]
+    return batch, last

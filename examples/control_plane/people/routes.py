@@ -8,7 +8,9 @@ from typing import TypeVar
 from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 
+from examples.control_plane.api.limits import Turns
 from examples.control_plane.api.problems import Problem
+from examples.control_plane.api.spec import bounded
 from examples.control_plane.people import changing, local, offboarding
 from examples.control_plane.people.errors import LoginRefusedError, ProviderError
 from examples.control_plane.people.person import Person, by_id, everybody, rfc3339
@@ -20,6 +22,7 @@ from examples.control_plane.workflow.leaving import end_all, end_unallowed
 
 T = TypeVar("T")
 _FORM_MAX = 20_000
+_AT_ONCE, _WAITING = 4, 64  # logins, and logouts: of 16 threads, which revocations need too
 
 
 def routes(people: People) -> list[web.RouteDef]:
@@ -59,6 +62,7 @@ class _Waiting(Problem):
 class _Handlers:
     def __init__(self, people: People) -> None:
         self._people = people
+        self._logins, self._logouts = Turns(_AT_ONCE, _WAITING), Turns(_AT_ONCE, _WAITING)
 
     async def methods(self, _: web.Request) -> web.Response:
         return web.json_response(public(self._people.settings))
@@ -86,7 +90,8 @@ class _Handlers:
     ) -> web.Response:
         plane = request.app[PLANE]
         try:
-            opened, person = await plane.run(act)
+            async with self._logins.one():
+                opened, person = await plane.run(act)
         except LoginRefusedError as error:
             await plane.run(self._people.refused, method, error, name)
             raise _problem(error) from error
@@ -96,9 +101,9 @@ class _Handlers:
         return web.json_response(view, headers={"Cache-Control": "no-store"})
 
     async def back_channel_logout(self, request: web.Request) -> web.Response:
-        body = await request.content.read(_FORM_MAX)
-        form = _form(body) if await request.content.read(1) == b"" else {}
-        await self._acting(request, lambda: self._people.logged_out(form.get("logout_token", "")))
+        form = _form(await bounded(request, _FORM_MAX))
+        async with self._logouts.one():
+            await self._acting(request, lambda: self._people.logged_out(form.get("logout_token", "")))
         return web.Response(status=200, headers={"Cache-Control": "no-store"})
 
     async def logout(self, request: web.Request) -> web.Response:

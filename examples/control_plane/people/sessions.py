@@ -49,11 +49,15 @@ class Sessions:
 
     def person(self, bearer: str, now: float) -> Person | None:
         """Whose session this is; None when it is unknown or over, or its person has been offboarded or has no role left."""
+        with self.store.read() as db:
+            return self.holder(db, bearer, now)
+
+    def holder(self, db: sqlite3.Connection, bearer: str, now: float) -> Person | None:
+        """The same, as the caller's transaction sees it."""
         if len(bearer) > BEARER_MAX or not bearer.startswith(PREFIX) or not bearer.isascii():
             return None
-        with self.store.read() as db:
-            row = db.execute("SELECT person, expires FROM person_session WHERE digest = ?", (_digest(bearer),)).fetchone()
-            found = by_id(db, row["person"]) if row is not None and row["expires"] > now else None
+        row = db.execute("SELECT person, expires FROM person_session WHERE digest = ?", (_digest(bearer),)).fetchone()
+        found = by_id(db, row["person"]) if row is not None and row["expires"] > now else None
         return found if found is not None and found.ended is None and found.roles else None
 
     def end(self, db: sqlite3.Connection, bearer: str) -> None:

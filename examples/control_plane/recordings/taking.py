@@ -17,6 +17,7 @@ from examples.control_plane.store import touch
 PIECE_MAX = 1 << 20
 _META_WITHIN = 1 << 20  # a recording says whose it is in its first block
 _LOCKS = 64
+_FILE_BYTES = 4096  # what a recording costs beside its bytes: one without any takes a file and a row too
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +53,19 @@ class Recordings:
         with self.locks[hash((caller.token, ident)) % _LOCKS]:
             with plane.store.read() as db:
                 before = self.size(db, caller.token, ident)
+                known = db.execute("SELECT 1 FROM recording WHERE host = ? AND id = ?", (caller.token, ident)).fetchone()
                 used = db.execute("SELECT recording_bytes FROM host WHERE token = ?", (caller.token,)).fetchone()[0]
             if offset != before.size or (before.complete and data):
                 raise Problem("offset_mismatch", f"{before.size} bytes are here", field="offset", extra={"size": before.size})
-            if used + len(data) > plane.settings.caps.recording_bytes:
+            added = len(data) + (0 if known else _FILE_BYTES)
+            if used + added > plane.settings.caps.recording_bytes:
                 raise Problem("quota_exceeded", "this host's recordings fill its quota here: an admin must look")
             path = self.path(caller.token, ident)
             _write(path, offset, data)
             after = Size(offset + len(data), complete or before.complete)
             owner = _owner(path) if offset < _META_WITHIN else None
             with plane.store.write() as db:
-                _keep(db, caller.token, ident, after, plane.now(), len(data), owner)
+                _keep(db, caller.token, ident, after, plane.now(), added, owner)
             return after
 
 

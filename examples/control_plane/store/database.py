@@ -5,6 +5,7 @@ follow from it. So a crash between any two steps leaves the whole of it or nothi
 """
 
 import contextlib
+import contextvars
 import fcntl
 import os
 import secrets
@@ -17,6 +18,9 @@ from pathlib import Path
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_MS = 5000
 _IDLE_MAX = 8  # readers kept open
+
+# Asked at the begin of each transaction, within it: who is served may be gone since they were let in. It raises, or all is well.
+GUARD: contextvars.ContextVar[Callable[[sqlite3.Connection], None] | None] = contextvars.ContextVar("guard", default=None)
 
 
 class DataLockedError(Exception):
@@ -57,12 +61,18 @@ class Store:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction; committed and on disk when the block ends well, else as if it had never been."""
+        """One transaction; committed and on disk when the block ends well, else as if it had never been.
+
+        Raises:
+            Whatever :data:`GUARD` raises, before anything is done.
+        """
         with self._lock:
             db = self._writer
             db.touched = set()
             db.execute("BEGIN IMMEDIATE")
             try:
+                if (guard := GUARD.get()) is not None:
+                    guard(db)
                 yield db
                 db.execute("COMMIT")
             except BaseException:

@@ -4,12 +4,13 @@ import sqlite3
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from examples.control_plane.api.problems import Problem
 from examples.control_plane.events.kinds import Kind
 from examples.control_plane.plane import Plane
 from examples.control_plane.signing import tokens
 from examples.control_plane.store import audit
 from examples.control_plane.workflow import decide, ending, outbox, rows
-from examples.control_plane.workflow.model import Party
+from examples.control_plane.workflow.model import Host, Party, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +76,7 @@ def end_unallowed(plane: Plane, db: sqlite3.Connection, subject: str, roles: Col
     found = db.execute("SELECT * FROM request WHERE subject = ? AND state IN ('open', 'waiting')", (subject,)).fetchall()
     for row in found:
         request = rows.from_row(db, row)
-        party = Party(subject, request.name, request.login, frozenset(roles))
-        wanted = decide.restored(request.asked)
-        offered = decide.offers(party, plane.settings.policy, [known[name] for name in wanted.hosts if name in known])
-        reached = {(template.name, host.name) for template, _, hosts_of in offered for host in hosts_of}
-        if all((wanted.template, name) in reached for name in wanted.hosts):
+        if _allowed(plane, known, request, Party(subject, request.name, request.login, frozenset(roles))):
             continue
         if request.state == "open":
             hosts |= {grant.host for grant in rows.grants_of(db, request.id) if grant.live(plane.now())}
@@ -90,6 +87,17 @@ def end_unallowed(plane: Plane, db: sqlite3.Connection, subject: str, roles: Col
             audit.note(db, Kind.REQUEST_WITHDRAWN, actor=by, subject=subject, request=request.id, reason=reason)
             withdrawn.append(request.id)
     return Ended(len(hosts), tuple(revoked), tuple(withdrawn), 0)
+
+
+def _allowed(plane: Plane, known: Mapping[str, Host], request: Request, party: Party) -> bool:
+    """Whether a rule would let them ask for it as they are now, and what is open had as many approvals as that rule wants."""
+    settings = plane.settings
+    try:
+        wanted = decide.restored(request.asked)
+        judged = decide.judge(wanted, party, settings.policy, known, certificates=settings.ssh_certificates)
+    except Problem:
+        return False
+    return request.state != "open" or request.break_glass or judged.rule.approvals <= request.needed
 
 
 def _move(db: sqlite3.Connection, subject: str, before: str, after: str, reason: str) -> tuple[str, ...]:
