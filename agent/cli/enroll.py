@@ -18,7 +18,7 @@ from agent.courier.proxies import chosen
 from agent.courier.settings import TRANSPORTS, Proxy, address, load_settings
 from agent.errors import ConfigError, HostError, RefusedError, TidegateError
 from agent.model.text import printable
-from agent.trust import HostKey
+from agent.trust import HostKey, load_keyring
 
 _TOKEN_MAX = 4096
 _THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -86,10 +86,14 @@ def enroll(
 
 def _enrol(config: Config, url: str, token: str, pinned: str, pins: Pins, transport: str | None) -> Object:
     to = address(url, "URL")
+    installing.courier_account()  # before the token is spent: it is good once
+    trusted = load_keyring(config.paths.trust_dir) if pins.keys else None
     host_key = HostKey.load_or_create(config.paths.host_key)
     host_id = config.host_id or host_key.host_id
     found = enrolment.enrol(to, chosen(to, _proxy(config), os.environ), token, pinned, host_key, host_id)
     keys = installing.offered_keys(found.signing_keys, pins.keys)
+    if trusted is not None:
+        installing.check_kids(keys, trusted)
     ca = installing.offered_ca(found.ssh_user_ca, pins.ssh_ca)
     way = installing.chosen_transport(found, transport)
     files = installing.install_courier(config, found, host_id, way)

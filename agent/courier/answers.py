@@ -24,8 +24,9 @@ def checked(answer: Answer, *also: int) -> dict[str, object]:
     """The JSON object of a good answer (200, or one of ``also``).
 
     Raises:
-        CourierError: ``courier_denied`` (401, 403), ``courier_busy`` (429, 5xx), ``courier_refused`` (any other 4xx, with what the
-            other side says of it), ``courier_protocol``.
+        CourierError: ``courier_denied`` (401, 403), ``courier_busy`` (429, 5xx), ``courier_refused`` (any other 4xx that has a
+            ``code``, and 413), ``courier_protocol``. What is refused is dropped, and a proxy that knows no such path, or misses a
+            client certificate, answers 404 or 400 as well: that says nothing about what was sent.
     """
     if answer.status == 200 or answer.status in also:
         return parsed(answer.body)
@@ -34,9 +35,11 @@ def checked(answer: Answer, *also: int) -> dict[str, object]:
         raise CourierError("courier_denied", f"the control plane does not let this host in: {words}")
     if answer.status in _BUSY or answer.status >= 500:
         raise CourierError("courier_busy", f"the control plane can't now: {words}")
-    if 400 <= answer.status < 500:
+    if 400 <= answer.status < 500 and (problem_code(answer) or answer.status == 413):
         raise CourierError("courier_refused", words)
-    raise CourierError("courier_protocol", f"an answer of status {answer.status}")
+    raise CourierError(
+        "courier_protocol", f"an answer of status {answer.status} that is not the control plane's: look at URL and proxies"
+    )
 
 
 def parsed(body: bytes) -> dict[str, object]:

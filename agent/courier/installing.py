@@ -8,7 +8,7 @@ import os
 import pwd
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,6 +67,19 @@ def offered_keys(found: object, pins: Sequence[str]) -> list[OfferedKey]:
     return keys
 
 
+def check_kids(offered: Sequence[OfferedKey], trusted: Iterable[TrustedKey]) -> None:
+    """A kid comes from the control plane's TLS side. Two keys of one kid make the host refuse the whole of trust.d, revocations of
+    others included.
+
+    Raises:
+        RefusedError: ``key_kid_twice``.
+    """
+    thumbprints = {key.kid: key.thumbprint for key in trusted}
+    for each in offered:
+        if each.pinned and thumbprints.setdefault(each.key.kid, each.key.thumbprint) != each.key.thumbprint:
+            raise RefusedError("key_kid_twice", f"another key is trusted by the kid {each.key.kid!r}; nothing was installed")
+
+
 def offered_ca(line: str, pin: str) -> OfferedCa | None:
     """The SSH CA that came; None where none did.
 
@@ -90,22 +103,28 @@ def offered_ca(line: str, pin: str) -> OfferedCa | None:
     return OfferedCa(f"{kind} {blob}", fingerprint, bool(pin))
 
 
+def courier_account() -> tuple[int, int]:
+    """Its user and group. Raises HostError ``courier_account_missing``."""
+    try:
+        account = pwd.getpwnam(ACCOUNT)
+    except KeyError as error:
+        raise HostError("courier_account_missing", f"there is no account {ACCOUNT}") from error
+    return account.pw_uid, account.pw_gid
+
+
 def install_courier(config: Config, enrolled: Enrolled, host_id: str, transport: str) -> list[Path]:
     """The courier's files as its own user's, then courier.yaml, which it waits for. Returns what was written.
 
     Raises:
         HostError: ``courier_account_missing``, ``write_failed``.
     """
-    try:
-        account = pwd.getpwnam(ACCOUNT)
-    except KeyError as error:
-        raise HostError("courier_account_missing", f"there is no account {ACCOUNT}") from error
+    uid, gid = courier_account()
     places = Places.of(config.paths)
     if not places.folder.is_dir():
         files.make_folder(places.folder, 0o711)
     share(config.paths)
     pair = enrolled.request.key, enrolled.certificate.encode("ascii")
-    store(places, *pair, enrolled.ca.encode("ascii"), uid=account.pw_uid, gid=account.pw_gid)
+    store(places, *pair, enrolled.ca.encode("ascii"), uid=uid, gid=gid)
     written = [places.key, places.certificate, places.ca]
     if not _says_the_same(places.settings, enrolled, host_id, transport):
         if files.exists(places.settings):

@@ -113,8 +113,7 @@ class Shipper:
     def _news(self, news: News, timeout_s: float) -> set[str]:
         names = news.wait(timeout_s)
         if not names and names is not None:
-            now = time.monotonic()
-            return {ident for ident, carried in self._open.items() if 0 < carried.not_before <= now}
+            return self._due()
         if timeout_s:  # nothing else to do: let more come
             self._stop.wait(_TOGETHER_S)
             more = news.wait(0)
@@ -126,7 +125,11 @@ class Shipper:
         for ident in idents:
             self._noticed(ident)
         self._status.backlog("recordings", len(self._open))
-        return idents & set(self._open)
+        return (idents & set(self._open)) | self._due()  # sessions that write all the time hold up no other's next try
+
+    def _due(self) -> set[str]:
+        now = time.monotonic()
+        return {ident for ident, carried in self._open.items() if 0 < carried.not_before <= now}
 
     def _noticed(self, ident: str) -> None:
         if not _IDENT.fullmatch(ident):

@@ -1,19 +1,20 @@
 """The folder of recordings: so many bytes and days, the oldest that are over go first, and those shipped before those not."""
 
-import itertools
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from agent.host.files import opened_folder
 
 log = logging.getLogger("tidegate")
 
 SUFFIX = ".tgr"
 OPEN = ".open"
 _DAY_S = 86400.0
-_MARKS_MAX = 1_000_000
 _AGAIN_S = 1.0  # a folder that stays over its quota is not counted at each write
 
 
@@ -77,21 +78,26 @@ class Store:
             self.size -= each.size
             log.warning("recording %s is removed (%d bytes, %s): %s", each.ident, each.size, _shipped(each), why)
 
-    def _marks(self) -> set[str]:
-        """What the courier says it has carried away whole: its folder, its word. A lie costs the order in which they go."""
+    def _marks(self, idents: Iterable[str]) -> set[str]:
+        """Which of these the courier says it has carried away whole: its folder, its word. A lie costs the order in which they go.
+
+        Each is asked for by its name: what else lies in that folder, and how much, costs the recorder nothing.
+        """
+        found: set[str] = set()
         if self._shipped is None:
-            return set()
-        try:
-            with os.scandir(self._shipped) as entries:
-                return {entry.name for entry in itertools.islice(entries, _MARKS_MAX)}
-        except OSError:  # no courier on this host
-            return set()
+            return found
+        with contextlib.suppress(OSError), opened_folder(self._shipped) as folder:  # or there is no courier on this host
+            for ident in idents:
+                with contextlib.suppress(OSError):
+                    os.stat(ident, dir_fd=folder, follow_symlinks=False)
+                    found.add(ident)
+        return found
 
     def _list(self) -> list[_Found]:
         found = []
         with os.scandir(self.folder) as entries:
             names = {entry.name: entry for entry in entries}
-        shipped = self._marks()
+        shipped = self._marks([name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)])
         for name, entry in names.items():
             if name.endswith(SUFFIX):
                 ident = name.removesuffix(SUFFIX)

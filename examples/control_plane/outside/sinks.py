@@ -94,7 +94,7 @@ async def forward(plane: Plane, name: str, sink: Sink) -> None:
                 try:
                     more = await _one_batch(plane, name, sink)
                     wait = _BACKOFF_S[0]
-                except (OutsideError, OSError, ValueError, sqlite3.Error) as caught:  # whatever it is, the trail goes on when it is over
+                except (OutsideError, OSError, ValueError, sqlite3.Error) as caught:  # the trail goes on when it is over
                     _log.warning("events are not taken, and are sent again: %s", caught)
                     await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
                     wait = min(wait * 2, _BACKOFF_S[1])
