@@ -69,9 +69,7 @@ def test_an_admin_who_was_offboarded_meanwhile_makes_no_other_admin(control_plan
 def test_a_role_that_is_lost_meanwhile_decides_nothing(control_plane: ControlPlane, web1: TestHost) -> None:
     ident = new_person(control_plane, "former-approver", "approver", "contractor")
     request = control_plane.ask("carol", [web1.name])
-    with half_sent(
-        control_plane, "POST", f"/v1/requests/{request['id']}/deny", {"reason": "no"}, "former-approver"
-    ) as connection:
+    with half_sent(control_plane, "POST", f"/v1/requests/{request['id']}/deny", {"reason": "no"}, "former-approver") as connection:
         control_plane.ok("PUT", f"/v1/people/{ident}/roles", {"roles": ["contractor"]}, who="root")
         assert finish(connection).code == "role_missing"
     assert control_plane.ok("GET", f"/v1/requests/{request['id']}", who="root")["state"] == "waiting"
@@ -91,7 +89,9 @@ def test_one_connection_serves_whoever_shows_a_session_next(control_plane: Contr
             assert answered(connection.getresponse()).status == 201
             if who == "first":
                 offboard(control_plane, ident)
-        connection.request("POST", "/v1/login/local", json.dumps({"name": "x", "password": "y"}), {"Content-Type": "application/json"})
+        connection.request(
+            "POST", "/v1/login/local", json.dumps({"name": "x", "password": "y"}), {"Content-Type": "application/json"}
+        )
         assert answered(connection.getresponse()).code == "login_refused"
 
 

@@ -125,7 +125,7 @@ class _Follower:
         number, looked_at = 0, self._loop.time()
         written_at = looked_at
         while not self._plane.ending.is_set():
-            line = ""
+            line: str | None = ""
             with contextlib.suppress(TimeoutError):
                 line = await asyncio.wait_for(self._queue.get(), _LOOK_S)
             if self._loop.time() - looked_at >= _LOOK_S:  # also while the session never falls silent

@@ -19,6 +19,7 @@ BATCH = 100
 BATCH_BYTES = 1 << 20  # more than that only for one event that is longer: collectors refuse what is too long, and then for ever
 _BACKOFF_S = (0.5, 60.0)
 _TIMEOUT_S = 15.0
+_FAILURES = (OutsideError, OSError, ValueError, sqlite3.Error)  # whatever it was, the trail goes on when it is over
 _log = logging.getLogger("tidegate.control_plane")
 Item = tuple[Mapping[str, Any], str, int]  # the event, who said it, when it came (ms)
 
@@ -94,7 +95,7 @@ async def forward(plane: Plane, name: str, sink: Sink) -> None:
                 try:
                     more = await _one_batch(plane, name, sink)
                     wait = _BACKOFF_S[0]
-                except (OutsideError, OSError, ValueError, sqlite3.Error) as caught:  # the trail goes on when it is over
+                except _FAILURES as caught:
                     _log.warning("events are not taken, and are sent again: %s", caught)
                     await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
                     wait = min(wait * 2, _BACKOFF_S[1])
