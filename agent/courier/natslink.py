@@ -148,7 +148,7 @@ class Link:
         except CourierError:
             raise
         except Exception as error:
-            raise _told(error, self._last) from error
+            raise self._why or _told(error, self._last) from error
 
     def ask(self, requests: Sequence[tuple[str, bytes, dict[str, str]]]) -> list[Msg | CourierError]:
         """Send ``(subject, payload, headers)`` at once; all answers, in order. Raises CourierError if the link is lost."""
