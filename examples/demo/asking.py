@@ -54,12 +54,9 @@ def follow(carol: Person, login: str, say_there: Callable[[], None], word: str, 
     """Carol watches the newest session of that login live; how long (ms) a word took from the keyboard to her, None if for ever."""
 
     def newest() -> str:
-        running = [
-            each
-            for each in listed(carol.api, "/v1/recordings", "recordings")
-            if (each.get("login"), each["host_name"]) == (login, host)
-        ]
-        return f"{running[0]['host_name']}/{running[0]['id']}" if running and running[0]["complete"] is False else ""
+        running = [each for each in listed(carol.api, "/v1/recordings", "recordings") if each["complete"] is False]
+        hers = [each for each in running if (each.get("login"), each["host_name"]) == (login, host)]
+        return f"{hers[0]['host_name']}/{hers[0]['id']}" if hers else ""
 
     session = wait_for(newest, _SOON_S, "the live session at the control plane")
     with carol.admin("sessions", "watch", session, "--json") as watching:
