@@ -77,8 +77,10 @@ def test_a_session_is_followed_as_it_goes_and_ends(control_plane: ControlPlane, 
     with followed(control_plane, f"{path}/live", "audra") as stream:
         assert json.loads(stream.next()[1])["width"] == 80
         assert json.loads(stream.next()[1])[1:] == ["o", "first line\r\n"]
-        threading.Timer(0.2, lambda: session.show("second line\r\n")).start()
+        later = threading.Timer(0.2, lambda: session.show("second line\r\n"))
+        later.start()
         assert json.loads(stream.next()[1])[2] == "second line\r\n"
+        later.join()  # who follows may have it before its host has the answer
         began = time.monotonic()
         session.show("bye\r\n", final=True)
         assert json.loads(stream.next()[1])[2] == "bye\r\n"

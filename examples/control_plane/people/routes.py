@@ -101,7 +101,10 @@ class _Handlers:
         return web.json_response(view, headers={"Cache-Control": "no-store"})
 
     async def back_channel_logout(self, request: web.Request) -> web.Response:
-        form = _form(await bounded(request, _FORM_MAX))
+        try:
+            form = _form(await bounded(request, _FORM_MAX))
+        except Problem as caught:  # Back-Channel Logout 1.0, section 2.8: 400 for whatever is no such request
+            raise Problem("request_malformed", caught.detail) from caught
         async with self._logouts.one():
             await self._acting(request, lambda: self._people.logged_out(form.get("logout_token", "")))
         return web.Response(status=200, headers={"Cache-Control": "no-store"})
