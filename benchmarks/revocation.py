@@ -1,16 +1,19 @@
-"""How long a revocation takes, end to end: ``python3 benchmarks/revocation.py [--rounds 200] [--json]``, as root.
+"""How long a revocation takes, end to end: ``python3 benchmarks/revocation.py [--transport nats] [--rounds 200]``, as root.
 
 On a booted test host with tidegated and the courier, enrolled at the reference control plane: somebody's access is opened, a
 process of theirs started, and the access revoked by the control plane's API. Measured is from before that call to the moment when
 the kernel says that the process is dead (pidfd, looked at from outside the host). Beside it, in the same rounds: when the same
-signed revocation is there on a bare TLS connection that only reads the stream. Changes nothing outside a temporary folder and its
-own test host.
+signed revocation is there on a bare connection that does nothing but listen: one more TLS stream, or one more NATS subscription.
+Changes nothing outside a temporary folder and its own test host.
 """
 
 import argparse
+import asyncio
+import contextlib
 import http.client
 import json
 import os
+import re
 import select
 import ssl
 import statistics
@@ -18,15 +21,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import nats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from agent.control import client
-from examples.demo.plane import Plane
-from examples.demo.scene import ALICE, HOST_NAME, WITH_SYSTEMD, Scene, machine_address, set_up
+from agent.courier.places import host_token
+from examples.demo.fleet_scene import fleet
+from examples.demo.plane import Person, Plane
+from examples.demo.scene import ALICE, HOST_NAME, WITH_SYSTEMD, machine_address, set_up
 from tests.host.scene import SOCKET
 from tests.hosts.machine import Host
 from tests.hosts.prepare import install_tidegate
@@ -36,23 +45,45 @@ _OPEN_S, _DEAD_S = 10.0, 10.0
 _REST_S = 0.3  # between two rounds: what is left is cleared away
 
 
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """Who takes part."""
+
+    host: Host
+    alice: Person
+    carol: Person
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one object instead of lines")
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--transport", choices=("https", "nats"), default="https")
     asked = parser.parse_args()
+    with _https() if asked.transport == "https" else _nats() as (stage, bare):
+        dead, there = zip(*(_round(stage, bare, number) for number in range(asked.rounds)), strict=True)
+    head = {"transport": asked.transport, "rounds": asked.rounds}
+    found = {**head, **_figures("last_process_dead_ms", dead), **_figures("bare_connection_ms", there)}
+    sys.stdout.write(json.dumps(found) + "\n" if asked.json else "".join(f"{name:28} {value}\n" for name, value in found.items()))
+
+
+@contextlib.contextmanager
+def _https() -> Iterator[tuple[_Stage, "_Bare"]]:
     with (
         Host.boot(prepare=install_tidegate) as host,
         tempfile.TemporaryDirectory() as folder,
         Plane(Path(folder), machine_address(host), WITH_SYSTEMD.allowed, recorded=True) as plane,
     ):
         scene = set_up(host, plane, WITH_SYSTEMD)
-        bare = _Bare(scene, Path(folder))
-        dead, there = zip(*(_round(scene, bare, number) for number in range(asked.rounds)), strict=True)
-        bare.close()
-    found = {"rounds": asked.rounds, **_figures("last_process_dead_ms", dead), **_figures("bare_stream_ms", there)}
-    sys.stdout.write(json.dumps(found) + "\n" if asked.json else "".join(f"{name:28} {value}\n" for name, value in found.items()))
+        yield _Stage(host, scene.alice, scene.carol), _BareStream(host, Path(folder))
+
+
+@contextlib.contextmanager
+def _nats() -> Iterator[tuple[_Stage, "_Bare"]]:
+    with fleet(lambda line: print(line, file=sys.stderr), 1) as found, tempfile.TemporaryDirectory() as folder:
+        (host,) = found.hosts.values()
+        yield _Stage(host, found.alice, found.carol), _BareSubscription(host, Path(folder))
 
 
 def _figures(name: str, values: Sequence[float]) -> dict[str, float]:
@@ -62,53 +93,87 @@ def _figures(name: str, values: Sequence[float]) -> dict[str, float]:
 
 
 class _Bare:
-    """A connection that reads the host's stream, as its courier does, and notes when something came."""
+    """A connection that only listens, and notes when something came."""
 
-    def __init__(self, scene: Scene, folder: Path) -> None:
-        here = Path(f"/proc/{scene.host.leader}/root{_FOLDER}")
-        context = ssl.create_default_context(cafile=str(here / "ca.pem"))
-        both = folder / "courier.pem"
-        both.write_bytes((here / "client.key").read_bytes() + (here / "client.pem").read_bytes())
-        context.load_cert_chain(both)
-        settings = scene.host.read("/etc/tidegate/courier.yaml").decode()
-        _, _, rest = settings.partition("https://")
-        name, _, port = rest.split()[0].strip("\"'").partition(":")
-        self._connection = http.client.HTTPSConnection(name, int(port), context=context)
-        self._connection.request("GET", "/v1/host/stream")
-        self._response = self._connection.getresponse()
+    def __init__(self) -> None:
         self._came = threading.Condition()
-        self._at = 0.0
-        threading.Thread(target=self._read, daemon=True).start()
+        self._at: list[float] = []
+        threading.Thread(target=self._listen, daemon=True).start()  # it ends with this process
 
-    def _read(self) -> None:
-        while line := self._response.readline():
-            if line.startswith(b"data:"):
-                with self._came:
-                    self._at = time.monotonic()
-                    self._came.notify_all()
+    def _listen(self) -> None:
+        raise NotImplementedError
+
+    def _note(self) -> None:
+        with self._came:
+            self._at.append(time.monotonic())
+            self._came.notify_all()
 
     def after(self, moment: float) -> float:
-        """When the first token after that moment came; waits for it."""
+        """When the first token after that moment came; waits for one."""
         with self._came:
-            if not self._came.wait_for(lambda: self._at > moment, _DEAD_S):
+            if not self._came.wait_for(lambda: self._at[-1:] > [moment], _DEAD_S):
                 raise RuntimeError("the bare connection got nothing")
-            return self._at
-
-    def close(self) -> None:
-        """Hang up; its thread ends with the process."""
-        sock = self._connection.sock
-        if sock is not None:
-            sock.shutdown(2)
+            return next(at for at in self._at if at > moment)
 
 
-def _round(scene: Scene, bare: _Bare, number: int) -> tuple[float, float]:
+class _BareStream(_Bare):
+    """The host's stream of server-sent events, once more."""
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        context = _tls(host, folder)
+        url = urlsplit(re.findall(r"https://[^\s\"']+", host.read("/etc/tidegate/courier.yaml").decode())[0])
+        connection = http.client.HTTPSConnection(str(url.hostname), url.port, context=context)
+        connection.request("GET", "/v1/host/stream")
+        self._response = connection.getresponse()
+        super().__init__()
+
+    def _listen(self) -> None:
+        while line := self._response.readline():
+            if line.startswith(b"data:"):
+                self._note()
+
+
+class _BareSubscription(_Bare):
+    """A core subscription to the host's subjects."""
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        self._context = _tls(host, folder)
+        settings = host.read("/etc/tidegate/courier.yaml").decode()
+        self._servers = re.findall(r"tls://[^\s\"',\]]+", settings)
+        self._subject = f"$KV.tidegate.{host_token(json.loads(host.run('tidegate status --json').stdout)['host_id'])}.*"
+        super().__init__()
+
+    def _listen(self) -> None:
+        asyncio.run(self._subscribe())
+
+    async def _subscribe(self) -> None:
+        client = await nats.connect(self._servers, tls=self._context, allow_reconnect=False)
+
+        async def heard(_: object) -> None:
+            self._note()
+
+        await client.subscribe(self._subject, cb=heard)
+        await asyncio.Event().wait()
+
+
+def _tls(host: Host, folder: Path) -> ssl.SSLContext:
+    """As the host's courier is known."""
+    here = Path(f"/proc/{host.leader}/root{_FOLDER}")
+    both = folder / "courier.pem"
+    both.write_bytes((here / "client.key").read_bytes() + (here / "client.pem").read_bytes())
+    context = ssl.create_default_context(cafile=str(here / "ca.pem"))
+    context.load_cert_chain(both)
+    return context
+
+
+def _round(stage: _Stage, bare: _Bare, number: int) -> tuple[float, float]:
     """Milliseconds until the process was dead, and until the revocation was on the bare connection."""
     body = {"template": "web-restart", "hosts": [HOST_NAME], "duration_s": 600, "reason": f"round {number}", "ticket": "INC-42"}
-    request = scene.alice.api.post("/v1/requests", body)
-    scene.carol.api.post(f"/v1/requests/{request['id']}/approve", {"digest": request["digest"]})
-    uid = _opened(scene)
-    scene.host.run(f"setsid runuser -u {ALICE} -- sleep 6000 >/dev/null 2>&1 &")
-    pid = _process(scene.host, uid)
+    request = stage.alice.api.post("/v1/requests", body)
+    stage.carol.api.post(f"/v1/requests/{request['id']}/approve", {"digest": request["digest"]})
+    uid = _opened(stage)
+    stage.host.run(f"setsid runuser -u {ALICE} -- sleep 6000 >/dev/null 2>&1 &")
+    pid = _process(stage.host, uid)
     descriptor = os.pidfd_open(pid)
     try:
         time.sleep(0.1)
@@ -116,14 +181,14 @@ def _round(scene: Scene, bare: _Bare, number: int) -> tuple[float, float]:
         watch = threading.Thread(target=_watch, args=(descriptor, died))
         watch.start()
         began = time.monotonic()
-        scene.alice.api.post(f"/v1/requests/{request['id']}/revoke", {"reason": "measured"})
+        stage.alice.api.post(f"/v1/requests/{request['id']}/revoke", {"reason": "measured"})
         watch.join()
         if not died:
             raise RuntimeError(f"round {number}: the process lives on")
     finally:
         os.close(descriptor)
     there = bare.after(began)
-    _settled(scene)
+    _settled(stage)
     if number % 20 == 19:
         print(f"{number + 1} rounds", file=sys.stderr, flush=True)
     return (died[0] - began) * 1000, (there - began) * 1000
@@ -135,26 +200,26 @@ def _watch(descriptor: int, died: list[float]) -> None:
         died.append(time.monotonic())
 
 
-def _opened(scene: Scene) -> int:
+def _opened(stage: _Stage) -> int:
     """The account's uid, once it is open."""
     end = time.monotonic() + _OPEN_S
     while time.monotonic() < end:
-        for grant in _grants(scene):
+        for grant in _grants(stage):
             if grant["state"] == "open" and ALICE in grant["uids"]:
                 return int(grant["uids"][ALICE])
         time.sleep(0.02)
-    raise RuntimeError(f"it did not open{scene.refusal()}")
+    raise RuntimeError("it did not open")
 
 
-def _settled(scene: Scene) -> None:
+def _settled(stage: _Stage) -> None:
     end = time.monotonic() + 60
-    while _grants(scene) and time.monotonic() < end:
+    while _grants(stage) and time.monotonic() < end:
         time.sleep(0.05)
     time.sleep(_REST_S)
 
 
-def _grants(scene: Scene) -> list[dict[str, Any]]:
-    return list(client.call(Path(f"/proc/{scene.host.leader}/root{SOCKET}"), "status")["grants"])
+def _grants(stage: _Stage) -> list[dict[str, Any]]:
+    return list(client.call(Path(f"/proc/{stage.host.leader}/root{SOCKET}"), "status")["grants"])
 
 
 def _process(host: Host, uid: int) -> int:

@@ -38,8 +38,8 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(say: Callable[[str], None]) -> Iterator[Fleet]:
-    """Everything set up; all of it is gone when the block ends.
+def fleet(say: Callable[[str], None], count: int = HOSTS) -> Iterator[Fleet]:
+    """Everything set up, for so many hosts; all of it is gone when the block ends.
 
     Raises:
         HostUnavailable: this machine boots no hosts, or has no nats-server and no way to one.
@@ -49,11 +49,11 @@ def fleet(say: Callable[[str], None]) -> Iterator[Fleet]:
     if capability.kind != "nspawn":
         raise HostUnavailable(f"the fleet needs whole booted hosts: {capability.reason}")
     say(
-        f"Debian's nats-server {version(binary())} is there; {HOSTS} disposable hosts boot, with Tidegate and nats-py installed ..."
+        f"Debian's nats-server {version(binary())} is there; {count} disposable hosts boot, with Tidegate and nats-py installed ..."
     )
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        hosts = Host.boot_many(HOSTS, prepare=_prepare)
+        hosts = Host.boot_many(count, prepare=_prepare)
         for host in hosts:
             stack.callback(host.stop)
         address = machine_address(hosts[0])
