@@ -6,6 +6,7 @@ opened anew each time, never through a link, and compared with what was left the
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -18,6 +19,7 @@ CURRENT = "events.ndjson"
 _NUMBERED = re.compile(r"events\.(\d{12})\.ndjson")
 _TAIL_BYTES = 256 * 1024  # longer than any line (agent.audit.ocsf.LINE_MAX)
 _MODE = 0o640
+_SCAN_MAX = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +130,9 @@ class Lines:
             raise
         return fd
 
-    def _put_aside(self) -> None:
+    def _put_aside(self, name: str = CURRENT) -> None:
         """Keep what stands in the way, under a hidden name: it is someone's mistake or someone's attack."""
-        os.rename(CURRENT, f".untrusted-{secrets.token_hex(8)}", src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        os.rename(name, f".untrusted-{secrets.token_hex(8)}", src_dir_fd=self._folder, dst_dir_fd=self._folder)
         self.trouble = "file_untrusted"
 
     def _examine(self) -> None:
@@ -153,12 +155,25 @@ class Lines:
         self.last_sequence = max(self.last_sequence, _sequence_of(last), *(number for number, _ in self._numbered()), 0)
 
     def _numbered(self) -> list[tuple[int, str]]:
+        """Our own full files by age; another's under such a name counts for nothing. At most 65,536 entries are looked at."""
+        found: list[tuple[int, str]] = []
         with os.scandir(self._folder) as entries:
-            matches = [match for entry in entries if (match := _NUMBERED.fullmatch(entry.name))]
-        return sorted((int(match[1]), match[0]) for match in matches)
+            for entry in itertools.islice(entries, _SCAN_MAX):
+                match = _NUMBERED.fullmatch(entry.name)
+                with contextlib.suppress(FileNotFoundError):
+                    if match and self._is_ours(entry.name):
+                        found.append((int(match[1]), entry.name))
+        return sorted(found)
+
+    def _is_ours(self, name: str) -> bool:
+        found = os.lstat(name, dir_fd=self._folder)
+        return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
 
     def _rotate(self) -> None:
         name = f"events.{self.last_sequence:012d}.ndjson"
+        with contextlib.suppress(FileNotFoundError):
+            if not self._is_ours(name):  # a folder there could not be replaced
+                self._put_aside(name)
         os.rename(CURRENT, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         os.close(self._fd)
         self._fd = -1

@@ -14,7 +14,7 @@ _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|[0-9A-Fa-f:
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
 _BUCKET = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST_ID = re.compile(r"[!-~]{1,255}")
-_SERVER = re.compile(r"(?:tls|nats|wss)://[A-Za-z0-9.:\[\]-]{1,255}")
+_SERVER = re.compile(r"(?:tls|nats)://[A-Za-z0-9.:\[\]-]{1,255}")
 _URL_MAX = 500
 _OFFERED_MAX = 16
 
@@ -189,7 +189,7 @@ def _nats(node: Node | None) -> Nats | None:
 
 def _server(value: object, key: str) -> str:
     if not isinstance(value, str) or not _SERVER.fullmatch(value):
-        raise RefusedError("nats_invalid", "must be tls://HOST[:PORT], nats:// or wss://", field=key)
+        raise RefusedError("nats_invalid", "must be tls://HOST[:PORT], or nats:// on loopback", field=key)
     return value
 
 

@@ -1,6 +1,7 @@
 """The outbox: answers and receipts for whoever carries them away. Bounded, written whole or not at all."""
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ ANSWER_TYP = "grant-answer+jwt"
 _OURS = re.compile(r"\d{8}T\d{6}\.\d{9}Z-([a-z]+)-[A-Za-z0-9._@-]+")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._@-]+")
 _IDENT_MAX = 128
+_SCAN_MAX = 65_536
 _MODE = 0o640
 _TEMPORARY = ".tidegate-"  # how agent.host.files begins the names of unfinished files
 _TEXT_MAX = 500
@@ -180,14 +182,17 @@ class Outbox:
 
 
 def _listed(folder: int) -> list[_File]:
+    """Our own files there; another's under such a name counts for nothing. At most 65,536 entries are looked at."""
     files: list[_File] = []
     with os.scandir(folder) as entries:
-        for entry in entries:
+        for entry in itertools.islice(entries, _SCAN_MAX):
             match = _OURS.fullmatch(entry.name)
             if match is None:
                 continue
             with contextlib.suppress(FileNotFoundError):
-                files.append(_File(entry.name, match[1], entry.stat(follow_symlinks=False).st_size))
+                found = entry.stat(follow_symlinks=False)
+                if found.st_uid == os.geteuid():
+                    files.append(_File(entry.name, match[1], found.st_size))
     return files
 
 

@@ -181,6 +181,31 @@ def test_a_planted_file_is_never_written_through(tmp_path: Path, kind: str) -> N
     assert codes(outbox) == [("audit.lost", "file_untrusted"), ("grant.opened", "expired")]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+def test_numbered_files_of_another_count_for_nothing_and_stop_no_rotation(tmp_path: Path) -> None:
+    """Whoever may write to the folder may neither drive the numbers up nor stand in a full file's way."""
+    subject = trail(tmp_path, file_bytes=20_000)
+    subject.emit([event()])
+    planted = tmp_path / "events.999999999999.ndjson"
+    planted.write_text("{}\n")
+    os.chown(planted, 65533, 65533)
+    for number in range(400):
+        folder = tmp_path / f"events.{number:012d}.ndjson"
+        if not folder.exists() and number > 100:
+            (folder / "full").mkdir(parents=True)
+            os.chown(folder, 65533, 65533)
+    for _ in range(150):
+        subject.emit([event()])
+    trail(tmp_path, file_bytes=20_000).emit([event()])
+    found = sorted(
+        line["metadata"]["sequence"]
+        for path in tmp_path.glob("events.*ndjson")
+        if path.is_file() and path != planted
+        for line in lines(tmp_path, path.name)
+    )
+    assert found == list(range(1, 153))
+
+
 def test_a_file_that_was_replaced_or_cut_is_told(tmp_path: Path) -> None:
     subject = trail(tmp_path)
     subject.emit([event(), event()])

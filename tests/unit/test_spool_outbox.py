@@ -115,6 +115,20 @@ def test_what_the_courier_carried_away_makes_room(tmp_path: Path) -> None:
     assert listing(tmp_path) == kept
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+def test_what_another_puts_there_pushes_nothing_of_ours_out(tmp_path: Path) -> None:
+    dropped: Dropped = []
+    subject = outbox(tmp_path, dropped, max_files=3)
+    kept = [subject.receipt("g", "x")]
+    for number in range(20):
+        planted = tmp_path / f"20991231T235959.{number:09d}Z-receipt-junk.jws"
+        planted.write_bytes(b"x")
+        os.chown(planted, 65533, 65533)
+    kept += [subject.receipt("g", "x") for _ in range(2)]
+    assert dropped == []
+    assert set(kept) <= set(listing(tmp_path))
+
+
 def test_more_than_the_whole_bound_is_refused_and_drops_nothing(tmp_path: Path) -> None:
     subject = outbox(tmp_path, max_bytes=100)
     kept = subject.put("receipt", "g", b"x", ".jws")
