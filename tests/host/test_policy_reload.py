@@ -146,7 +146,7 @@ def test_an_inbox_that_was_deleted_is_made_and_watched_again(scene: Scene) -> No
     scene.host.run("rm -r /var/lib/tidegate/spool/inbox")
     scene.host.wait_for(scene.inbox.exists, what="the inbox is back")
     becomes(scene, "accepted")
-    assert scene.host.run("stat --format '%a %U' /var/lib/tidegate/spool/inbox").stdout == "700 root\n"
+    assert scene.host.run("stat --format '%a %U %G' /var/lib/tidegate/spool/inbox").stdout == "1770 root tidegate-courier\n"
     assert not [found for found in scene.status()["refusals"] if not found["source"]]
 
 

@@ -179,17 +179,24 @@ def test_start_leaves_no_gap_and_stop_leaves_no_thread_or_descriptor(inbox: Path
     assert (threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))) == (threads, files)
 
 
-def test_an_idle_watch_never_wakes(inbox: Path, seen: Seen) -> None:
-    (inbox / "g").write_bytes(b"x")
-    assert seen.next() == "g"
-    time.sleep(0.3)
+def test_an_idle_watch_never_wakes(inbox: Path) -> None:
+    others = {path.name for path in Path("/proc/self/task").iterdir()}  # whatever else this process does is not the watch's
+    seen = Seen()
+    watch = Watch([inbox], seen, settle_s=0.15)
+    watch.start()
+    try:
+        (inbox / "g").write_bytes(b"x")
+        assert seen.next() == "g"
+        time.sleep(0.3)
+        own = [path for path in Path("/proc/self/task").iterdir() if path.name not in others]
+        assert own
 
-    def switches() -> int:
-        own = threading.get_native_id()
-        tasks = [path for path in Path("/proc/self/task").iterdir() if path.name != str(own)]
-        texts = [(path / "status").read_text().splitlines() for path in tasks]
-        return sum(int(line.split()[1]) for text in texts for line in text if line.startswith("voluntary_ctxt_switches"))
+        def switches() -> int:
+            texts = [(path / "status").read_text().splitlines() for path in own]
+            return sum(int(line.split()[1]) for text in texts for line in text if line.startswith("voluntary_ctxt_switches"))
 
-    before = switches()
-    time.sleep(1.5)
-    assert switches() == before
+        before = switches()
+        time.sleep(1.5)
+        assert switches() == before
+    finally:
+        watch.stop()
