@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test survive crash sessions bypass player vm fuzz lint host venv clean
+.PHONY: help demo test package survive crash sessions bypass player vm fuzz lint host venv clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,9 @@ bypass: venv ## a tenant against the recorder; ends with `N tried, M escaped` (A
 
 player: $(VENV)/.player ## a ten-minute recording as asciinema and its player in Chromium show it; ends with `N checks, M failed` (ARGS: --json, --help)
 	@$(BIN)/python -m tests.player $(ARGS)
+
+package: venv ## tidegate as deb and rpm, in dist/: the same bytes for the same commit
+	@$(BIN)/python packaging/build.py $(ARGS)
 
 lint: venv ## only the linters
 	@$(BIN)/python -m pytest -q tests/unit/test_linters.py

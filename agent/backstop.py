@@ -18,7 +18,7 @@ from agent import trust
 from agent.assembly import assemble
 from agent.config import Config, config_path
 from agent.control import client
-from agent.errors import TidegateError
+from agent.errors import HostError, TidegateError
 from agent.expiry.ledger import SWEEPS_MS
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act
@@ -68,6 +68,12 @@ class Backstop:
     def end_all(self, why: str) -> bool:
         """Also what is not over yet: nobody would be there to end it."""
         return self._finish(self._cut(lambda live: live.state is GrantState.OPEN, EndCause.FAILED, why))
+
+    def end_everything(self, why: str) -> list[LiveGrant]:
+        """Whatever its state, for good; returns what of it would not end."""
+        self._pipeline.ledger.read(self._pipeline.journal)
+        self._finish(self._cut(lambda live: True, EndCause.REVOKED, why))
+        return self._left()
 
     def arm_rest(self) -> None:
         """Have a timer behind what goes on, in case the daemon never comes."""
@@ -152,6 +158,25 @@ def at_boot(config: Config) -> bool:
             done = backstop.end_all(f"the host was started, and tidegated is {state}: nobody would end this grant") and done
         pipeline.journal.close()
         return done
+    finally:
+        opening.release()
+
+
+def at_removal(config: Config, why: str) -> list[LiveGrant]:
+    """Before Tidegate leaves the host, with tidegated stopped: end all that is live; returns what would not end.
+
+    Raises:
+        HostError: ``agent_running``: somebody may still open grants.
+    """
+    opening = lock.Lock(config.paths.run_dir / lock.OPENING)
+    start.make_folders(config)
+    if not opening.take(_PATIENCE_S):
+        raise HostError("agent_running", "tidegated is still running: stop it first")
+    try:
+        pipeline = _pipeline(config, alone=True)
+        left = Backstop(pipeline, alone=True, sweep=True).end_everything(why)
+        pipeline.journal.close()
+        return left
     finally:
         opening.release()
 
