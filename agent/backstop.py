@@ -36,6 +36,7 @@ _PATIENCE_S = 3.0  # for one that answers and is not done
 _ASK_AGAIN_S = 0.2
 _AT_WORK_S = 30.0  # then systemd starts it anew
 _AT_BOOT_S = 5.0  # sshd waits for it, and nothing of a tenant runs yet
+_AT_REMOVAL_S = 10.0  # an admin waits for it, and may try again
 _OTHERS_S = 60.0  # for another backstop that is clearing away
 _BUSY_MS = 250  # for a journal that somebody holds: what closes does not wait for it, and the rest not long
 _STARTS = frozenset({"enabled", "enabled-runtime", "static", "indirect", "generated", "linked", "linked-runtime", "alias"})
@@ -174,7 +175,7 @@ def at_removal(config: Config, why: str) -> list[LiveGrant]:
         raise HostError("agent_running", "tidegated is still running: stop it first")
     try:
         pipeline = _pipeline(config, alone=True)
-        left = Backstop(pipeline, alone=True, sweep=True).end_everything(why)
+        left = Backstop(pipeline, alone=True, sweep=True, at_work_s=_AT_REMOVAL_S).end_everything(why)
         pipeline.journal.close()
         return left
     finally:
