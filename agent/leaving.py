@@ -1,6 +1,6 @@
 """What the package runs before its files go: every grant is ended, and what Tidegate put into the host's own files taken out.
 
-``python3 -I /usr/lib/tidegate/leave [--end-only]``. Called by the packages' scripts (packaging/), as root. With ``--end-only``
+``/usr/lib/tidegate/leave [--end-only]``. Called by the packages' scripts (packaging/), as root. With ``--end-only``
 (an older version is about to take this one's place, and may not know what is open) the drop-ins stay. Exit status 0 means that
 nothing is left; anything else that the package must stay.
 """
