@@ -18,7 +18,7 @@ from agent import trust
 from agent.assembly import assemble
 from agent.config import Config, config_path
 from agent.control import client
-from agent.errors import TidegateError
+from agent.errors import HostError, TidegateError
 from agent.expiry.ledger import SWEEPS_MS
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act
@@ -36,6 +36,7 @@ _PATIENCE_S = 3.0  # for one that answers and is not done
 _ASK_AGAIN_S = 0.2
 _AT_WORK_S = 30.0  # then systemd starts it anew
 _AT_BOOT_S = 5.0  # sshd waits for it, and nothing of a tenant runs yet
+_AT_REMOVAL_S = 10.0  # an admin waits for it, and may try again
 _OTHERS_S = 60.0  # for another backstop that is clearing away
 _BUSY_MS = 250  # for a journal that somebody holds: what closes does not wait for it, and the rest not long
 _STARTS = frozenset({"enabled", "enabled-runtime", "static", "indirect", "generated", "linked", "linked-runtime", "alias"})
@@ -68,6 +69,12 @@ class Backstop:
     def end_all(self, why: str) -> bool:
         """Also what is not over yet: nobody would be there to end it."""
         return self._finish(self._cut(lambda live: live.state is GrantState.OPEN, EndCause.FAILED, why))
+
+    def end_everything(self, why: str) -> list[LiveGrant]:
+        """Whatever its state, for good; returns what of it would not end."""
+        self._pipeline.ledger.read(self._pipeline.journal)
+        self._finish(self._cut(lambda live: True, EndCause.REVOKED, why))
+        return self._left()
 
     def arm_rest(self) -> None:
         """Have a timer behind what goes on, in case the daemon never comes."""
@@ -152,6 +159,25 @@ def at_boot(config: Config) -> bool:
             done = backstop.end_all(f"the host was started, and tidegated is {state}: nobody would end this grant") and done
         pipeline.journal.close()
         return done
+    finally:
+        opening.release()
+
+
+def at_removal(config: Config, why: str) -> list[LiveGrant]:
+    """Before Tidegate leaves the host, with tidegated stopped: end all that is live; returns what would not end.
+
+    Raises:
+        HostError: ``agent_running``: somebody may still open grants.
+    """
+    opening = lock.Lock(config.paths.run_dir / lock.OPENING)
+    start.make_folders(config)
+    if not opening.take(_PATIENCE_S):
+        raise HostError("agent_running", "tidegated is still running: stop it first")
+    try:
+        pipeline = _pipeline(config, alone=True)
+        left = Backstop(pipeline, alone=True, sweep=True, at_work_s=_AT_REMOVAL_S).end_everything(why)
+        pipeline.journal.close()
+        return left
     finally:
         opening.release()
 

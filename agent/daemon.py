@@ -35,7 +35,7 @@ from agent.intake import Intake
 from agent.recovery import stand_again, take_down
 from agent.reloading import Reloading
 from agent.spool import shown
-from agent.watching import Watching
+from agent.watching import INTERPRETERS, Watching
 
 log = logging.getLogger("tidegate")
 
@@ -216,6 +216,8 @@ class Daemon:
             self._later("keys", self._reloading.keys)
         elif folder in self._configured.folders:
             self._later("configuration", self._reloading.configuration)
+        elif folder == INTERPRETERS:
+            self._later("interpreter", lambda: self._job(self._taking, self._guarding.renew_interpreter))
         elif folder in start.tool_folders(self._config):
             self._later("sshd and sudo", lambda: self._job(self._taking, self._prepare_if_changed))
 

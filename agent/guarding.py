@@ -93,6 +93,11 @@ class Guarding:
         if recorder.look(config).uid:
             self._note("recorder", recorder.guard(config) or self._port.start())
 
+    def renew_interpreter(self) -> None:
+        """The host's python was exchanged."""
+        if recorder.look(self._configured.config).uid:
+            self._note("recorder", recorder.guard(self._configured.config))
+
     def greeting(self) -> str:
         """What a start is told by."""
         closing = self._pipeline.closing

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.errors import HostError
-from agent.host import courier, start
+from agent.host import courier, recorder, start
 from agent.spool import Watch
 
 log = logging.getLogger("tidegate")
+INTERPRETERS = recorder.PYTHON.parent  # an upgrade of python: tidegate-shell's copy of it is made anew
 
 
 class Watching:
@@ -43,6 +44,7 @@ class Watching:
             self._config.paths.inbox.mkdir(mode=0o700)
             courier.share(self._config.paths)
         troubles = [self._watch([self._config.paths.inbox], removals=False), self._watch(self._admin(), removals=True)]
+        troubles.append(self._watch([INTERPRETERS], removals=False))
         for watch in old:
             watch.stop()
         return "; ".join(trouble for trouble in troubles if trouble)
@@ -63,6 +65,8 @@ class Watching:
         return f"{', '.join(links)} is a symbolic link and not watched: send SIGHUP after a change" if links else ""
 
     def _seen(self, folder: Path, name: str) -> None:
+        if folder == INTERPRETERS and not name.startswith(recorder.PYTHON.name):
+            return
         if not name or folder / name in self._exchangeable:
             self._gone()
         else:

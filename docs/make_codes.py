@@ -20,6 +20,7 @@ TARGET = ROOT / "docs" / "CODES.md"
 SOURCES = (
     "agent/pipeline.py",
     "agent/admitted.py",
+    "agent/backstop.py",
     "agent/keeping.py",
     "agent/expiry/behind.py",
     "agent/expiry/logged.py",
@@ -162,6 +163,7 @@ HOST = {
 }
 COMMAND = {
     "agent_forbidden": "Ask as root, or join the group tidegate.",
+    "agent_running": "Tidegate is being removed, and tidegated could not be stopped: `systemctl stop tidegated`, then again.",
     "agent_unreachable": "`systemctl status tidegated`; start it if it is down.",
     "answer_too_large": "Ask for less: the answer is over 64 MiB.",
     "file_unwritable": "Name a file in a folder that is there and that you may write to.",

@@ -46,6 +46,9 @@ class AccountEnforcer:
     def prepare(self, writer: Writer) -> None:
         """Nothing to put in place. The account backend is chosen at the first account."""
 
+    def retire(self, writer: Writer) -> None:
+        """Nothing to take away."""
+
     def decode(self, body: object, field: str) -> AccountWant:
         """See Enforcer. Codes: those of the field rules, ``login_reserved``."""
         reader = FieldReader(body, field, required=("type", "identifier"), optional=("full_name", "groups", "shell", "home"))

@@ -33,6 +33,9 @@ class GroupEnforcer:
     def prepare(self, writer: Writer) -> None:
         """Nothing to put in place. A membership needs nothing but the group."""
 
+    def retire(self, writer: Writer) -> None:
+        """Nothing to take away."""
+
     def decode(self, body: object, field: str) -> GroupWant:
         """See Enforcer."""
         reader = FieldReader(body, field, required=("type", "identifier", "groups"))

@@ -139,6 +139,10 @@ class SshEnforcer:
         if writer.tool("sshd") is not None:
             sshd_match.prepare(writer)
 
+    def retire(self, writer: Writer) -> None:
+        """Take the Match block away, and have sshd forget it."""
+        sshd_match.retire(writer)
+
     def _step(self, name: str, action: str, path: Path, lines: str, summary: str, more: JsonObject, *, check: bool = True) -> Step:
         data: JsonObject = {"name": name, "path": str(path), "text": lines, "check": check, "backstops": [BACKSTOP], **more}
         return Step(self.type, action, Stage.GRANT, Phase.CLOSE, str(path), summary, data)

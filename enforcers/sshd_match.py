@@ -125,6 +125,24 @@ def prepare(writer: Writer) -> None:
         _reload(writer)
 
 
+def retire(writer: Writer) -> None:
+    """Take the drop-in away, if it is still ours, and reload sshd.
+
+    Raises:
+        HostError: ``sshd_failed``: the file is gone; sshd, whose other files have an error, was left alone: SIGHUP would end it.
+    """
+    config = writer.config
+    if not (writer.read(config.paths.sshd_drop_in) or b"").startswith(HEADER.encode()):
+        return
+    writer.remove(config.paths.sshd_drop_in)
+    if writer.tool("sshd") is not None:
+        make_run_folder(writer)
+        _said(
+            writer.check(["sshd", "-t", "-f", str(config.paths.sshd_config)]), "not reloaded, since its configuration has an error"
+        )
+        _reload(writer)
+
+
 def _probe(writer: Writer) -> None:
     """Check a throwaway, locked tenant; it is removed again whatever happens."""
     config = writer.config

@@ -145,6 +145,10 @@ class SudoEnforcer:
         if writer.tool("sudo") is not None:
             sudoers_rule.prepare(writer)
 
+    def retire(self, writer: Writer) -> None:
+        """Take the ``@includedir`` away."""
+        sudoers_rule.retire(writer)
+
 
 def _lent(want: SudoWant, seen: SudoSeen, context: PlanContext) -> Lent:
     """What its end needs to know: whatever runs under this rule dies with it, the person's own sudo goes on."""

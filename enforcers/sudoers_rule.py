@@ -21,6 +21,7 @@ COMMAND_MAX, WORDS_MAX = 1000, 64
 _ARGUMENT = re.compile(r"[!#-&(-)+->@-Z^-~]+")
 _SPECIAL = re.compile(r"([,:=#])")
 PROBE = "tidegate-probe"
+HEADER = "# Written by tidegated; changes are overwritten.\n"
 # Programs that have no business to start another, when they are called as a grant may call them: sudo then keeps them from it
 # (NOEXEC: for dynamically linked programs, which these are).
 _LEAVES = frozenset({
@@ -225,7 +226,7 @@ def prepare(writer: Writer) -> None:
     """
     paths = writer.config.paths
     path, probe = paths.sudoers_drop_in, paths.sudoers / PROBE
-    text = f"# Written by tidegated; changes are overwritten.\n@includedir {paths.sudoers}\n".encode()
+    text = f"{HEADER}@includedir {paths.sudoers}\n".encode()
     old = writer.read(path)
     if old != text:
         writer.write(path, text, 0o440)
@@ -238,6 +239,13 @@ def prepare(writer: Writer) -> None:
         raise
     finally:
         writer.remove(probe)
+
+
+def retire(writer: Writer) -> None:
+    """Take the drop-in away, if it is still ours. Raises HostError."""
+    path = writer.config.paths.sudoers_drop_in
+    if (writer.read(path) or b"").startswith(HEADER.encode()):
+        writer.remove(path)
 
 
 def _see_probe(reader: Reader) -> None:

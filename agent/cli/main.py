@@ -8,18 +8,26 @@ from pathlib import Path
 import click
 
 from agent import VERSION
-from agent.cli.access import grants, revoke, status
-from agent.cli.doctor import doctor
-from agent.cli.enroll import enroll
+from agent.cli.lazy import LazyGroup, Where
 from agent.cli.output import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
-from agent.cli.plan import plan
-from agent.cli.policy import policy
-from agent.cli.receipts import receipts
-from agent.cli.sessions import sessions
-from agent.cli.tokens import keygen, sign, verify
+
+COMMANDS = {
+    "doctor": Where("agent.cli.doctor", "doctor"),
+    "enroll": Where("agent.cli.enroll", "enroll", package="tidegate-courier"),
+    "grants": Where("agent.cli.access", "grants"),
+    "keygen": Where("agent.cli.tokens", "keygen"),
+    "plan": Where("agent.cli.plan", "plan"),
+    "policy": Where("agent.cli.policy", "policy"),
+    "receipts": Where("agent.cli.receipts", "receipts"),
+    "revoke": Where("agent.cli.access", "revoke"),
+    "sessions": Where("agent.cli.sessions", "sessions"),
+    "sign": Where("agent.cli.tokens", "sign"),
+    "status": Where("agent.cli.access", "status"),
+    "verify": Where("agent.cli.tokens", "verify"),
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--config",
     "config_file",
@@ -44,10 +52,6 @@ def cli(context: click.Context, config_file: Path | None) -> None:
     Every command takes --json. Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused.
     """
     context.obj = config_file
-
-
-for command in (status, grants, sessions, revoke, receipts, plan, verify, keygen, sign, policy, doctor, enroll):
-    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

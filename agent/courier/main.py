@@ -12,12 +12,17 @@ from agent.errors import TidegateError
 from agent.host.start import log_to_stderr
 
 
+def parser() -> argparse.ArgumentParser:
+    """Its arguments; docs/make_man.py reads them too."""
+    made = argparse.ArgumentParser(prog="tidegate-courier", description=__doc__, allow_abbrev=False)
+    made.add_argument("--config", type=Path, help="another file than /etc/tidegate/tidegate.yaml")
+    made.add_argument("--verbose", action="store_true", help="log each step as well")
+    return made
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until told to stop; returns only by exit: 0 stopped, 1 failed, 2 wrong arguments or run by root."""
-    parser = argparse.ArgumentParser(prog="tidegate-courier", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, help="another file than /etc/tidegate/tidegate.yaml")
-    parser.add_argument("--verbose", action="store_true")
-    asked = parser.parse_args(argv)
+    asked = parser().parse_args(argv)
     why = refuse_root()
     if why:
         sys.stderr.write(f"tidegate-courier: {why}\n")

@@ -24,7 +24,7 @@ def connect(settings: Settings, places: Places, up: Callable[[str], None]) -> Tr
     try:
         module = import_module(MODULES[settings.transport])
     except ImportError as error:
-        reason = f"transport {settings.transport} is not installed here ({error.name} is missing)"
+        reason = f"transport {settings.transport} is not installed here ({error.name} is missing; package tidegate-courier-{settings.transport})"
         raise ConfigError("transport_unavailable", reason, path=places.settings, key="transport") from error
     made: Transport = module.connect(settings, places, up)
     return made

@@ -18,7 +18,7 @@ from agent.host.contract import RecorderSeen
 
 ACCOUNT = "tidegate-recorder"
 INTERPRETER = "tenant-python"
-_PYTHON = Path("/usr/bin/python3")
+PYTHON = Path("/usr/bin/python3")
 _MODE = 0o711
 _PYTHON_MAX = 64 << 20
 _LINE_MAX = 128
@@ -34,7 +34,7 @@ def look(config: Config) -> RecorderSeen:
     return RecorderSeen(uid, _unguarded(shell))
 
 
-def guard(config: Config, python: Path = _PYTHON) -> str:
+def guard(config: Config, python: Path = PYTHON) -> str:
     """Have the copy be of the python of now; returns what is wrong, empty when nothing is. Never raises."""
     copy = config.paths.tenant_shell.with_name(INTERPRETER)
     try:

@@ -10,7 +10,9 @@ from pathlib import Path
 from agent.host.trees import names_in, opened, printable
 
 SET_ID = stat.S_ISUID | stat.S_ISGID
-SHARED = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108  (to disarm, not to write)
+_HOSTS = Path("/proc/1/root")  # as the host sees them: the daemon's unit has a /tmp of its own
+_ROOT = _HOSTS if os.path.isdir(_HOSTS / "tmp") else Path("/")  # noqa: PTH112  (is_dir() raises where /proc/1 is closed)
+SHARED = (_ROOT / "tmp", _ROOT / "var/tmp", _ROOT / "dev/shm")
 _DEPTH = 16
 
 
@@ -62,7 +64,7 @@ def _walk(
     walk = _Walk(wanted, bits, entries, time.monotonic() + deadline_s)
     for folder in folders:
         with contextlib.suppress(OSError), opened(str(folder)) as fd:
-            walk.go(fd, str(folder), _DEPTH)
+            walk.go(fd, str(folder).removeprefix(str(_HOSTS)), _DEPTH)
     return walk.disarmed
 
 

@@ -76,6 +76,13 @@ def keep(config_file: Path | None, home: Path = HOME, unit: Path = UNIT, source:
     return trouble if trouble or program.exists() else f"{program} is missing"
 
 
+def forget(home: Path = HOME, unit: Path = UNIT) -> None:
+    """Take both away, when Tidegate leaves this host: nothing is open that they would end."""
+    shutil.rmtree(home, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        unit.unlink()
+
+
 def write_unit(program: Path = CURRENT / PROGRAM, unit: Path = UNIT) -> None:
     """The template that timers start. Raises HostError ``write_failed``."""
     text = _UNIT.format(python=sys.executable, program=program).encode()

@@ -36,6 +36,13 @@ class Enforcer(Protocol):
             HostError: this host can't enforce it now; grants that need it are refused until it can.
         """
 
+    def retire(self, writer: Writer) -> None:
+        """Take away what :meth:`prepare` put in place, when Tidegate leaves this host; absent, or not ours by now, means done.
+
+        Raises:
+            HostError: it stands still, or the program that reads it could not be told.
+        """
+
     def decode(self, body: Mapping[str, object], field: str) -> Want:
         """One authorization_details object → a typed want. ``field`` prefixes every refusal's field.
 

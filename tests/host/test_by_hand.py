@@ -39,7 +39,7 @@ def test_the_shell_comes_though_what_was_to_run_before_it_failed() -> None:
 
 @pytest.mark.parametrize("sysusers", [True, False], ids=["systemd-sysusers", "groupadd"])
 def test_installing_on_a_running_host_makes_the_two_groups_once(host: Host, sysusers: bool) -> None:
-    for name in ("agent", "enforcers", "packaging", "systemd"):
+    for name in ("agent", "enforcers", "docs", "examples", "packaging", "systemd"):
         host.push(REPOSITORY / name, f"/root/tidegate/{name}")
     if not sysusers:
         host.run("rm $(command -v systemd-sysusers)")

@@ -29,8 +29,13 @@ class Laptop:
     def __init__(self, folder: Path, host: Host) -> None:
         self._folder, tools = folder / "checkout", folder / "bin"
         tools.mkdir()
-        for name in ("agent", "enforcers", "packaging", "systemd"):
+        for name in ("agent", "enforcers", "docs", "examples", "packaging", "systemd"):
             shutil.copytree(ROOT / name, self._folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("Makefile", "pyproject.toml", "CHANGELOG.md", "LICENSE"):
+            shutil.copyfile(ROOT / name, self._folder / name)
+        (self._folder / ".venv/bin").mkdir(parents=True)  # as `make venv` left it
+        self._tool(self._folder / ".venv/bin/python", f'exec {sys.executable} "$@"')
+        (self._folder / ".venv/.made").touch()
         key, config = ssh.make_key(folder / "root-key"), folder / "ssh_config"
         host.write("/root/.ssh/authorized_keys", key.with_suffix(".pub").read_text(), mode=0o600)
         config.write_text(
@@ -53,7 +58,7 @@ class Laptop:
     def run(self, commands: str) -> str:
         """Run a block as a shell would, stopping at the first failure; returns what it printed."""
         argv = ["bash", "-euo", "pipefail", "-c", commands]
-        environment = {"PATH": self._path, "HOME": str(self._folder), "LANG": "C.UTF-8"}
+        environment = {"PATH": self._path, "HOME": str(self._folder), "LANG": "C.UTF-8", "SOURCE_DATE_EPOCH": "1790000000"}
         done = subprocess.run(argv, cwd=self._folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, f"{commands}\n{done.stdout}{done.stderr}"
         return done.stdout

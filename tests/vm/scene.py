@@ -262,7 +262,7 @@ def make(keys: Keys, backend: str, apart: bool) -> Scene:
         machine.run("useradd -m -s /bin/bash deploy")
         if apart:
             machine.run(_APART)
-        machine.push(REPOSITORY, "/root/source", ".git", "tests", "docs", "benchmarks", "__pycache__", ".venv", ".*_cache")
+        machine.push(REPOSITORY, "/root/source", ".git", "tests", "benchmarks", "__pycache__", ".venv", ".*_cache")
         machine.run("/root/source/packaging/install.sh && rm -r /root/source")
         machine.run("systemd-tmpfiles --create tidegate.conf; systemctl daemon-reload")
         machine.write("/etc/tidegate/tidegate.yaml", f"account_backend: {backend}\n")

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from agent.errors import HostError
 from agent.host.kaudit import exits, netlink, rules
+from agent.host.kaudit.netns import in_the_hosts
 
 log = logging.getLogger("tidegate")
 
@@ -45,20 +46,20 @@ class HostKernel:
             if any(rules.read(rule).key == rules.KEY for rule in audit.rules()):
                 with contextlib.suppress(HostError):  # locked until the next boot: then they may serve as they are
                     self._take_out(audit)
-        netlink.reader(1 << 16).close()
+        in_the_hosts(lambda: netlink.reader(1 << 16)).close()
         if not rules.ours(*self._uids):
             raise HostError("audit_absent", "the system calls of this machine are not known")
 
     def take(self) -> tuple[socket.socket, socket.socket | None]:
         """See Kernel."""
-        records = netlink.reader()
+        records = in_the_hosts(netlink.reader)
         try:
             self.mend()
         except HostError:
             records.close()
             raise
         try:
-            return records, exits.listener()
+            return records, in_the_hosts(exits.listener)
         except HostError as error:
             log.warning("how a tenant's commands end is not known: %s", error)
             return records, None

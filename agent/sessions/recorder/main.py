@@ -13,7 +13,7 @@ from agent.sessions.recorder.service import Places, Service
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until told to stop; returns only by exit: 0 stopped, 1 failed, 2 wrong arguments."""
-    asked = _arguments(argv)
+    asked = parser().parse_args(argv)
     log_to_stderr(verbose=asked.verbose)
     rules = Rules(
         tenants=asked.tenants,
@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(0)
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """Its arguments; docs/make_man.py reads them too."""
     parser = argparse.ArgumentParser(prog="tidegate-recorder", description=__doc__, allow_abbrev=False)
     parser.add_argument("--socket", type=Path, default=Path("/run/tidegate/recorder/sock"), help="where tidegate-shell asks")
     parser.add_argument("--sessions", type=Path, default=Path("/var/lib/tidegate/sessions"), help="folder of the recordings")
@@ -43,10 +44,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--keep-days", type=float, default=90.0, metavar="DAYS", help="remove older recordings (default 90)")
     parser.add_argument("--cap", type=int, default=1 << 30, metavar="BYTES", help="of one recording (default 1 GiB)")
     parser.add_argument("--host", default="", help="this host's id, as recordings name it (default: its name)")
-    parser.add_argument("--sessions-per-user", type=int, default=PER_UID, metavar="N")
-    parser.add_argument("--sessions-overall", type=int, default=OVERALL, metavar="N")
-    parser.add_argument("--verbose", action="store_true")
-    return parser.parse_args(argv)
+    parser.add_argument("--sessions-per-user", type=int, default=PER_UID, metavar="N", help=f"default {PER_UID}")
+    parser.add_argument("--sessions-overall", type=int, default=OVERALL, metavar="N", help=f"default {OVERALL}")
+    parser.add_argument("--verbose", action="store_true", help="say more")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,0 +1,43 @@
+"""Fetches the libraries that a package carries along (packaging/vendored.txt), by their hashes, once, and unpacks them."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+LIST = HERE / "vendored.txt"
+CACHE = HERE.parent / "build/vendored"  # `make clean` removes it
+_TIMEOUT_S = 300
+
+
+def unpack(folder: Path) -> None:
+    """Put every library of the list under ``folder``, each with its licence and what it says of itself (its dist-info).
+
+    Which it is, is checked by hash each time, also of what was fetched before. Exits where that fails, or nothing can be fetched.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    argv = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "download", "--no-deps", "--only-binary=:all:"]
+    argv += ["--require-hashes", "--find-links", str(CACHE), "--dest", str(CACHE), "--requirement", str(LIST)]
+    if _all_there():
+        argv.append("--no-index")
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S, env={**os.environ, "LC_ALL": "C"})
+    if done.returncode:
+        sys.exit(f"vendor.py: {done.stdout}{done.stderr}")
+    for wheel in CACHE.glob("*.whl"):
+        if any(wheel.name.lower().startswith(f"{name}-") for name in _names()):
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(folder)
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _names() -> list[str]:
+    """As wheels' file names begin: name-version."""
+    lines = [line.split()[0] for line in LIST.read_text().splitlines() if line and not line.startswith("#")]
+    return [line.replace("==", "\0").replace("-", "_").replace("\0", "-").lower() for line in lines]
+
+
+def _all_there() -> bool:
+    return all(any(path.name.lower().startswith(f"{name}-") for path in CACHE.glob("*.whl")) for name in _names())
