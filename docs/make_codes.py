@@ -168,6 +168,7 @@ COMMAND = {
     "answer_too_large": "Ask for less: the answer is over 64 MiB.",
     "file_unwritable": "Name a file in a folder that is there and that you may write to.",
     "grant_unknown": "`tidegate grants list --ended` shows the ids there are.",
+    "not_installed": "Install the package that the text names.",
     "not_root": "Run it as root.",
     "key_file_exists": "Choose another file, or move the old key away. A key is never overwritten.",
     "receipt_malformed": "The file is signed by the host and is no receipt.",
@@ -224,7 +225,7 @@ COURIER = {
     "token_expired": "Ask the control plane for a new token: they live for minutes.",
     "token_unknown": "Copy the token whole, and use it at the control plane that made it.",
     "token_used": "Ask for a new token. If nobody here used this one, somebody else has: tell whoever runs the control plane.",
-    "transport_unavailable": "Install what the text names (package tidegate-nats), or set `transport: https`.",
+    "transport_unavailable": "Install what the text names (package tidegate-courier-nats), or set `transport: https`.",
     "url_invalid": "Write https://HOST, with :PORT and a path if need be.",
 }
 ADVICE = {**INBOX, **ENFORCERS, **HOST, **COMMAND, **COURIER}

@@ -118,7 +118,11 @@ def pages() -> dict[str, str]:
         "tidegate.1": _command_page(),
         "tidegated.8": _daemon_page(),
         "tidegate-recorder.8": _program_page(
-            "tidegate-recorder", "records the sessions of Tidegate's tenants", _RECORDER, recorder_parser(), "tidegate(1), tidegated(8)"
+            "tidegate-recorder",
+            "records the sessions of Tidegate's tenants",
+            _RECORDER,
+            recorder_parser(),
+            "tidegate(1), tidegated(8)",
         ),
         "tidegate-courier.8": _program_page(
             "tidegate-courier",
@@ -178,11 +182,15 @@ def _program_page(name: str, about: str, text: str, parser: argparse.ArgumentPar
     return "".join([*parts, _see_also(see)])
 
 
-def _leaves(group: click.Group, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def subcommands(group: click.Group) -> list[tuple[str, click.Command]]:
+    """By name, each imported now."""
     context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
+    found = [(name, group.get_command(context, name)) for name in group.list_commands(context)]
+    return [(name, command) for name, command in found if command is not None]
+
+
+def _leaves(group: click.Group, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in subcommands(group):
         if isinstance(command, click.Group):
             yield from _leaves(command, (*words, name))
         elif not command.hidden:

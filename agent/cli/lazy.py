@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import ClassVar
 
 import click
 
@@ -21,21 +21,19 @@ class Where:
 
 
 class LazyGroup(click.Group):
-    """click's group with commands that are known by where they are (``lazy``), beside those that were added."""
+    """click's group whose commands are known by where they are."""
 
-    def __init__(self, *arguments: Any, lazy: Mapping[str, Where], **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._lazy = lazy
+    lazy: ClassVar[Mapping[str, Where]] = {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, sorted, as click does."""
-        return sorted({*super().list_commands(ctx), *self._lazy})
+        return sorted(self.lazy)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, or a stand-in that says which package is missing."""
-        where = self._lazy.get(cmd_name)
+        where = self.lazy.get(cmd_name)
         if where is None:
-            return super().get_command(ctx, cmd_name)
+            return None
         try:
             found: click.Command = getattr(import_module(where.module), where.name)
         except ModuleNotFoundError as error:

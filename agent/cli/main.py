@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import click
 
@@ -11,23 +12,27 @@ from agent import VERSION
 from agent.cli.lazy import LazyGroup, Where
 from agent.cli.output import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 
-COMMANDS = {
-    "doctor": Where("agent.cli.doctor", "doctor"),
-    "enroll": Where("agent.cli.enroll", "enroll", package="tidegate-courier"),
-    "grants": Where("agent.cli.access", "grants"),
-    "keygen": Where("agent.cli.tokens", "keygen"),
-    "plan": Where("agent.cli.plan", "plan"),
-    "policy": Where("agent.cli.policy", "policy"),
-    "receipts": Where("agent.cli.receipts", "receipts"),
-    "revoke": Where("agent.cli.access", "revoke"),
-    "sessions": Where("agent.cli.sessions", "sessions"),
-    "sign": Where("agent.cli.tokens", "sign"),
-    "status": Where("agent.cli.access", "status"),
-    "verify": Where("agent.cli.tokens", "verify"),
-}
+
+class Commands(LazyGroup):
+    """The command's tree."""
+
+    lazy: ClassVar[Mapping[str, Where]] = {
+        "doctor": Where("agent.cli.doctor", "doctor"),
+        "enroll": Where("agent.cli.enroll", "enroll", package="tidegate-courier"),
+        "grants": Where("agent.cli.access", "grants"),
+        "keygen": Where("agent.cli.tokens", "keygen"),
+        "plan": Where("agent.cli.plan", "plan"),
+        "policy": Where("agent.cli.policy", "policy"),
+        "receipts": Where("agent.cli.receipts", "receipts"),
+        "revoke": Where("agent.cli.access", "revoke"),
+        "sessions": Where("agent.cli.sessions", "sessions"),
+        "sign": Where("agent.cli.tokens", "sign"),
+        "status": Where("agent.cli.access", "status"),
+        "verify": Where("agent.cli.tokens", "verify"),
+    }
 
 
-@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--config",
     "config_file",

@@ -24,7 +24,8 @@ def connect(settings: Settings, places: Places, up: Callable[[str], None]) -> Tr
     try:
         module = import_module(MODULES[settings.transport])
     except ImportError as error:
-        reason = f"transport {settings.transport} is not installed here ({error.name} is missing; package tidegate-courier-{settings.transport})"
+        package = f"package tidegate-courier-{settings.transport}"
+        reason = f"transport {settings.transport} is not installed here ({error.name} is missing: {package})"
         raise ConfigError("transport_unavailable", reason, path=places.settings, key="transport") from error
     made: Transport = module.connect(settings, places, up)
     return made

@@ -18,6 +18,8 @@ from tests.hosts.snapshot import Snapshot, differences
 pytestmark = pytest.mark.host(beside=True)
 REPOSITORY = Path(__file__).resolve().parents[2]
 ALICE, BOB = "jit-alice", "jit-bob"
+COURIER = "tidegate-courier.service"
+PARTS = ("", "-courier", "-courier-nats")
 OLD, NEW = "0.1.0", "0.1.1"
 APT = "DEBIAN_FRONTEND=noninteractive apt-get --yes --no-install-recommends"
 # What of /etc and /var is the package manager's, the log's, or a tool's copy of what was before.
@@ -55,8 +57,13 @@ def fresh(host: Host, packages: Path) -> Host:
     return host
 
 
-def deb(version: str) -> str:
-    return f"/srv/tidegate_{version}-1_all.deb"
+def deb(version: str, part: str = "") -> str:
+    return f"/srv/tidegate{part}_{version}-1_all.deb"
+
+
+def debs(version: str) -> str:
+    """All of them: the daemon's, the courier's, and its way over NATS."""
+    return " ".join(deb(version, part) for part in PARTS)
 
 
 def apt(host: Host, words: str, *, check: bool = True) -> str:
@@ -92,11 +99,13 @@ def pids(host: Host) -> tuple[str, str]:
 def test_it_is_installed_closed_and_purged_it_leaves_nothing_but_archives(fresh: Host, ssh_key: Path) -> None:
     fresh.run(["systemd-run", "--quiet", "--wait", "true"])
     before = ours(fresh.snapshot(["/etc", "/var", "/usr/lib/tidegate", "/run/tidegate"]))
-    said = apt(fresh, f"install {deb(OLD)}")
+    said = apt(fresh, f"install {debs(OLD)}")
+    assert "it speaks to nobody yet. Next: tidegate enroll" in said
     assert "closed: this host trusts no key yet" in said
     assert "/etc/tidegate/trust.d" in said
     assert "tidegate doctor" in said
-    for unit in (UNIT, RECORDER):
+    for unit in (UNIT, RECORDER, COURIER):
+        assert fresh.run(["systemctl", "is-active", unit]).stdout.strip() == "active"
         assert fresh.run(["systemctl", "is-enabled", unit]).stdout.strip() == "enabled"
     status = json.loads(fresh.run("tidegate status --json").stdout)
     assert (status["grants"], status["problems"]) == ([], [])
@@ -107,7 +116,8 @@ def test_it_is_installed_closed_and_purged_it_leaves_nothing_but_archives(fresh:
     scene = ready(fresh)
     jti = scene.open(account(ALICE, home="archive"), ssh(ALICE, public(ssh_key)))
     assert fresh.ssh(ALICE, ssh_key, "echo kept >kept; echo said").stdout == "said\n"
-    said = apt(fresh, "purge tidegate")
+    fresh.write("/etc/tidegate/courier.yaml", "transport: nats\nnats: {servers: [nats://127.0.0.1:4222]}\nhost_id: x\n")
+    said = apt(fresh, "purge 'tidegate*'")
     assert fresh.ssh(ALICE, ssh_key, "true").returncode == 255
     assert "/var/lib/tidegate/archive" in said
     left = differences(before, ours(fresh.snapshot(["/etc", "/var", "/usr/lib/tidegate", "/run/tidegate"])))
@@ -127,10 +137,28 @@ def test_it_is_installed_closed_and_purged_it_leaves_nothing_but_archives(fresh:
     receipt = next(path for path in folder.glob("outbox/*-receipt-*.jws"))
     assert jti in json.dumps(_claims(receipt.read_text()))
     assert fresh.run("sshd -t && systemctl is-active ssh cron").returncode == 0
-    assert (
-        fresh.run("getent group tidegate tidegate-tenants tidegate-recorder; getent passwd tidegate-recorder", check=False).stdout
-        == ""
-    )
+    assert "tidegate" not in fresh.run("cat /etc/group /etc/passwd").stdout
+
+
+def test_the_courier_goes_and_comes_without_the_daemon_noticing(fresh: Host, ssh_key: Path) -> None:
+    scene = installed(fresh)
+    scene.open(account(ALICE), ssh(ALICE, public(ssh_key)))
+    daemon = pids(fresh)
+    enroll = "tidegate enroll https://127.0.0.1:1 --token x --ca-fingerprint " + "0" * 64
+    assert "package tidegate-courier" in fresh.run(enroll, check=False).stderr
+    apt(fresh, f"install {deb(OLD, '-courier')}")
+    assert "[transport_unavailable]" in fresh.run(f"{enroll} --transport nats", check=False).stderr
+    apt(fresh, f"install {deb(OLD, '-courier-nats')}")
+    code = "import sys; sys.path.insert(0, '/usr/lib/tidegate'); import agent.courier.nats as it; import nats; print(nats.__file__)"
+    assert fresh.run(["python3", "-I", "-c", code]).stdout.strip() == "/usr/lib/tidegate/nats/__init__.py"
+    assert "[courier_unreachable]" in fresh.run(f"{enroll} --transport nats", check=False).stderr
+    assert fresh.run(["systemctl", "is-active", COURIER]).stdout.strip() == "active"
+    apt(fresh, "purge tidegate-courier tidegate-courier-nats")
+    assert fresh.run(["systemctl", "is-active", COURIER], check=False).stdout.strip() == "inactive"
+    assert fresh.run("find /usr/lib/tidegate/agent/courier /usr/lib/tidegate/nats", check=False).stdout == ""
+    assert "package tidegate-courier" in fresh.run(enroll, check=False).stderr
+    assert pids(fresh) == daemon
+    assert fresh.ssh(ALICE, ssh_key, "echo in").stdout == "in\n"
 
 
 def _claims(token: str) -> object:
@@ -226,7 +254,7 @@ def test_where_the_hosts_python_is_exchanged_the_tenants_copy_is_made_anew(fresh
 
 
 # Of the unit files, on a booted host, by systemd's own measure: the lower the better (systemd-analyze(1)).
-EXPOSURE = {UNIT: 3.9, RECORDER: 1.5}
+EXPOSURE = {UNIT: 3.9, RECORDER: 1.5, COURIER: 1.5}
 
 
 @pytest.mark.parametrize(("unit", "most"), EXPOSURE.items())
@@ -251,9 +279,9 @@ def workshop(packages: Path) -> Iterator[Host]:
 def test_lintian_and_rpmlint_find_nothing_that_is_not_explained(workshop: Host) -> None:
     workshop.run("chown -R root:root /srv")
     flags = "--allow-root --no-cfg --display-info --pedantic --tag-display-limit 0 --fail-on error,warning,info,pedantic"
-    done = workshop.run(f"lintian {flags} {deb(OLD)}", timeout=180, check=False)
+    done = workshop.run(f"lintian {flags} {debs(OLD)}", timeout=180, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
-    said = workshop.run(f"cd /srv && rpmlint -c rpmlint.toml tidegate-{OLD}-1.noarch.rpm", timeout=120, check=False).stdout
+    said = workshop.run(f"cd /srv && rpmlint -c rpmlint.toml tidegate*-{OLD}-1.noarch.rpm", timeout=120, check=False).stdout
     assert "0 errors, 0 warnings" in said, said
 
 
@@ -292,7 +320,8 @@ def test_the_rpm_is_installed_closed_upgraded_in_mid_session_downgraded_and_eras
 
 
 def test_completions_and_manual_are_taken_by_their_readers(workshop: Host) -> None:
-    workshop.run(f"rm -rf /opt/x && dpkg-deb -x {deb(OLD)} /opt/x && cp -r /opt/x/usr /")
+    unpacked = " && ".join(f"dpkg-deb -x {one} /opt/x" for one in debs(OLD).split())
+    workshop.run(f"rm -rf /opt/x && {unpacked} && cp -r /opt/x/usr /")
     try:
         offered = workshop.run(["fish", "-c", "complete -C 'tidegate gra'"]).stdout
         assert offered.split()[0] == "grants"
@@ -302,7 +331,7 @@ def test_completions_and_manual_are_taken_by_their_readers(workshop: Host) -> No
         assert workshop.run(["bash", "-c", f"{bash} _tidegate_completion tidegate; echo ${{COMPREPLY[@]}}"]).stdout.split() == [
             "revoke"
         ]
-        for page in ("1 tidegate", "5 tidegate.yaml", "5 tidegate-policy", "8 tidegated", "8 tidegate-recorder"):
+        for page in ("1 tidegate", "5 tidegate.yaml", "5 tidegate-policy", "8 tidegated", "8 tidegate-recorder", "8 tidegate-courier"):
             done = workshop.run(f"MANWIDTH=80 man --warnings {page}")
             assert len(done.stdout.splitlines()) > 20, page
             assert done.stderr == "", page

