@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo demo-fleet test package survive crash sessions bypass player outages vm fuzz lint host venv clean fleet
+.PHONY: help demo demo-fleet test bench package survive crash sessions bypass player outages vm fuzz lint host venv clean fleet
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ player: $(VENV)/.player ## a ten-minute recording as asciinema and its player in
 
 outages: venv ## courier and control plane killed, cut off, down, lying, slow, flooding; ends with `N outages, M failures` (ARGS: --json, --list, --seconds 6)
 	@$(BIN)/python -m tests.outages $(ARGS)
+
+bench: venv ## side by side with what would be used instead, 20 minutes; makes docs/PERFORMANCE.md (ARGS: --quick, --only ROW, --compare, --json)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 package: venv ## tidegate as deb and rpm, in dist/: the same bytes for the same commit
 	@$(BIN)/python packaging/build.py $(ARGS)

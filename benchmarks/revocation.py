@@ -219,7 +219,8 @@ def _settled(stage: _Stage) -> None:
 
 
 def _grants(stage: _Stage) -> list[dict[str, Any]]:
-    return list(client.call(Path(f"/proc/{stage.host.leader}/root{SOCKET}"), "status")["grants"])
+    status: Any = client.call(Path(f"/proc/{stage.host.leader}/root{SOCKET}"), "status")
+    return list(status["grants"])
 
 
 def _process(host: Host, uid: int) -> int:

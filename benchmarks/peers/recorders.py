@@ -1,13 +1,16 @@
-"""What the recorder is compared with, made ready in a folder: a bare copy between two terminals in C, script(1), tlog-rec(8).
+"""What the recorder is compared with: a bare copy between two terminals in C, script(1), tlog-rec(8) as Debian has it.
 
-Nothing is installed. Where the host has no tlog-rec, Debian's package is fetched by apt-get and unpacked in that folder.
+On a test host they run as installed there; on this machine tlog-rec is unpacked in a folder where it is not installed.
 """
 
 import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.frame.row import Absent
+from benchmarks.peers.compiled import compiled, ran
+
+PACKAGES = ("tlog",)
 # From one terminal to another, both ways: what a relay that records nothing has to do.
 _COPY = r"""
 #define _GNU_SOURCE
@@ -44,18 +47,12 @@ int main(int argc, char **argv) {
 _UTEMPTER = "int utempter_add_record(int fd, const char *from) { (void)fd; (void)from; return 1; }\n"
 _UTEMPTER += "int utempter_remove_record(int fd) { (void)fd; return 1; }\n"
 _VERSION = "UTEMPTER_1.1 { global: utempter_*; };\n"
-_PACKAGES = ("tlog", "libtlog0", "libjson-c5", "libcurl3-gnutls")
-
-
-class Absent(Exception):  # noqa: N818  (an answer)
-    """Why there is nothing to compare with."""
+_FETCHED = ("tlog", "libtlog0", "libjson-c5", "libcurl3-gnutls")
 
 
 def copy_in_c(folder: Path) -> Path:
     """The program that copies and records nothing; it runs on other hosts too. Raises Absent."""
-    program = folder / "tidegate-copy"
-    _compile(_COPY, program, "-static", "-lutil")
-    return program
+    return compiled(_COPY, folder / "tidegate-copy", "-static", "-lutil")
 
 
 def script(folder: Path, command: str) -> list[str]:
@@ -67,44 +64,27 @@ def script(folder: Path, command: str) -> list[str]:
 
 
 def tlog_rec(folder: Path, argv: Sequence[str]) -> list[str]:
-    """tlog-rec(8) around a command, the host's own or one that is fetched. Raises Absent."""
+    """tlog-rec(8) around a command, this machine's own or one that is fetched. Raises Absent."""
     program = shutil.which("tlog-rec")
-    around = [program] if program else _fetched(folder)
+    around = [program] if program else _unpacked(folder)
     return [*around, "--writer=file", f"--file-path={folder / 'tlog'}", *argv]
 
 
-def _fetched(folder: Path) -> list[str]:
+def _unpacked(folder: Path) -> list[str]:
     """It reads its configuration beside the folder it stands in, if that is called .libs, as when it has just been built."""
     place = folder / "tlog-rec"
     programs, unpacked = place / ".libs", place / "unpacked"
     programs.mkdir(parents=True)
-    _run("apt-get", "download", *_PACKAGES, cwd=place)
+    ran("apt-get", "download", *_FETCHED, cwd=place)
     for package in place.glob("*.deb"):
-        _run("dpkg", "-x", str(package), str(unpacked))
+        ran("dpkg", "-x", str(package), str(unpacked))
     shutil.copy(unpacked / "usr/bin/tlog-rec", programs)
     for name in ("usr/share/tlog/tlog-rec.default.conf", "etc/tlog/tlog-rec.conf"):
         shutil.copy(unpacked / name, place)
     version = place / "version"
     version.write_text(_VERSION)
-    _compile(_UTEMPTER, place / "libutempter.so.0", "-shared", "-fPIC", f"-Wl,--version-script={version}")
+    compiled(_UTEMPTER, place / "libutempter.so.0", "-shared", "-fPIC", f"-Wl,--version-script={version}")
     (libraries,) = {path.parent for path in unpacked.glob("usr/lib/*/libtlog.so.0")}
     around = ["/usr/bin/env", f"LD_LIBRARY_PATH={place}:{libraries}", str(programs / "tlog-rec")]
-    _run(*around, "--version", cwd=place)
+    ran(*around, "--version", cwd=place)
     return around
-
-
-def _compile(text: str, made: Path, *options: str) -> None:
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if not compiler:
-        raise Absent("there is no C compiler")
-    source = made.with_suffix(".c")
-    source.write_text(text)
-    _run(compiler, "-O2", "-o", str(made), str(source), *options)
-
-
-def _run(*argv: str, cwd: Path | None = None) -> None:
-    try:
-        subprocess.run(argv, cwd=cwd, check=True, capture_output=True, timeout=120)
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", b"") or b""
-        raise Absent(f"{error} {said.decode(errors='replace').strip()[-200:]}") from error

@@ -1,0 +1,69 @@
+"""What being recorded adds to the echo of a key, as the client's terminal sees it."""
+
+import contextlib
+import os
+import select
+import time
+
+from benchmarks.frame.row import OURS, Absent, Goal, Plot, Row, Run
+from benchmarks.ground import cpu_s, of_unit
+from benchmarks.rows.sessions_bed import PLAIN, TLOG, WAYS, bed, copy_on, typing
+
+_ECHO, _ADDED = "echo", "added to the echo"
+_COPY, _SCRIPT = "copy", "script"
+_BETWEEN_S = 0.01
+
+
+def measure(run: Run) -> None:
+    """One key to each of the open terminals in turn."""
+    took: dict[str, list[float]] = {}
+    with bed(run) as (host, people), contextlib.ExitStack() as stack:
+        ways = {OURS: (people[OURS], ""), PLAIN: (people[PLAIN], "")}
+        try:
+            ways[_COPY] = (people[PLAIN], copy_on(host))
+        except Absent as absent:
+            run.leave_out(_COPY, absent)
+        ways[_SCRIPT] = (people[PLAIN], "script -q /dev/null -c \"sh -c 'echo ready; cat >/dev/null'\" #")
+        ways |= {TLOG: (people[TLOG], "")} if TLOG in people else {}
+        open_ = {}
+        for way, (someone, around) in ways.items():
+            try:
+                open_[way] = stack.enter_context(typing(someone, around))
+            except Absent as absent:
+                run.leave_out(way, absent)
+        recorder = of_unit(host.host, "tidegate-recorder.service")
+        before, rounds = cpu_s(recorder), run.times(400, 60)
+        for number in range(rounds):
+            if number % 20 == 0:
+                run.tell(f"key {number} of {rounds}")
+            for way, master in open_.items():
+                took.setdefault(way, []).append(_key(master, number))
+        run.part(_ADDED, "the recorder's processor time for each key", "ms", (cpu_s(recorder) - before) * 1000 / rounds)
+    for way, values in took.items():
+        run.add(_ECHO, way, "ms", *values)
+        if way != PLAIN:
+            pairs = zip(sorted(values), sorted(took[PLAIN]), strict=True)
+            run.add(_ADDED, way, "ms", *(mine - plain for mine, plain in pairs))
+
+
+def _key(master: int, number: int) -> float:
+    time.sleep(_BETWEEN_S)
+    began = time.monotonic()
+    os.write(master, b"abcdefgh"[number % 8 : number % 8 + 1])
+    if not select.select([master], [], [], 5.0)[0]:
+        raise RuntimeError("no echo")
+    os.read(master, 4096)
+    return (time.monotonic() - began) * 1000
+
+
+ROW = Row(
+    name="echo",
+    title="A key's echo",
+    about="From a key in an ssh client's terminal to its echo there. What is added is the difference of the two series, each "
+    "sorted, rank by rank: so its median and p99 are of what was added at that place.",
+    measure=measure,
+    goals=(Goal(_ADDED, "median", 0.1), Goal(_ADDED, "p99", 0.5)),
+    ways={**WAYS, _COPY: "a bare copy in C", _SCRIPT: "script(1)"},
+    limits={_ADDED: (_COPY,)},
+    plots=(Plot("spread", "A key's echo", (_ECHO,)),),
+)
