@@ -59,8 +59,8 @@ def _key(master: int, number: int) -> float:
 ROW = Row(
     name="echo",
     title="A key's echo",
-    about="From a key in an ssh client's terminal to its echo there. What is added is the difference of the two series, each "
-    "sorted, rank by rank: so its median and p99 are of what was added at that place.",
+    about="From a key in an ssh client's terminal to its echo there. What is added is the difference of the two series, "
+    "each sorted, rank by rank: so its median and p99 are of what was added at that place.",
     measure=measure,
     goals=(Goal(_ADDED, "median", 0.1), Goal(_ADDED, "p99", 0.5)),
     ways={**WAYS, _COPY: "a bare copy in C", _SCRIPT: "script(1)"},

@@ -35,8 +35,8 @@ def _one(run: Run, way: str, someone: Person) -> Callable[[], None]:
 ROW = Row(
     name="logins",
     title="A recorded command",
-    about="`ssh host true` from the client's start to its end: by a tenant whose sessions are recorded, by one whose are not, by "
-    "an ordinary account with a key in its home, and by one whose login shell is tlog.",
+    about="`ssh host true` from the client's start to its end: by a tenant whose sessions are recorded, by one whose are "
+    "not, by an ordinary account with a key in its home, and by one whose login shell is tlog.",
     measure=measure,
     goals=(Goal(_CASE, "ratio", 1.10, against=PLAIN),),
     ways=WAYS,

@@ -58,8 +58,8 @@ def _pss(host: Bed, which: str) -> int:
 ROW = Row(
     name="memory",
     title="Memory of a recorded session",
-    about="PSS (proc(5), smaps_rollup) of the recorder and of what stays beside the session, with several idle terminals less "
-    "without, by their number. The shell itself is in none of it.",
+    about="PSS (proc(5), smaps_rollup) of the recorder and of what stays beside the session, with several idle terminals "
+    "less without, by their number. The shell itself is in none of it.",
     measure=measure,
     goals=(Goal(_CASE, "median", 307.2),),
     ways={**WAYS, _SCRIPT: "script(1)"},

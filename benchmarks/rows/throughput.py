@@ -80,8 +80,8 @@ def _rate(argv: Sequence[str], size: int) -> float:
 ROW = Row(
     name="throughput",
     title="The recorder's throughput",
-    about="A large file shown by `cat` on a terminal, from the first byte to the last: recorded, copied by a few lines of C, "
-    "recorded by script(1) and by tlog-rec(8), and with nothing in between.",
+    about="A large file shown by `cat` on a terminal, from the first byte to the last: recorded, copied by a few lines of "
+    "C, recorded by script(1) and by tlog-rec(8), and with nothing in between.",
     measure=measure,
     goals=(Goal(_CASE, "ratio", 1.0, against=_SCRIPT, least=True), Goal(_CASE, "ratio", 1.0, against=_TLOG, least=True)),
     ways={OURS: "Tidegate's recorder", _BARE: "nothing", _COPY: "a bare copy in C", _SCRIPT: "script(1)", _TLOG: "tlog-rec(8)"},
