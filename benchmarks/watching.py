@@ -4,11 +4,14 @@ A user slice is looked at through its cgroup.events, so that it doesn't matter w
 watched by pidfd.
 """
 
+import ctypes
 import os
 import select
+import struct
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmarks.frame.row import Absent
 from tests.hosts.cgroup import Cgroup
@@ -16,6 +19,8 @@ from tests.hosts.machine import Host
 
 _LOOK_S = 0.0003
 _EARLY_S = 0.02
+_IN_DELETE = 0x200
+_EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name (inotify(7))
 
 
 class SliceWatch:
@@ -86,7 +91,56 @@ class Deaths:
                 self._poll.unregister(descriptor)
                 os.close(descriptor)
 
+    @property
+    def left(self) -> int:
+        """How many live."""
+        return len(self._left)
+
     def wait(self, until_s: float) -> bool:
         """Whether all had died by then (seconds since the epoch)."""
+        self._thread.join(max(0.0, until_s - time.time()))
+        return not self._thread.is_alive()
+
+
+class Unlinked:
+    """Files, and when each was unlinked (ns, wall clock), by inotify: nothing is looked at meanwhile."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Raises OSError: a folder can't be watched."""
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = self._libc.inotify_init1(os.O_CLOEXEC)
+        self._left: set[Path] = set(paths)
+        self.gone_ns: dict[Path, int] = {}
+        folders = {path.parent for path in paths}
+        self._folders = {self._watched(folder): folder for folder in folders}
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watched(self, folder: Path) -> int:
+        number: int = self._libc.inotify_add_watch(self._fd, os.fsencode(folder), _IN_DELETE)
+        if number < 0:
+            raise OSError(ctypes.get_errno(), f"{folder} can't be watched")
+        return number
+
+    def _watch(self) -> None:
+        while self._left:
+            data = os.read(self._fd, 65536)
+            now, at = time.time_ns(), 0
+            while at < len(data):
+                number, _, _, length = _EVENT.unpack_from(data, at)
+                name = data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0")
+                at += _EVENT.size + length
+                path = self._folders.get(number, Path()) / os.fsdecode(name)
+                if path in self._left:
+                    self._left.discard(path)
+                    self.gone_ns[path] = now
+
+    @property
+    def left(self) -> int:
+        """How many are there."""
+        return len(self._left)
+
+    def wait(self, until_s: float) -> bool:
+        """Whether all were gone by then (seconds since the epoch)."""
         self._thread.join(max(0.0, until_s - time.time()))
         return not self._thread.is_alive()

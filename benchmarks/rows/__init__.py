@@ -1,6 +1,17 @@
 """The rows of the table, in its order: one file for each subject."""
 
 from benchmarks.frame.row import Row
-from benchmarks.rows import doors, echo, lateness, logins, memory, throughput
+from benchmarks.rows import burst, dead, doors, echo, judging, lateness, logins, memory, opening, throughput
 
-ROWS: tuple[Row, ...] = (doors.ROW, lateness.ROW, memory.ROW, logins.ROW, throughput.ROW, echo.ROW)
+ROWS: tuple[Row, ...] = (
+    doors.ROW,
+    lateness.ROW,
+    burst.ROW,
+    dead.ROW,
+    opening.ROW,
+    memory.ROW,
+    logins.ROW,
+    throughput.ROW,
+    echo.ROW,
+    judging.ROW,
+)
