@@ -117,10 +117,9 @@ def of_unit(host: Host, unit: str) -> list[int]:
 def cpu_s(pids: Sequence[int]) -> float:
     """Seconds that these have run, all their threads, by the scheduler's own count (proc(5), schedstat)."""
     total = 0
-    for pid in pids:
-        for task in (_PROC / str(pid) / "task").iterdir():
-            with contextlib.suppress(OSError):
-                total += int((task / "schedstat").read_text().split()[0])
+    for task in _tasks(pids):
+        with contextlib.suppress(OSError):
+            total += int((task / "schedstat").read_text().split()[0])
     return total / 1e9
 
 
@@ -131,15 +130,27 @@ def cpu_times(pid: int) -> tuple[float, float]:
     return int(fields[11]) / tick, int(fields[12]) / tick
 
 
-def woken(pids: Sequence[int]) -> int:
-    """How often any of their threads has gone to sleep by itself: once for each time that it was woken."""
-    total = 0
+def woken_by_thread(pids: Sequence[int]) -> dict[str, int]:
+    """How often each of their threads has gone to sleep by itself: once for each time that it was woken. By process and thread."""
+    found: dict[str, int] = {}
+    for task in _tasks(pids):
+        with contextlib.suppress(OSError):
+            count = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.MULTILINE)
+            pid = int(task.parent.parent.name)
+            command = (
+                (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split("/")[-1].strip()
+            )
+            found[f"{command[:40]}, thread {int(task.name) - pid}"] = int(count[1]) if count else 0
+    return found
+
+
+def _tasks(pids: Sequence[int]) -> list[Path]:
+    """Their threads; a process that has ended meanwhile has none."""
+    found: list[Path] = []
     for pid in pids:
-        for task in (_PROC / str(pid) / "task").iterdir():
-            with contextlib.suppress(OSError):
-                found = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.MULTILINE)
-                total += int(found[1]) if found else 0
-    return total
+        with contextlib.suppress(OSError):
+            found += (_PROC / str(pid) / "task").iterdir()
+    return found
 
 
 def pss_kib(pids: Sequence[int]) -> int:

@@ -17,12 +17,12 @@ Ways = Mapping[str, Mapping[str, Any]]
 
 
 def growth(title: str, axis: str, cases: Mapping[str, Ways], labels: Mapping[str, str]) -> str:
-    """Medians over the number that each case is called by, with a bar from quartile to quartile; both axes logarithmic."""
+    """Medians over the number that each case begins with, with a bar from quartile to quartile; both axes logarithmic."""
     points: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
     for case, ways in cases.items():
         for way, figure in ways.items():
             if figure.get("median", 0) > 0:
-                points.setdefault(way, []).append((float(case), figure))
+                points.setdefault(way, []).append((float(case.split()[0]), figure))
     every = [point for line in points.values() for point in line]
     if not every:
         return _whole(title, [])

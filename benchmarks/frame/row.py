@@ -30,7 +30,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A picture of some cases. ``growth``: cases are numbers, on the x axis; ``spread``: each value of each way, sorted."""
+    """A picture of some cases. ``growth``: cases begin with numbers, on the x axis; ``spread``: each value of each way, sorted."""
 
     kind: Literal["growth", "spread"]
     title: str
