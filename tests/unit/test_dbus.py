@@ -11,7 +11,9 @@ import pytest
 
 from agent.errors import HostError
 from agent.host import dbus
+from agent.host.clock import NS
 from agent.host.dbus import BusError, SystemdBus, marshal, message, split, unit_path
+from agent.host.timers import SystemdTimers
 
 
 def packed(kind: str, value: dbus.Value) -> bytes:
@@ -122,3 +124,30 @@ def test_nobody_there_is_an_error(tmp_path: Path) -> None:
 def test_one_that_never_answers_is_given_up(systemd: Callable[[list[bytes]], Path]) -> None:
     with SystemdBus(systemd([]), timeout_s=2) as bus, pytest.raises(HostError, match="systemd_unreachable"):
         bus.call("GetUnit", "s", "x")
+
+
+def _active() -> bytes:
+    return answer(2, signature="v", body=b"\1s\0\0" + struct.pack("<I", 6) + b"active\0")
+
+
+def test_a_timer_that_stands_is_not_asked_for_again(systemd: Callable[[list[bytes]], Path], tmp_path: Path) -> None:
+    timers = SystemdTimers(systemd([answer(1), _active()]), systemd=tmp_path, transient=tmp_path)
+    unit = timers.arm("100-50", 100 * NS, 50 * NS)
+    (tmp_path / unit).write_text("")
+    assert timers.arm("100-50", 100 * NS, 50 * NS) == unit  # that systemd answered once, and is gone
+
+
+def test_a_timer_that_somebody_removed_is_asked_for_again(systemd: Callable[[list[bytes]], Path], tmp_path: Path) -> None:
+    timers = SystemdTimers(systemd([answer(1), _active()]), systemd=tmp_path, transient=tmp_path)
+    timers.arm("100-50", 100 * NS, 50 * NS)
+    with pytest.raises(HostError, match="systemd_unreachable"):
+        timers.arm("100-50", 100 * NS, 50 * NS)
+
+
+def test_a_timer_that_was_taken_away_is_asked_for_again(systemd: Callable[[list[bytes]], Path], tmp_path: Path) -> None:
+    timers = SystemdTimers(systemd([answer(1), _active()]), systemd=tmp_path, transient=tmp_path)
+    (tmp_path / timers.arm("100-50", 100 * NS, 50 * NS)).write_text("")
+    with pytest.raises(HostError, match="systemd_unreachable"):
+        timers.disarm(["100-50"])
+    with pytest.raises(HostError, match="systemd_unreachable"):
+        timers.arm("100-50", 100 * NS, 50 * NS)

@@ -61,6 +61,7 @@ class Service:
             end.setblocking(False)
         self._bell_in = bell
         self._door: Door | None = None
+        self._beating: set[float] = set()
 
     def run(self) -> None:
         """Serve until SIGTERM. Raises OSError where the socket or the folder is no good."""
@@ -80,8 +81,9 @@ class Service:
         self._door = Door(loop, served, Opening(parts, self._places.rules))
         self._door.open()
         self._signals()
-        for seconds, work in ((SYNC_S, self._sync), (SEAL_S, self._seal), (_TIDY_S, parts.store.tidy)):
-            self._every(seconds, work)
+        self._every(_TIDY_S, parts.store.tidy)
+        parts.begun = self._beat
+        self._beat()  # for what was gone on with, or is still to be ended
         if self._watchdog_s:
             self._every(self._watchdog_s, lambda: parts.notify.tell("WATCHDOG=1"))
         gc.collect()
@@ -97,6 +99,20 @@ class Service:
             work()
 
         self.loop.after(seconds, again)
+
+    def _beat(self) -> None:
+        """Sync every second and seal every ten for as long as there is something to: with no session the recorder sleeps."""
+        for seconds, work in ((SYNC_S, self._sync), (SEAL_S, self._seal)):
+            if self._tapes() and seconds not in self._beating:
+                self._beating.add(seconds)
+                self.loop.after(seconds, lambda seconds=seconds, work=work: self._beaten(seconds, work))  # type: ignore[misc]
+
+    def _beaten(self, seconds: float, work: Callable[[], object]) -> None:
+        self._beating.discard(seconds)
+        try:
+            work()
+        finally:
+            self._beat()
 
     def _signals(self) -> None:
         signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)

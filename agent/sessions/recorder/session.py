@@ -60,6 +60,7 @@ class Parts:
     windows: Windows
     notify: Notify
     live: dict[str, "Session"] = field(default_factory=dict)
+    begun: Callable[[], None] = lambda: None  # called when there is one more in ``live``
 
 
 class Session(ABC):
@@ -81,6 +82,7 @@ class Session(ABC):
         tape.required = about.required
         tape.failed = self._in_trouble
         parts.live[about.id] = self
+        parts.begun()
 
     # -- set up by the kinds of session
 
