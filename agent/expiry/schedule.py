@@ -47,11 +47,14 @@ class Schedule:
     _boot: list[_Entry] = field(default_factory=list)
     _set: dict[int, dict[Alarm, int]] = field(default_factory=dict)  # by grant, so that forgetting one is cheap
     _numbers: Iterator[int] = field(default_factory=itertools.count)
+    _count: int = 0  # alarms in ``_set``: asked for with each one that is added
 
     def add(self, alarm: Alarm, *, wall_ns: int | None = None, boot_ns: int | None = None) -> None:
         """Set an alarm for a wall time, a boot time, or the first of both; one that is set already is moved there."""
         number = next(self._numbers)
-        self._set.setdefault(alarm.grant_id, {})[alarm] = number
+        alarms = self._set.setdefault(alarm.grant_id, {})
+        self._count += alarm not in alarms
+        alarms[alarm] = number
         if wall_ns is not None:
             heapq.heappush(self._wall, (wall_ns, number, alarm))
         if boot_ns is not None:
@@ -60,7 +63,7 @@ class Schedule:
 
     def forget(self, grant_id: int) -> None:
         """Drop every alarm of a grant (it ended another way)."""
-        self._set.pop(grant_id, None)
+        self._count -= len(self._set.pop(grant_id, {}))
 
     def due(self, wall_ns: int, boot_ns: int) -> list[Alarm]:
         """Take out what is due by now, on each clock in the order of time; each alarm once."""
@@ -82,7 +85,7 @@ class Schedule:
 
     def __len__(self) -> int:
         """Alarms still set."""
-        return sum(len(alarms) for alarms in self._set.values())
+        return self._count
 
     def _is_set(self, entry: _Entry) -> bool:
         _, number, alarm = entry
@@ -98,5 +101,6 @@ class Schedule:
     def _unset(self, alarm: Alarm) -> None:
         alarms = self._set[alarm.grant_id]
         del alarms[alarm]
+        self._count -= 1
         if not alarms:
             del self._set[alarm.grant_id]

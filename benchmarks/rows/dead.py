@@ -46,7 +46,12 @@ def _open(ground: Ground, login: str, due_s: int) -> int:
 
 
 def _parts(run: Run, ground: Ground, due: dict[str, int]) -> None:
-    """By systemd's own log: when it started the program; what is left is the program's."""
+    """By systemd's own log: when it started the program; and what its interpreter takes until it has read the program's code."""
+    imports = ["python3", "-I", "-c", "import sys; sys.path.insert(0, '/usr/lib/tidegate'); import agent.backstop"]
+    for _ in range(5):
+        began = time.monotonic()
+        ground.host.run(imports)
+        run.part(_CASE, "the interpreter and the program's imports", "ms", (time.monotonic() - began) * 1000)
     journal = ground.host.run("journalctl --sync; journalctl --boot --no-pager --utc --output short-precise _PID=1").stdout
     year = datetime.now(UTC).year
     for stamp, second in _STARTS.findall(journal):

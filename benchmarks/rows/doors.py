@@ -59,8 +59,9 @@ def _minute(run: Run, ground: Ground, endings: Endings, agent: GuestAgent | None
 
 def _ours(run: Run, ground: Ground, due_s: float) -> None:
     exp = int(due_s)
-    ground.scene.open(account("jit-door"), ssh("jit-door", public(ground.key)), exp=exp)
+    jti = ground.scene.open(account("jit-door"), ssh("jit-door", public(ground.key)), exp=exp)
     _knock(run, ground, OURS, "jit-door", exp)
+    run.part(_CASE, "its doors shut, by the receipt", "ms", ground.scene.receipt(jti)["lateness_ms"]["doors"])
     ground.host.wait_for(lambda: not ground.scene.status()["grants"], 30, "the grant is over")
 
 

@@ -40,6 +40,7 @@ def _stretch(run: Run, scene: Scene, agent: guest_agent.GuestAgent | None, secon
     ways = {OURS: [pid for pids in ours.values() for pid in pids], **({_GUEST: of_unit(scene.host, agent.unit)} if agent else {})}
     before = {way: (_wakes(pids), cpu_s(pids)) for way, pids in ways.items()}
     threads = {name: woken_by_thread(pids) for name, pids in ours.items()}
+    busy_before = {name: cpu_s(pids) for name, pids in ours.items()}
     time.sleep(seconds)
     for way, pids in ways.items():
         wakes, busy = before[way]
@@ -49,6 +50,7 @@ def _stretch(run: Run, scene: Scene, agent: guest_agent.GuestAgent | None, secon
     for name, pids in ours.items():
         for thread, count in _more(threads[name], woken_by_thread(pids)).items():
             run.part(_WAKES, f"{name}, {thread}", "/s", count / seconds)
+        run.part(_CPU, name, "ms/s", (cpu_s(pids) - busy_before[name]) * 1000 / seconds)
         run.part(_MEMORY, name, "MiB", pss_kib(pids) / 1024)
 
 

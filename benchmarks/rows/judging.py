@@ -43,6 +43,7 @@ def measure(run: Run) -> None:
     for case, name in ((_POLICY, "by policy"), (_FORGED, "by signature")):
         run.add(case, OURS, "us", *found[name])
         run.add(case, _SAME, "us", *found["accepted"])
+        run.part(case, _NAMES["verify"], "us", *found["verify"])
     for name, what in _NAMES.items():
         run.part(_ACCEPTED, what, "us", *found[name])
 

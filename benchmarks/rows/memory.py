@@ -36,6 +36,10 @@ def _one(run: Run, host: Bed, way: str, someone: Person, around: str, which: str
                 stack.enter_context(typing(someone, around))
             time.sleep(0.5)
             run.add(_CASE, way, "KiB", (_pss(host, which) - before) / count)
+            if way == OURS:
+                run.part(
+                    _CASE, "its waiter, and its share of what tells of windows", "KiB", _pss(host, which.split("; ")[1]) / count
+                )
         end = time.monotonic() + 20
         while _sessions(host, which) and time.monotonic() < end:
             time.sleep(0.1)

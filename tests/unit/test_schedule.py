@@ -51,6 +51,20 @@ def test_what_is_forgotten_never_fires_and_the_others_do() -> None:
     assert schedule.due(100, 100) == [other]
 
 
+def test_it_knows_how_many_are_set_whatever_became_of_them() -> None:
+    schedule = Schedule()
+    for grant in range(50):
+        schedule.add(Alarm(Act.SHUT, grant), wall_ns=100 + grant, boot_ns=100 + grant)
+        schedule.add(Alarm(Act.SHUT, grant), wall_ns=200 + grant)  # moved: still one
+        schedule.add(Alarm(Act.WARN, grant, 60), boot_ns=50)
+    assert len(schedule) == 100
+    schedule.forget(7)
+    schedule.forget(7)
+    assert len(schedule) == 98
+    assert len(schedule.due(0, 60)) == 49
+    assert len(schedule) == 49
+
+
 def test_alarms_of_one_clock_come_in_the_order_of_time() -> None:
     schedule = Schedule()
     for at in (30, 10, 20):

@@ -1,11 +1,12 @@
 """When sshd is asked about a tenant anew, and when what it said of another one holds."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from agent.errors import HostError
-from agent.host.contract import Account
+from agent.host.contract import Account, CommandResult
 from agent.host.fake import FakeHost
 from enforcers import sshd_files, sshd_match
 from tests.unit.enforcer_fixtures import fake_host, sshd_says
@@ -30,7 +31,12 @@ def host_with(*logins: str, **files: bytes) -> FakeHost:
 
 def times_asked(host: FakeHost, known: sshd_match.Known, *logins: str) -> int:
     said: list[object] = []
-    host.commands = {**host.commands, "sshd": lambda argv, stdin: said.append(argv) or sshd_says(host.config)(argv, stdin)}
+
+    def sshd(argv: Sequence[str], stdin: bytes | None) -> CommandResult:
+        said.append(argv)
+        return CommandResult(tuple(argv), 0, sshd_says(host.config)(argv, stdin).stdout, "")
+
+    host.commands = {**host.commands, "sshd": sshd}
     for login in logins:
         known.check(host, login)
     return len(said)
@@ -106,9 +112,9 @@ def test_a_conflict_is_never_remembered_as_right() -> None:
 def test_a_file_that_changes_while_sshd_is_asked_leaves_nothing_known() -> None:
     host, known = host_with("jit-a", "jit-b"), sshd_match.Known()
 
-    def changing(argv: list[str], stdin: bytes | None) -> object:
+    def changing(argv: Sequence[str], stdin: bytes | None) -> CommandResult:
         host.files[MAIN] = (DEBIAN + b"Match User jit-b\n", 0o644)
-        return sshd_says(host.config)(argv, stdin)
+        return CommandResult(tuple(argv), 0, sshd_says(host.config)(argv, stdin).stdout, "")
 
     host.commands = {**host.commands, "sshd": changing}
     known.check(host, "jit-a")
