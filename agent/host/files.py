@@ -6,6 +6,7 @@ that sshd, sudo and nss-systemd skip.
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import secrets
@@ -17,6 +18,7 @@ from agent.errors import HostError
 
 READ_MAX = 1 << 20  # bytes
 TEMPORARY = ".tidegate-"
+_WRITERS = 4  # of one path at once, that unfinished files have names of their own for; a fifth takes a random one
 
 
 @contextlib.contextmanager
@@ -61,10 +63,9 @@ def atomic_write(path: Path, data: bytes, mode: int = 0o644, *, uid: int = 0, gi
     Raises:
         HostError: ``write_failed``; the old file is then still in place.
     """
-    temporary = temporary_for(path).name
     try:
         with folder(path.parent) as parent:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
+            temporary, fd = _unfinished(path, parent)
             try:
                 try:
                     _dress(fd, mode, uid, gid, like)
@@ -80,6 +81,18 @@ def atomic_write(path: Path, data: bytes, mode: int = 0o644, *, uid: int = 0, gi
             os.fsync(parent)
     except OSError as error:
         raise HostError("write_failed", f"{path} could not be written: {error.strerror}") from error
+
+
+def _unfinished(path: Path, parent: int) -> tuple[str, int]:
+    """A new file beside the path, by one of few names: what a kill leaves of it is found without looking through the folder."""
+    for name in (*_slots(path), temporary_for(path).name):
+        with contextlib.suppress(FileExistsError):
+            return name, os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
+    raise FileExistsError(errno.EEXIST, "every name for its unfinished file is taken")
+
+
+def _slots(path: Path) -> list[str]:
+    return [f"{TEMPORARY}{path.name}.{number}" for number in range(_WRITERS)]
 
 
 def temporary_for(path: Path) -> Path:
@@ -185,8 +198,18 @@ def sync_folder(path: Path) -> None:
         raise HostError("remove_failed", f"what was removed from {path} may come back: {error.strerror}") from error
 
 
+def clear_unwritten(path: Path) -> None:
+    """Remove what a killed :func:`atomic_write` of this path left beside it. Only where nobody else writes the path now.
+
+    However many files the folder holds: opening a grant writes into folders that have several for each live grant.
+    """
+    for name in _slots(path):
+        with contextlib.suppress(HostError):  # it stays, hidden
+            remove(path.with_name(name))
+
+
 def clear_leftovers(path: Path) -> None:
-    """Remove what a killed :func:`atomic_write` of this path left beside it. Only where nobody else writes the path now."""
+    """The same, and what was left under a name of :func:`temporary_for`: the whole folder is looked through."""
     _clear(path.parent, f"{TEMPORARY}{path.name}.")
 
 

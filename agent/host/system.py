@@ -127,13 +127,13 @@ class SystemHost:
         """See contract.Writer. A missing folder is made, root's, mode 0755."""
         if not path.parent.exists():
             files.make_folder(path.parent)
-        files.clear_leftovers(path)
+        files.clear_unwritten(path)
         files.atomic_write(path, data, mode)
 
     def remove(self, path: Path) -> None:
         """See contract.Writer. What a killed write of that file left goes with it."""
         files.remove(path)
-        files.clear_leftovers(path)
+        files.clear_unwritten(path)
 
     def create_account(self, account: Account) -> None:
         """See contract.Writer."""

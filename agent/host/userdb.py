@@ -125,7 +125,7 @@ class UserdbAccounts:
         """Unlink that file; a row of /etc/group is not ours and stays."""
         path = self.root / f"{user}:{group}.membership"
         files.remove(path)
-        files.clear_leftovers(path)
+        files.clear_unwritten(path)
 
     def _record(self, name: str, kind: str) -> dict[str, object] | None:
         text = files.read_bounded(self.root / f"{name}.{kind}", _RECORD_MAX)
@@ -144,7 +144,7 @@ class UserdbAccounts:
                 raise HostError("account_taken", f"a userdb {kind} record {account.name} is there already")
 
     def _write(self, name: str, data: bytes) -> None:
-        files.clear_leftovers(self.root / name)
+        files.clear_unwritten(self.root / name)
         files.atomic_write(self.root / name, data, 0o644)
 
     def _link(self, name: str, target: str) -> None:

@@ -45,6 +45,42 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     assert (tmp_path / "f").read_bytes() == b"old"
 
 
+def killed_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As SIGKILL leaves it: the unfinished file stands beside the path."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "rename", lambda *_args, **_more: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(os, "unlink", lambda *_args, **_more: None)
+        files.atomic_write(path, b"half", 0o600)
+
+
+def test_what_killed_writes_left_keeps_nobody_from_writing_and_is_found_without_a_look_through_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, neighbour = tmp_path / "a", tmp_path / "a.0"
+    neighbour.write_bytes(b"somebody's")
+    for _ in range(3):
+        killed_write(path, monkeypatch)
+    assert len([each for each in tmp_path.iterdir() if each.name.startswith(files.TEMPORARY)]) == 3
+    files.atomic_write(path, b"new", 0o600)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", lambda *_: pytest.fail("it may hold ten thousand files"))
+        files.clear_unwritten(path)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "a.0"]
+    assert path.read_bytes() == b"new"
+
+
+def test_more_writers_than_names_are_all_served_and_what_is_left_is_found_by_a_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    for _ in range(6):
+        killed_write(path, monkeypatch)
+    files.atomic_write(path, b"new", 0o600)
+    assert path.read_bytes() == b"new"
+    files.clear_leftovers(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
 def test_reads_are_bounded_and_only_of_regular_files(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x" * 100)
     (tmp_path / "link").symlink_to("f")
