@@ -69,7 +69,7 @@ def measure(run: Run) -> None:
                 OURS: lambda live=live, number=number: open_one(run, ground, opening(live), next(number)),  # type: ignore[misc]
                 USERADD: lambda live=live, number=number: add_one(run, ground, opening(live), next(number)),  # type: ignore[misc]
             }
-            run.turns(15, 3, ways, f"{live} live grants")
+            run.turns(10, 3, ways, f"{live} live grants")
             _name_service(run, ground, live)
     first, last = (run.figures[opening(live)][OURS] for live in (counts[0], counts[-1]))
     if counts == _FULL:

@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -40,12 +41,12 @@ shift
 sleep "$left"
 exec "$@"
 """
-_LEAD_S = 3.5  # of a slot, to make its accounts and processes
+_LEAD_S = 4.0  # of a slot, to make its accounts and processes
 _APART_S = 1.0
 _ARMED_S = 0.4  # a bomb goes off this long before its deadline
 _PATIENCE_S = 0.85  # and whoever has not ended it by then is counted as not having done so in the time until the next one's turn
 _GAP_S = 1.0
-_A_MINUTE = 7  # slots
+_A_MINUTE = 6  # slots
 _MOST = 380  # processes of a shell bomb
 
 
@@ -78,7 +79,7 @@ def measure(run: Run) -> None:
     """Minute by minute, until every case has its number of slots."""
     with stage(run) as (ground, endings, agent):
         ways = [way for way in (OURS, BARE, AT, GUEST) if way not in run.absent]
-        wanted = [case for _ in range(run.times(10, 1)) for case in CASES]
+        wanted = [case for _ in range(run.times(8, 1)) for case in CASES]
         number = 0
         while number < len(wanted):
             batch = list(_batch(wanted[number : number + _A_MINUTE], ways, number))
@@ -149,7 +150,9 @@ def _prepare(ground: Ground, endings: Endings, batch: Sequence[_Slot]) -> None:
 def _play(run: Run, ground: Ground, endings: Endings, agent: guest_agent.GuestAgent | None, slot: _Slot) -> None:
     """One slot: everybody's processes, then one deadline after the other."""
     time.sleep(max(0.0, slot.starts_s - time.time()))
-    ready = [turn for turn in slot.turns if _set_up(run, ground, agent, slot, turn)]
+    with ThreadPoolExecutor(len(slot.turns)) as pool:
+        set_up = list(pool.map(lambda turn: _set_up(run, ground, agent, slot, turn), slot.turns))
+    ready = [turn for turn, well in zip(slot.turns, set_up, strict=True) if well]
     for turn in slot.turns:
         watch = SliceWatch(ground.host, turn.uid)
         if turn not in ready or not _alive(slot, turn, watch):

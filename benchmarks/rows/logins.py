@@ -17,7 +17,7 @@ def measure(run: Run) -> None:
         for _ in range(_WARM):
             for someone in people.values():
                 someone.ssh("true")
-        run.turns(60, 5, {way: _one(run, way, someone) for way, someone in people.items()})
+        run.turns(40, 5, {way: _one(run, way, someone) for way, someone in people.items()})
 
 
 def _one(run: Run, way: str, someone: Person) -> Callable[[], None]:

@@ -41,7 +41,7 @@ def measure(run: Run) -> None:
             _SCRIPT: lambda: _script(run, ground, key, by_hand, next(number)),
             _SSHD: lambda: run.add(_LOGIN, _SSHD, "ms", _accepted_ms(ground, key, "plain")),
         }
-        run.turns(60, 6, ways)
+        run.turns(50, 5, ways)
 
 
 def _ours(run: Run, ground: Ground, key: paramiko.PKey, number: int, *, alone: bool = False) -> None:
