@@ -13,7 +13,9 @@ _TIMEOUT_S = 300
 
 
 def unpack(folder: Path) -> None:
-    """Put every library of the list under ``folder``, each with its licence and what it says of itself (its dist-info).
+    """Put every library of the list under ``folder``, with what it says of itself (its dist-info).
+
+    The text of its licence is not: a package has a place of its own for that (packaging/deb/PACKAGE.copyright).
 
     Which it is, is checked by hash each time, also of what was fetched before. Exits where that fails, or nothing can be fetched.
     """
@@ -28,7 +30,7 @@ def unpack(folder: Path) -> None:
     for wheel in CACHE.glob("*.whl"):
         if any(wheel.name.lower().startswith(f"{name}-") for name in _names()):
             with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(folder)
+                archive.extractall(folder, [name for name in archive.namelist() if "/licenses/" not in name])
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
