@@ -228,12 +228,9 @@ def make_folder(path: Path, mode: int = 0o755) -> None:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=mode)
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
+        with opened_folder(path) as fd:
             if os.geteuid() == 0:
                 os.fchown(fd, 0, 0)
             os.fchmod(fd, mode)
-        finally:
-            os.close(fd)
     except OSError as error:
         raise HostError("write_failed", f"folder {path} could not be made: {error.strerror}") from error
