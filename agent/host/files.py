@@ -8,6 +8,7 @@ that sshd, sudo and nss-systemd skip.
 import contextlib
 import itertools
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -220,6 +221,29 @@ def names(path: Path, most: int = 10_000) -> tuple[str, ...]:
             return tuple(sorted(entry.name for entry in itertools.islice(entries, most)))
     except OSError:
         return ()
+
+
+def is_own(found: os.stat_result) -> bool:
+    """Whether it is a regular file of this process's own user."""
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+
+
+def own_files(folder: int, name: re.Pattern[str], most: int = 65_536) -> list[tuple[re.Match[str], int]]:
+    """Of an open folder that others may write to: its own files (:func:`is_own`) of such a name, each with its bytes, unsorted.
+
+    Another's under such a name counts for nothing. At most ``most`` entries are looked at. Raises OSError.
+    """
+    found: list[tuple[re.Match[str], int]] = []
+    with os.scandir(folder) as entries:
+        for entry in itertools.islice(entries, most):
+            match = name.fullmatch(entry.name)
+            if match is None:
+                continue
+            with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+                status = entry.stat(follow_symlinks=False)
+                if is_own(status):
+                    found.append((match, status.st_size))
+    return found
 
 
 def make_folder(path: Path, mode: int = 0o755) -> None:
