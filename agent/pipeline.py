@@ -226,8 +226,7 @@ class Pipeline:
         """Run the steps; whatever stops them, undo what was done before the error goes on."""
 
         def go_on() -> None:
-            if live.cancel or live.deadline.passed(self.clock):
-                raise UnenforceableError("ended_while_opening", "the grant ended while it was being opened")
+            live.must_go_on(self.clock, "was being opened")
 
         try:
             go_on()

@@ -3,11 +3,11 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from agent.cli.health import Finding
 from agent.config import Config
 from agent.errors import HostError
+from agent.host.courier import status_file
 from agent.host.files import exists, read_bounded
 from agent.model.text import one_line
 
@@ -18,15 +18,10 @@ _TEXTS = ("transport", "url", "how", "since", "certificate_ends", "written")
 Object = dict[str, object]
 
 
-def status_file(config: Config) -> Path:
-    """Where the courier writes how it stands."""
-    return config.paths.run_dir / "courier/status.json"
-
-
 def courier_status(config: Config) -> Object | None:
     """What it says, each member of its type and bounded; None where there is no courier.yaml and no courier either."""
     try:
-        data = read_bounded(status_file(config), _FILE_MAX)
+        data = read_bounded(status_file(config.paths), _FILE_MAX)
         found = json.loads(data) if data is not None else None
     except (HostError, ValueError, RecursionError):
         found = {}

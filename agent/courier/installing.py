@@ -16,11 +16,11 @@ from pathlib import Path
 from agent.config import Config
 from agent.courier.enrolment import Enrolled
 from agent.courier.identity import store
-from agent.courier.places import ACCOUNT, Places
+from agent.courier.places import Places
 from agent.courier.settings import load_settings
 from agent.errors import ConfigError, HostError, RefusedError, TidegateError
 from agent.host import files
-from agent.host.courier import share
+from agent.host.courier import ACCOUNT, share
 from agent.trust import TrustedKey, keyring, load_keyring
 from agent.trust.strictjson import canonical
 

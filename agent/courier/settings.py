@@ -1,5 +1,6 @@
 """courier.yaml: how this host reaches its control plane. Read strictly, like every file of the admin's."""
 
+import ipaddress
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,11 @@ from agent.settings import Section
 from agent.strictyaml import Node, read_yaml
 
 TRANSPORTS = ("https", "nats")
+SERVER = re.compile(r"(?:tls|nats)://[A-Za-z0-9.:\[\]-]{1,255}")  # of NATS
+BUCKET = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of its key-value store
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|[0-9A-Fa-f:.]{2,45}")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
-_BUCKET = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST_ID = re.compile(r"[!-~]{1,255}")
-_SERVER = re.compile(r"(?:tls|nats)://[A-Za-z0-9.:\[\]-]{1,255}")
 _URL_MAX = 500
 _OFFERED_MAX = 16
 
@@ -176,6 +177,14 @@ def offered_nats(value: object) -> Nats:
     return Nats(found, _bucket(value.get("bucket", "tidegate"), "nats.bucket"))
 
 
+def on_loopback(host: str) -> bool:
+    """Whether a server of that name or address is on this very machine, so that ``nats://``, unencrypted, may do."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _nats(node: Node | None) -> Nats | None:
     if node is None:
         return None
@@ -188,13 +197,13 @@ def _nats(node: Node | None) -> Nats | None:
 
 
 def _server(value: object, key: str) -> str:
-    if not isinstance(value, str) or not _SERVER.fullmatch(value):
+    if not isinstance(value, str) or not SERVER.fullmatch(value):
         raise RefusedError("nats_invalid", "must be tls://HOST[:PORT], or nats:// on loopback", field=key)
     return value
 
 
 def _bucket(value: object, key: str) -> str:
-    if not isinstance(value, str) or not _BUCKET.fullmatch(value):
+    if not isinstance(value, str) or not BUCKET.fullmatch(value):
         raise RefusedError("nats_invalid", "must be a bucket's name of A-Z a-z 0-9 _ -, at most 64", field=key)
     return value
 

@@ -5,23 +5,18 @@ certificate, and Carol follows her session live. Bob breaks the glass for a root
 it must be gone, and the receipts be back at the control plane. Exits 0 only if every line held.
 """
 
-import argparse
 import contextlib
-import json
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from agent.errors import TidegateError
 from examples.demo import asking
-from examples.demo.asking import claims_of
+from examples.demo.command import Figures, run_as_command
 from examples.demo.plane import Plane
 from examples.demo.scene import ALICE, BOB, HOST_NAME, WITH_SYSTEMD, WITHOUT_SYSTEMD, Scene, machine_address, set_up
 from examples.demo.timeline import MS, Timeline
 from examples.demo.watch import LoginProbe, ProcessWatch
-from tests.hosts.errors import HostError
 from tests.hosts.fallback import available
 from tests.hosts.prepare import install_tidegate, install_tidegate_with_this_python
 from tests.hosts.snapshot import Snapshot, differences
@@ -30,27 +25,6 @@ LIFETIME_S = 25
 ROOT_MARKERS = (b"86401", b"86402")
 ROOT_SHELL = "setsid sleep 86401 </dev/null >/dev/null 2>&1 & exec sleep 86402"
 LEAVE_BEHIND = "nohup sleep 86400 >/dev/null 2>&1 & tmux new-session -d 'sleep 86400'; echo left"
-Figures = dict[str, object]
-
-
-def main() -> None:
-    """Run it; prints the timeline, and with --json one object as the last line."""
-    parser = argparse.ArgumentParser(prog="make demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="end with one JSON object on stdout; the timeline goes to stderr")
-    as_json = parser.parse_args().json
-    timeline = Timeline(quiet=as_json)
-    try:
-        figures = run(timeline)
-    except (HostError, TidegateError, RuntimeError, subprocess.SubprocessError, OSError) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        if as_json:
-            print(json.dumps({"verdict": "fail", "error": str(error), "steps": timeline.steps}))
-        sys.exit(1)
-    verdict = "pass" if timeline.passed else "fail"
-    timeline.title(f"\nVerdict: {verdict.upper()}")
-    if as_json:
-        print(json.dumps({"verdict": verdict, **figures, "steps": timeline.steps}), flush=True)
-    sys.exit(0 if timeline.passed else 1)
 
 
 def run(timeline: Timeline) -> Figures:
@@ -151,13 +125,7 @@ def _marked(scene: Scene) -> bool:
 
 def _followed(scene: Scene, timeline: Timeline, live: "subprocess.Popen[bytes]") -> float | None:
     """Carol looks over alice's shoulder, on the other side of the network."""
-
-    def type_it() -> None:
-        if live.stdin:
-            live.stdin.write(b"echo seen-$((40+2))\n")
-            live.stdin.flush()
-
-    took_ms = asking.follow(scene.carol, ALICE, type_it, "seen-42")
+    took_ms = asking.follow(scene.carol, ALICE, live)
     words = f"carol follows alice's live session at the control plane: a line is there {took_ms or 0:.0f} ms after it was typed"
     timeline.say(words, ok=took_ms is not None)
     return None if took_ms is None else round(took_ms, 1)
@@ -236,12 +204,9 @@ def _aftermath(scene: Scene, timeline: Timeline, before: Snapshot) -> None:
         ok=not changed,
     )
     for grant in asking.ended_grants(scene):
-        host.write("/root/receipt.jws", str(grant["receipt"]))
-        done = host.run("tidegate receipts verify /root/receipt.jws", check=False)
-        late = claims_of(str(grant["receipt"]))["lateness_ms"]
-        what = f"doors {late.get('doors')} ms, last process {late.get('last_process')} ms"
-        ok = done.returncode == 0 and grant["cause"] == "expired"
-        timeline.say(f"{grant['subject']}'s receipt is at the control plane, verifies, and says: {what}", ok=ok)
+        genuine, late = asking.receipt_checked(host, grant)
+        ok = genuine and grant["cause"] == "expired"
+        timeline.say(f"{grant['subject']}'s receipt is at the control plane, verifies, and says: {late}", ok=ok)
 
 
 def _sleep_until(at_ns: int) -> None:
@@ -249,4 +214,4 @@ def _sleep_until(at_ns: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command("demo", __doc__, run)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from tests.host.scene import ISSUER, Scene, account, group, public, set_up, sleep_until, ssh, sudo
 from tests.hosts.machine import Host
-from tests.hosts.prepare import install_tidegate
+from tests.hosts.prepare import install_tidegate_beside_a_person
 
 pytestmark = pytest.mark.host
 ALICE, BOB = "jit-alice", "jit-bob"
@@ -34,8 +33,7 @@ RECORDS, ROWS = "userdb", "passwd"
 
 def prepare(root: Path, backend: str) -> None:
     """With a person's account that was there before, and one of the two kinds of accounts."""
-    install_tidegate(root)
-    subprocess.run(["chroot", str(root), "useradd", "-m", "-s", "/bin/bash", "deploy"], check=True)
+    install_tidegate_beside_a_person(root)
     (root / "etc/tidegate/conf.d/backend.yaml").write_text(f"account_backend: {backend}\n")
 
 

@@ -14,8 +14,7 @@ import pytest
 from examples.demo.watch import offer_key
 from tests.host.scene import ALLOWED, ISSUER, Scene, account, group, public, set_up, sleep_until, ssh, sudo
 from tests.hosts.machine import Host
-from tests.hosts.prepare import REPOSITORY, install_tidegate
-from tests.hosts.snapshot import differences
+from tests.hosts.prepare import REPOSITORY, install_tidegate_beside_a_person
 
 pytestmark = pytest.mark.host
 ALICE = "jit-alice"
@@ -31,27 +30,10 @@ rules:
 """
 
 
-def prepare(root: Path) -> None:
-    """With a person's account that was there before."""
-    install_tidegate(root)
-    subprocess.run(["chroot", str(root), "useradd", "-m", "-s", "/bin/bash", "deploy"], check=True)
-
-
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
-    with Host.boot(prepare=prepare) as host:
+    with Host.boot(prepare=install_tidegate_beside_a_person) as host:
         yield set_up(host, POLICY)
-
-
-@pytest.fixture
-def clean(scene: Scene) -> Iterator[Scene]:
-    """The scene, which must be as it was when the test is over."""
-    before = scene.state()
-    yield scene
-    scene.tidegate("revoke", "--all")
-    scene.host.wait_for(lambda: not scene.status()["grants"], what="everything is shut")
-    time.sleep(0.3)
-    assert differences(before.files, scene.host.snapshot()) == []
 
 
 def test_access_ends_at_its_second_and_leaves_nothing(clean: Scene, ssh_key: Path) -> None:
@@ -225,7 +207,7 @@ def test_a_home_to_be_archived_is_packed_away_for_the_admin(clean: Scene, ssh_ke
 
 def test_homes_that_take_long_to_pack_keep_nobody_in(ssh_key: Path) -> None:
     """A sparse file costs its tenant nothing and the packing much; meanwhile others end on their second, a restart too."""
-    with Host.boot(prepare=prepare) as host:
+    with Host.boot(prepare=install_tidegate_beside_a_person) as host:
         scene, exp = set_up(host, POLICY), int(time.time()) + 12
         for number in range(5):
             login = f"jit-pack{number}"
@@ -267,7 +249,7 @@ def test_what_expired_while_the_daemon_was_stopped_is_gone_when_it_starts(clean:
 
 @pytest.mark.parametrize("clean_shutdown", [True, False])
 def test_a_grant_stands_again_after_a_reboot_and_one_that_ended_does_not(ssh_key: Path, clean_shutdown: bool) -> None:
-    with Host.boot(prepare=prepare) as host:
+    with Host.boot(prepare=install_tidegate_beside_a_person) as host:
         scene = set_up(host, POLICY)
         host.run(["systemctl", "enable", "tidegated"])
         standing = scene.open(account(), ssh(ALICE, public(ssh_key)), sudo(), lifetime=120)

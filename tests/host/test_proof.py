@@ -10,7 +10,7 @@ import pytest
 
 from tests.host.scene import ALLOWED, ISSUER, Scene, account, set_up, ssh, sudo
 from tests.hosts.machine import Host
-from tests.hosts.prepare import install_tidegate
+from tests.hosts.prepare import install_tidegate_beside_a_person
 
 pytestmark = pytest.mark.host
 ALICE = "jit-alice"
@@ -28,8 +28,7 @@ SABOTAGE = "/etc/ssh/sshd_config.d/00-other.conf"
 
 def prepare(root: Path) -> None:
     """With a person's account that has a sudo rule of its own, and the host's user CA."""
-    install_tidegate(root)
-    subprocess.run(["chroot", str(root), "useradd", "-m", "-s", "/bin/bash", "deploy"], check=True)
+    install_tidegate_beside_a_person(root)
     (root / "etc/sudoers.d/person").write_text("deploy ALL=(root) NOPASSWD: /usr/bin/whoami\n")
     ca = root / "root/ca"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(ca)], check=True)

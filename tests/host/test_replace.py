@@ -27,17 +27,6 @@ def scene() -> Iterator[Scene]:
         yield set_up(host, POLICY)
 
 
-@pytest.fixture
-def clean(scene: Scene) -> Iterator[Scene]:
-    """The scene, which must be as it was when the test is over."""
-    before = scene.state()
-    yield scene
-    scene.tidegate("revoke", "--all")
-    scene.host.wait_for(lambda: not scene.status()["grants"], what="everything is shut")
-    time.sleep(0.3)
-    assert differences(before.files, scene.host.snapshot()) == []
-
-
 def uid(scene: Scene, jti: str) -> int:
     return next(int(found["uids"][ALICE]) for found in scene.status()["grants"] if found["jti"] == jti)
 

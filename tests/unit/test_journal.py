@@ -18,13 +18,6 @@ from tests.unit.journal_kit import NS, WALL, grant, plan
 BOOT = ("boot-1", 5 * NS)
 
 
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    found = Journal(tmp_path / "state.db")
-    yield found
-    found.close()
-
-
 def accept(journal: Journal, jti: str = "g-1", *, exp: int = WALL + 600, planned: Plan | None = None) -> GrantRecord:
     given = grant(jti, exp=exp)
     return journal.accept(given, token=jti.encode(), summary="s", rule="r", received_ns=WALL * NS, boot=BOOT, plan=planned)
