@@ -34,6 +34,8 @@ def built(checkout: Path, out: Path, **environment: str) -> dict[str, str]:
 
 
 def test_two_builds_of_one_commit_are_the_same_bytes_wherever_and_by_whomever(tmp_path: Path) -> None:
+    date = "1790000000"
+    first = built(ROOT, tmp_path / "first", SOURCE_DATE_EPOCH=date)
     other = tmp_path / "elsewhere"
     other.mkdir()
     for name in SOURCES:
@@ -43,8 +45,6 @@ def test_two_builds_of_one_commit_are_the_same_bytes_wherever_and_by_whomever(tm
     for path in other.rglob("*"):
         path.chmod(path.stat().st_mode & 0o700 | 0o020)
         os.utime(path, (1, 1))
-    date = "1790000000"
-    first = built(ROOT, tmp_path / "first", SOURCE_DATE_EPOCH=date)
     assert len(first) == 6
     assert built(other, tmp_path / "second", SOURCE_DATE_EPOCH=date, TZ="Asia/Tokyo", LC_ALL="C.UTF-8", USER="x") == first
     assert not set(built(ROOT, tmp_path / "third", SOURCE_DATE_EPOCH="1790000001").values()) & set(first.values())
