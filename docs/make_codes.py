@@ -161,6 +161,7 @@ HOST = {
     "write_failed": "A file can't be written: room, or a read-only file system. The text names it.",
 }
 COMMAND = {
+    "metrics_unreadable": "The daemon and the command are of different versions: `systemctl restart tidegated`.",
     "agent_forbidden": "Ask as root, or join the group tidegate.",
     "agent_unreachable": "`systemctl status tidegated`; start it if it is down.",
     "answer_too_large": "Ask for less: the answer is over 64 MiB.",

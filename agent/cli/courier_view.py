@@ -14,7 +14,7 @@ from agent.model.text import one_line
 _FILE_MAX = 64 * 1024
 _SHOWN_MAX = 16
 _NAME = re.compile(r"[a-z_]{1,40}")
-_TEXTS = ("transport", "url", "how", "since", "certificate_ends", "written")
+_TEXTS = ("transport", "url", "how", "since", "last_contact", "certificate_ends", "written")
 Object = dict[str, object]
 
 

@@ -11,6 +11,7 @@ from agent import VERSION
 from agent.cli.access import grants, revoke, status
 from agent.cli.doctor import doctor
 from agent.cli.enroll import enroll
+from agent.cli.metrics import metrics
 from agent.cli.output import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from agent.cli.plan import plan
 from agent.cli.policy import policy
@@ -46,7 +47,7 @@ def cli(context: click.Context, config_file: Path | None) -> None:
     context.obj = config_file
 
 
-for command in (status, grants, sessions, revoke, receipts, plan, verify, keygen, sign, policy, doctor, enroll):
+for command in (status, grants, sessions, revoke, receipts, plan, verify, keygen, sign, policy, doctor, enroll, metrics):
     cli.add_command(command)
 
 
