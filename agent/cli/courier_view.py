@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from agent.cli.health import Finding
+from agent.cli.finding import Finding
 from agent.config import Config
 from agent.errors import HostError
 from agent.host.files import exists, read_bounded
@@ -66,12 +66,13 @@ def courier_finding(config: Config) -> Finding:
     """For `tidegate doctor`. Never worse than a warning: grants are enforced, and end, without it."""
     value = courier_status(config)
     if value is None:
-        return Finding("courier", "ok", f"{config.paths.courier_config} is not there: files are carried by other means")
+        return Finding.ok("courier", f"{config.paths.courier_config} is not there: files are carried by other means")
     mend = "journalctl -u tidegate-courier; nothing that is open stays open for want of it"
     lines = [line.strip() for line in courier_lines(value)]
     if value["running"] and value["connected"] and len(lines) == 1:
-        return Finding("courier", "ok", lines[0].removeprefix("Courier: "))
-    return Finding("courier", "warn", "; ".join(line.removeprefix("Courier: ").removeprefix("! courier: ") for line in lines), mend)
+        return Finding.ok("courier", lines[0].removeprefix("Courier: "))
+    detail = "; ".join(line.removeprefix("Courier: ").removeprefix("! courier: ") for line in lines)
+    return Finding.warn("courier_trouble", "courier", detail, mend)
 
 
 def _why(value: Object) -> str:

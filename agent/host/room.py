@@ -14,6 +14,12 @@ def free_bytes(folder: Path) -> int | None:
         return None
 
 
+def device_of(folder: Path) -> int | None:
+    """Which file system it is on (st_dev); None where it can't be looked at."""
+    found = _looked_at(folder)
+    return None if found is None else found.st_dev
+
+
 def bytes_of(files: Iterable[Path]) -> int:
     """The sizes of these files together; one that is not there has none."""
     return sum(found.st_size for file in files if (found := _looked_at(file)))

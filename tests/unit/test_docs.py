@@ -320,7 +320,7 @@ def test_every_code_that_a_page_names_exists(page: Path) -> None:
 
 def test_no_table_of_codes_has_one_twice() -> None:
     made = load_make_codes()
-    assert len(made.ADVICE) == sum(map(len, (made.INBOX, made.ENFORCERS, made.HOST, made.COMMAND, made.COURIER)))
+    assert len(made.ADVICE) == sum(map(len, (made.INBOX, made.ENFORCERS, made.HOST, made.COMMAND, made.COURIER, made.DOCTOR)))
 
 
 # The protocol, by other means
