@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,11 +22,16 @@ from agent.config import Config, Paths
 from agent.control import metrics as daemon_metrics
 from agent.control.handlers import Handlers
 from agent.control.server import Peer
+from agent.courier.status import Status
 from agent.errors import HostError
+from agent.expiry import recordings, story
+from agent.expiry.shut import Shut
 from agent.host import clock as clocks
 from agent.host.clock import NS, FakeClock
+from agent.journal import EndCause
 from agent.journal.records import HeldBulletin
 from agent.model.measures import CONTENT_TYPE, Family, Histogram, Sample, exposition
+from tests.unit.expiry_kit import live
 from tests.unit.lifecycle_kit import ISSUER, KEY, World
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -239,6 +245,17 @@ def test_refusals_are_counted_by_code_and_recordings_by_how_they_ended() -> None
     assert found.lateness[-1].value == 0, "one that never stood was not late"
 
 
+def test_an_end_tells_how_many_recordings_it_leaves_and_how_many_of_them_are_cut() -> None:
+    clock = FakeClock()
+    found = live(clock)
+    seal: dict[str, Any] = {"blocks": 1, "head": "00", "bytes": 10}
+    found.notes[recordings.NOTE] = {"r-1": {**seal, "whole": True}, "r-2": {**seal, "whole": False}}
+    found.cause, found.began_ns, found.last_process_ns = EndCause.REVOKED, clock.wall_ns(), clock.wall_ns() + 40_000_000
+    ended = story.ended(Shut(found, clock.wall_ns(), clock.wall_ns()), clock.wall_ns())[-1]
+    assert ended.kind is EventKind.GRANT_ENDED
+    assert (ended.detail["recordings"], ended.detail["recordings_cut"], ended.detail["late_ms"]) == (2, 1, 40)
+
+
 def test_what_the_disk_would_not_take_is_counted_as_lost_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trail = Trail(tmp_path, HostIdentity.of_this_host("h", "0"), FakeClock(), tell=lambda *_: None)
     trail.emit([event(EventKind.POLICY_LOADED)])
@@ -357,6 +374,29 @@ def _kernel(found: Any, error_us: int | None) -> int:
 
 
 # The courier's
+
+
+def test_the_courier_tells_when_its_last_connection_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = Status(tmp_path / "status.json", tmp_path, "https", "https://a")
+
+    def told() -> object:
+        status.write(force=True)
+        return json.loads((tmp_path / "status.json").read_text())["last_contact"]
+
+    def at(second: int) -> None:
+        monkeypatch.setattr(time, "time", lambda: 1_800_000_000.0 + second)
+
+    gone = HostError("courier_unreachable", "no route")
+    status.down(gone)
+    assert told() is None, "it never was"
+    at(10)
+    status.up("event stream")
+    for second in (20, 30):
+        at(second)
+        status.down(gone)
+    assert told() == "2027-01-15T08:00:20Z", "a try that failed is no contact"
+    status.up("event stream")
+    assert told() == "2027-01-15T08:00:20Z"
 
 
 def test_of_the_courier_only_known_names_are_labels_and_no_shape_of_its_file_is_an_error(
