@@ -160,6 +160,7 @@ HOST = {
     "write_failed": "A file can't be written: room, or a read-only file system. The text names it.",
 }
 COMMAND = {
+    "metrics_unreadable": "The daemon and the command are of different versions: `systemctl restart tidegated`.",
     "agent_forbidden": "Ask as root, or join the group tidegate.",
     "agent_running": "Tidegate is being removed, and tidegated could not be stopped: `systemctl stop tidegated`, then again.",
     "agent_unreachable": "`systemctl status tidegated`; start it if it is down.",
@@ -226,7 +227,39 @@ COURIER = {
     "transport_unavailable": "Install what the text names (package tidegate-courier-nats), or set `transport: https`.",
     "url_invalid": "Write https://HOST, with :PORT and a path if need be.",
 }
-ADVICE = {**INBOX, **ENFORCERS, **HOST, **COMMAND, **COURIER}
+DOCTOR = {
+    "backstop_none": "Boot with systemd, or keep tidegated under a supervisor: with it dead, live sessions have no other end.",
+    "backstop_program_missing": "`systemctl restart tidegated` writes it; if it is missing again, `journalctl -u tidegated` says why.",
+    "boot_backstop_none": "Start tidegated before sshd, and cron and atd after it.",
+    "boot_backstop_off": "`systemctl unmask tidegate-boot.service`, or install the package again.",
+    "bulletin_expired": "Let the control plane send a bulletin, and look at what carries it: grants that need a fresh one are suspended.",
+    "certificate_ended": "`tidegate status` says why it was not renewed. Make another: `tidegate enroll`.",
+    "certificate_near_end": "It was to be renewed at two thirds of its life: `tidegate status` says why it is not.",
+    "cgroup2_missing": "Boot with the unified cgroup hierarchy: without it sessions are ended process by process.",
+    "clock_unsynchronised": "Run an NTP client: grants end by this host's clock.",
+    "courier_trouble": "See the text, and `journalctl -u tidegate-courier`.",
+    "daemon_other_version": "`systemctl restart tidegated`: the package is newer than what runs. Nobody's session ends by it.",
+    "daemon_problem": "Mend what the text names: a file is taken up at once, all else within 15 s.",
+    "disk_low": "Make room: without it new grants wait and no end can be written down. Doors still shut on time.",
+    "disk_unreadable": "Start tidegated, which makes the folder, or let its parent be read.",
+    "drop_in_missing": "tidegated writes it when it starts: `journalctl -u tidegated` says why it could not.",
+    "execs_hidden": "See the text and `auditctl -l`: a rule of the host's keeps some of what tenants run from being told.",
+    "execs_unseen": "Boot with audit=1 and without enabled 2, then restart tidegated. A container has no audit of its own.",
+    "log_unread": "Let systemd-journald run, and journalctl be installed.",
+    "no_trusted_key": "Put the control plane's public JWK Set into trust.d as NAME.jwks.",
+    "sees_less": "Run `tidegate doctor` as root: some checks see less without.",
+    "nss_systemd_missing": "Install libnss-systemd, then restart tidegated: without it accounts are rows of /etc/passwd, which outlive a reboot.",
+    "nsswitch_without_systemd": "Add `systemd` to `passwd:` and `group:` in /etc/nsswitch.conf, or set `account_backend: auto`.",
+    "recorder_down": "`systemctl restart tidegate-recorder`; `journalctl -u tidegate-recorder` says why it stopped. Who must be recorded gets no session meanwhile.",
+    "recorder_socket_missing": "`systemctl restart tidegate-recorder`. Who must be recorded gets no session meanwhile.",
+    "recorder_unready": "Install the package again: it makes the account and tidegate-shell's interpreter; then restart tidegated.",
+    "sshd_missing": "Install openssh-server.",
+    "sshd_too_old": "Use OpenSSH 9.1 or later: older ones take no UTC time in key files.",
+    "sudo_without_notafter": "Use sudo.ws, or accept that sudo rules end only by tidegated: sudo-rs knows no NOTAFTER and no TIMEOUT.",
+    "systemd_absent": "Run tidegated under a supervisor that starts it again.",
+    "uid_kept_back": "See the text for what is left and what to do; the UID is given away again once nothing is.",
+}
+ADVICE = {**INBOX, **ENFORCERS, **HOST, **COMMAND, **COURIER, **DOCTOR}
 
 _HEAD = """\
 # Codes
@@ -280,6 +313,11 @@ def page() -> str:
             "plane refuses. None of them opens, keeps or ends access.",
             COURIER,
         ),
+        (
+            "Findings of `tidegate doctor`",
+            "Some of its findings have codes from above: what is wrong with the policy, the keys or sshd is the same wherever it is met.",
+            DOCTOR,
+        ),
     )
     return "\n".join([_HEAD, *(_section(*section) for section in sections)])
 
@@ -313,12 +351,17 @@ def _codes(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.args:
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name in _ERRORS or name == "refuse":
+            if name in _ERRORS or name == "refuse" or _is_finding(node.func):
                 yield from _texts(node.args[0])
         elif isinstance(node, ast.Tuple) and len(node.elts) == 3 and not isinstance(node.elts[0], ast.Constant):
             yield from _texts(node.elts[1])
         elif isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "code" for target in node.targets):
             yield from (text for text in _texts(node.value))
+
+
+def _is_finding(called: ast.expr) -> bool:
+    """``Finding.warn`` and ``Finding.fail`` of `tidegate doctor`."""
+    return isinstance(called, ast.Attribute) and called.attr in {"warn", "fail"} and getattr(called.value, "id", "") == "Finding"
 
 
 def _texts(node: ast.expr) -> Iterator[str]:

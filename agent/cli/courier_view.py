@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
-from agent.cli.health import Finding
+from agent.cli.finding import Finding
 from agent.config import Config
 from agent.errors import HostError
 from agent.host.courier import status_file
@@ -14,7 +14,7 @@ from agent.model.text import one_line
 _FILE_MAX = 64 * 1024
 _SHOWN_MAX = 16
 _NAME = re.compile(r"[a-z_]{1,40}")
-_TEXTS = ("transport", "url", "how", "since", "certificate_ends", "written")
+_TEXTS = ("transport", "url", "how", "since", "last_contact", "certificate_ends", "written")
 Object = dict[str, object]
 
 
@@ -61,12 +61,13 @@ def courier_finding(config: Config) -> Finding:
     """For `tidegate doctor`. Never worse than a warning: grants are enforced, and end, without it."""
     value = courier_status(config)
     if value is None:
-        return Finding("courier", "ok", f"{config.paths.courier_config} is not there: files are carried by other means")
+        return Finding.ok("courier", f"{config.paths.courier_config} is not there: files are carried by other means")
     mend = "journalctl -u tidegate-courier; nothing that is open stays open for want of it"
     lines = [line.strip() for line in courier_lines(value)]
     if value["running"] and value["connected"] and len(lines) == 1:
-        return Finding("courier", "ok", lines[0].removeprefix("Courier: "))
-    return Finding("courier", "warn", "; ".join(line.removeprefix("Courier: ").removeprefix("! courier: ") for line in lines), mend)
+        return Finding.ok("courier", lines[0].removeprefix("Courier: "))
+    detail = "; ".join(line.removeprefix("Courier: ").removeprefix("! courier: ") for line in lines)
+    return Finding.warn("courier_trouble", "courier", detail, mend)
 
 
 def _why(value: Object) -> str:

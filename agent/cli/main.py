@@ -21,6 +21,7 @@ class Commands(LazyGroup):
         "enroll": Where("agent.cli.enroll", "enroll", package="tidegate-courier"),
         "grants": Where("agent.cli.access", "grants"),
         "keygen": Where("agent.cli.tokens", "keygen"),
+        "metrics": Where("agent.cli.metrics", "metrics"),
         "plan": Where("agent.cli.plan", "plan"),
         "policy": Where("agent.cli.policy", "policy"),
         "receipts": Where("agent.cli.receipts", "receipts"),

@@ -139,6 +139,15 @@ class Outbox:
         """Put a signed teardown receipt out, as ``.jws``. Raises HostError as :meth:`put`."""
         return self.put(RECEIPT, jti, jws.encode("ascii") + b"\n", ".jws")
 
+    def backlog(self) -> Mapping[str, tuple[int, int]]:
+        """Kind → ``(files, bytes)`` that nobody has carried away yet; nothing where the folder can't be read."""
+        found = {ANSWER: (0, 0), RECEIPT: (0, 0)}
+        with contextlib.suppress(OSError), opened_folder(self._path) as folder:
+            for file in _listed(folder):
+                files, size = found.get(file.kind, (0, 0))
+                found[file.kind] = files + 1, size + file.size
+        return {kind: found[kind] for kind in (ANSWER, RECEIPT)}
+
     def clean(self) -> None:
         """At start: remove temporary files that a crash left. What can't be removed stays, hidden."""
         with contextlib.suppress(OSError), opened_folder(self._path) as folder, os.scandir(folder) as entries:
@@ -161,7 +170,7 @@ class Outbox:
         """
         if self._files < self._max_files and self._bytes + length <= self._max_bytes:
             return []
-        files = [_File(match.string, match[1], size) for match, size in own_files(folder, _OURS)]
+        files = _listed(folder)
         self._files, self._bytes = len(files), sum(file.size for file in files)
         if self._files < self._max_files and self._bytes + length <= self._max_bytes:
             return []
@@ -176,6 +185,10 @@ class Outbox:
             self._files -= 1
             self._bytes -= file.size
         return dropped
+
+
+def _listed(folder: int) -> list[_File]:
+    return [_File(match.string, match[1], size) for match, size in own_files(folder, _OURS)]
 
 
 def _exists(name: str, folder: int) -> bool:
