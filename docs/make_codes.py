@@ -135,7 +135,7 @@ HOST = {
     "inbox_unreadable": "Make /var/lib/tidegate/spool/inbox a folder of root's again; it is tried every 5 s.",
     "internal": "A fault in Tidegate: `journalctl -u tidegated` has the traceback. Please report it.",
     "journal_failed": "The journal can't be written: make room at /var/lib/tidegate. New grants wait in the inbox; ends go on.",
-    "journal_newer": "The journal is of a newer version: install that again.",
+    "journal_newer": "A newer Tidegate wrote the journal: what stood is ended, the file is kept beside as `state.db.newer-*`. Sign new grants; or install that version again.",
     "journal_unreadable": "state.db can't be opened: see the text. Don't delete it while grants are live: it is what knows them.",
     "kill_failed": "A process could not be signalled; it is tried again. Look at it with ps if it stays.",
     "kill_refused": "Refused to signal PID 1. Please report it.",
