@@ -47,15 +47,18 @@ class Kept:
     lost: bool = False
 
 
-def open_kept(config: Config, *, mend: bool = True, busy_ms: int = 2000) -> Kept:
+def open_kept(config: Config, *, mend: bool = True, end_newer: bool = False, busy_ms: int = 2000) -> Kept:
     """Open both. With ``mend`` a damaged file is set aside and replaced; without, or where that fails, it is an error or worked
     around in memory.
 
+    ``end_newer``: a newer version's journal is set aside too, and what is live in it ended. The daemon's alone: a backstop's older
+    program may meet one in the moment of an upgrade, while the newer daemon starts.
+
     Raises:
-        JournalError: with ``mend`` False: ``journal_damaged``, ``journal_newer``, ``journal_unreadable``.
+        JournalError: ``journal_newer`` without ``end_newer``; with ``mend`` False also ``journal_damaged``, ``journal_unreadable``.
         ConfigError: with ``mend`` False, the key's.
     """
-    kept = _open_journal(config, mend, busy_ms)
+    kept = _open_journal(config, mend, end_newer, busy_ms)
     try:
         kept.host_key = HostKey.load(config.paths.host_key)
     except ConfigError as error:
@@ -125,7 +128,7 @@ def writable(config: Config) -> bool:
     return True
 
 
-def _open_journal(config: Config, mend: bool, busy_ms: int) -> Kept:
+def _open_journal(config: Config, mend: bool, end_newer: bool, busy_ms: int) -> Kept:
     path = config.paths.state_db
     nothing = HostKey({}, "")  # replaced by the caller
     try:
@@ -133,6 +136,8 @@ def _open_journal(config: Config, mend: bool, busy_ms: int) -> Kept:
         journal = Journal(path, busy_ms=busy_ms)
         journal.check()
     except JournalError as error:
+        if error.code == "journal_newer" and not end_newer:
+            raise
         failed = error
     else:
         return Kept(journal, nothing)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import backstop
 from agent.config import Config, Paths
 from agent.errors import JournalError, UntrustedError
 from agent.host import files
@@ -218,10 +219,11 @@ def test_of_a_newer_journal_all_that_is_live_is_ended_nothing_opened_and_the_fil
     before = dump(path)
     with pytest.raises(JournalError, match="newer"):
         Journal(path, read_only=True)
-    with pytest.raises(JournalError, match="newer"):
-        open_kept(config(tmp_path), mend=False)
-    assert dump(path) == before
-    kept = open_kept(config(tmp_path))
+    for alone in (False, True):
+        with pytest.raises(JournalError, match="newer"):
+            backstop._pipeline(config(tmp_path), alone)
+    assert dump(path) == before, "a backstop's older program leaves it to the newer daemon, which may be starting"
+    kept = open_kept(config(tmp_path), end_newer=True)
     assert "newer Tidegate" in kept.closing
     assert (kept.lost, kept.stuck) == (True, False)
     live = {record.jti: record for record in kept.journal.live()}
@@ -247,7 +249,7 @@ def test_a_downgrade_that_ended_all_first_finds_nothing_live_and_goes_on(tmp_pat
     HostKey.load_or_create(tmp_path / "host.jwk")
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
-    kept = open_kept(config(tmp_path))
+    kept = open_kept(config(tmp_path), end_newer=True)
     assert kept.journal.live() == []
     assert len(kept.journal.receipts()) == 4
     assert kept.journal.last_uid() >= 70002
