@@ -64,7 +64,7 @@ class Daemon:
         keys = trust.KeyStore(config.paths.trust_dir)
         self._prepared = b""  # digest of sshd's and sudo's files when the enforcers were last prepared
         start.make_folders(config)
-        kept = keeping.open_kept(config)
+        kept = keeping.open_kept(config, end_newer=True)
         self._problems |= kept.troubles
         self.pipeline = assemble(config, keys, kept.journal, kept.host_key)
         self._guarding = Guarding(configured, kept, self.pipeline, self._problems)

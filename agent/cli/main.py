@@ -17,6 +17,7 @@ class Commands(LazyGroup):
     """The command's tree."""
 
     lazy: ClassVar[Mapping[str, Where]] = {
+        "config": Where("agent.cli.config", "config"),
         "doctor": Where("agent.cli.doctor", "doctor"),
         "enroll": Where("agent.cli.enroll", "enroll", package="tidegate-courier"),
         "grants": Where("agent.cli.access", "grants"),

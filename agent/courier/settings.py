@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agent.errors import RefusedError
+from agent.forms import COURIER, current
 from agent.settings import Section
 from agent.strictyaml import Node, read_yaml
 
@@ -82,10 +83,11 @@ def load_settings(path: Path) -> Settings:
     """Read courier.yaml.
 
     Raises:
-        ConfigError: all of :func:`agent.strictyaml.read_yaml` (``file_missing`` among them) and :class:`agent.settings.Section`;
+        ConfigError: all of :func:`agent.strictyaml.read_yaml` (``file_missing`` among them), :func:`agent.forms.current` and
+            :class:`agent.settings.Section`;
             ``url_invalid``, ``proxy_invalid``, ``host_id_invalid``, ``nats_invalid``, ``limit_invalid``, ``unknown_value``.
     """
-    node = read_yaml(path)
+    node = current(read_yaml(path), COURIER)
     section = Section(node, optional=("transport", "url", "proxy", "host_id", "nats", "limits"))
     transport = section.optional("transport", _transport, "https")
     needed = "url" if transport == "https" else "nats"

@@ -178,7 +178,7 @@ def test_every_command_and_option_stands_in_cli_md() -> None:
     page = texts(ROOT / "docs/CLI.md")
     for words in (["status"], ["grants", "list"], ["grants", "show"], ["revoke"], ["receipts", "list"], ["receipts", "show"],
                   ["receipts", "key"], ["receipts", "verify"], ["plan"], ["verify"], ["keygen"], ["sign"], ["policy", "check"],
-                  ["doctor"], ["metrics"], ["enroll"]):  # fmt: skip
+                  ["config", "migrate"], ["doctor"], ["metrics"], ["enroll"]):  # fmt: skip
         heading = f"\n## tidegate {' '.join(words)}"
         assert heading in page
         section = page.split(heading, 1)[1].split("\n## ", 1)[0]

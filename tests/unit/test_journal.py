@@ -10,8 +10,9 @@ import pytest
 from agent.errors import JournalError, UntrustedError
 from agent.host.clock import Mark
 from agent.journal import EndCause, GrantRecord, GrantState, Journal, StepState
-from agent.journal.database import SCHEMA_VERSION, Database
+from agent.journal.database import Database
 from agent.journal.records import Refusal
+from agent.journal.upgrade import SCHEMA_VERSION
 from agent.model import Plan
 from tests.unit.journal_kit import NS, WALL, grant, plan
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent import forms
 from agent.errors import ConfigError
 from agent.policy import Allowed, Policy, PolicyStore, check, load_policy, load_policy_file, parse
 from agent.strictyaml import parse_yaml, read_yaml
@@ -121,7 +122,9 @@ def test_the_examples_are_one_policy_whose_only_warnings_are_meant() -> None:
 def test_schema_and_loader_know_the_same_settings() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     rule = SCHEMA["$defs"]["rule"]
-    assert set(SCHEMA["properties"]) == set(parse.TOP_KEYS)
+    assert set(SCHEMA["properties"]) == {*parse.TOP_KEYS, forms.KEY}
+    assert SCHEMA["properties"][forms.KEY]["const"] == forms.POLICY.version
+    assert SCHEMA["$id"].endswith(f":{forms.POLICY.version}")
     assert set(rule["properties"]) == {"name", "issuers", *parse.RULE_KEYS}
     assert set(rule["properties"]["accounts"]["properties"]) == set(parse.ACCOUNT_KEYS)
     assert set(rule["properties"]["ssh"]["properties"]) == set(parse.SSH_KEYS)
