@@ -331,7 +331,14 @@ def test_completions_and_manual_are_taken_by_their_readers(workshop: Host) -> No
         assert workshop.run(["bash", "-c", f"{bash} _tidegate_completion tidegate; echo ${{COMPREPLY[@]}}"]).stdout.split() == [
             "revoke"
         ]
-        for page in ("1 tidegate", "5 tidegate.yaml", "5 tidegate-policy", "8 tidegated", "8 tidegate-recorder", "8 tidegate-courier"):
+        for page in (
+            "1 tidegate",
+            "5 tidegate.yaml",
+            "5 tidegate-policy",
+            "8 tidegated",
+            "8 tidegate-recorder",
+            "8 tidegate-courier",
+        ):
             done = workshop.run(f"MANWIDTH=80 man --warnings {page}")
             assert len(done.stdout.splitlines()) > 20, page
             assert done.stderr == "", page
