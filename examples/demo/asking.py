@@ -4,7 +4,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agent.trust import base64url
@@ -89,6 +89,12 @@ def claims_of(jws: str) -> dict[str, Any]:
     """What a receipt says; whether it is genuine is another question (`tidegate receipts verify`)."""
     found: dict[str, Any] = json.loads(base64url.decode(jws.split(".")[1]) or b"{}")
     return found
+
+
+def wall_ns(text: object) -> int:
+    """An RFC 3339 time, to the microsecond, as nanoseconds since the epoch."""
+    since = datetime.fromisoformat(str(text)) - datetime.fromtimestamp(0, UTC)
+    return since // timedelta(microseconds=1) * 1000
 
 
 def _seconds(text: object) -> int:
