@@ -1,74 +1,20 @@
 """README's five minutes, letter by letter: each marked block is run where it says, on a bare booted host."""
 
-import re
-import shlex
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.hosts import ssh
+from tests.host.laptop import ROOT, Laptop
 from tests.hosts.machine import Host
-
-ROOT = Path(__file__).resolve().parents[2]
-BLOCK = re.compile(r"^<!-- run: (here|web1) -->\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+from tests.pages import marked
 
 pytestmark = pytest.mark.host(beside=True)
 
 
-def blocks() -> list[tuple[str, str]]:
-    """``(where, commands)`` of README.md, in order."""
-    return [(found[1], found[2]) for found in BLOCK.finditer((ROOT / "README.md").read_text())]
-
-
-class Laptop:
-    """A folder with a copy of the checkout, and a PATH whose ssh and scp know ``web1`` and root's key for it."""
-
-    def __init__(self, folder: Path, host: Host) -> None:
-        self._folder, tools = folder / "checkout", folder / "bin"
-        tools.mkdir()
-        for name in ("agent", "enforcers", "docs", "examples", "packaging", "systemd"):
-            shutil.copytree(ROOT / name, self._folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("Makefile", "pyproject.toml", "CHANGELOG.md", "LICENSE"):
-            shutil.copyfile(ROOT / name, self._folder / name)
-        (self._folder / ".venv/bin").mkdir(parents=True)  # as `make venv` left it
-        self._tool(self._folder / ".venv/bin/python", f'exec {sys.executable} "$@"')
-        (self._folder / ".venv/.made").touch()
-        key, config = ssh.make_key(folder / "root-key"), folder / "ssh_config"
-        host.write("/root/.ssh/authorized_keys", key.with_suffix(".pub").read_text(), mode=0o600)
-        config.write_text(
-            f"Host web1\n HostName {host.address}\n UserKnownHostsFile {host.known_hosts}\n GlobalKnownHostsFile none\n"
-            " StrictHostKeyChecking yes\n BatchMode yes\n IdentitiesOnly yes\n IdentityAgent none\n LogLevel ERROR\n"
-            f"Match host {host.address} user root\n IdentityFile {key}\n"
-        )
-        for name in ("ssh", "scp"):
-            self._tool(tools / name, f'exec {shutil.which(name)} -F {shlex.quote(str(config))} "$@"')
-        code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from agent.cli import main; main()"
-        self._tool(tools / "tidegate", f'exec {sys.executable} -c {shlex.quote(code)} {ROOT} "$@"')
-        self._path = f"{tools}:/usr/bin:/bin"
-        self._said: list[str] = []
-
-    @staticmethod
-    def _tool(path: Path, line: str) -> None:
-        path.write_text(f"#!/bin/sh\n{line}\n")
-        path.chmod(0o755)
-
-    def run(self, commands: str) -> str:
-        """Run a block as a shell would, stopping at the first failure; returns what it printed."""
-        argv = ["bash", "-euo", "pipefail", "-c", commands]
-        environment = {"PATH": self._path, "HOME": str(self._folder), "LANG": "C.UTF-8", "SOURCE_DATE_EPOCH": "1790000000"}
-        done = subprocess.run(argv, cwd=self._folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, f"{commands}\n{done.stdout}{done.stderr}"
-        return done.stdout
-
-
 def test_the_five_minutes_of_the_readme_work_letter_by_letter(host: Host, tmp_path: Path) -> None:
-    host.run("mkdir --mode=700 --parents /root/.ssh")
     laptop = Laptop(tmp_path, host)
     said = []
-    for where, commands in blocks():
+    for where, commands in marked(ROOT / "README.md"):
         if where == "here":
             said.append(laptop.run(commands))
         else:
