@@ -74,6 +74,12 @@ def follow(carol: Person, login: str, say_there: Callable[[], None], word: str, 
     return None
 
 
+def told(grant: Json) -> dict[str, int]:
+    """When its host says, in the receipt, that it was open, and that all was over and the receipt signed; wall ns."""
+    claims = json.loads(base64url.decode(str(grant["receipt"]).split(".")[1]) or b"{}")
+    return {name: _wall_ns(claims[claim]) for name, claim in (("opened", "opened"), ("receipt", "ended"))}
+
+
 def ended_grants(scene: Scene) -> list[Json]:
     """What the control plane knows of both, once the hosts' receipts are there."""
 
@@ -91,11 +97,10 @@ def claims_of(jws: str) -> dict[str, Any]:
     return found
 
 
-def wall_ns(text: object) -> int:
-    """An RFC 3339 time, to the microsecond, as nanoseconds since the epoch."""
-    since = datetime.fromisoformat(str(text)) - datetime.fromtimestamp(0, UTC)
-    return since // timedelta(microseconds=1) * 1000
-
-
 def _seconds(text: object) -> int:
     return int(datetime.fromisoformat(str(text)).timestamp())
+
+
+def _wall_ns(text: object) -> int:
+    since = datetime.fromisoformat(str(text)) - datetime.fromtimestamp(0, UTC)
+    return since // timedelta(microseconds=1) * 1000

@@ -47,20 +47,21 @@ class Row(NamedTuple):
 
 
 def rows(access: Mapping[str, Any]) -> Sequence[Row]:
-    """What is shown, from top to bottom."""
+    """What is shown, from top to bottom: in the order in which it happened."""
     who, approver, host = (str(access[name]) for name in ("who", "approver", "host"))
-    return (
+    listed = (
         Row("asked", f"{who} asks for {host}"),
         Row("approved", f"{approver} approves; the grant is signed and pushed"),
         Row("opened", f"{host} has opened it: {who} may log in", "doors"),
         Row("accepted", f"sshd accepts {who}'s certificate"),
         Row("session", f"{who}'s session", "cut"),
-        Row("doors", "the doors are shut"),
-        Row("refused", "a new login is refused"),
-        Row("cut", "the session is cut"),
-        Row("last_process", "the last process is dead"),
-        Row("receipt", "the receipt is signed"),
+        Row("doors", "doors shut"),
+        Row("refused", "a new login refused"),
+        Row("cut", "the session cut"),
+        Row("last_process", "last process dead"),
+        Row("receipt", "receipt signed"),
     )
+    return sorted(listed, key=lambda row: float(access["moments"][row.moment]))
 
 
 def place(at_ms: float, first_ms: float) -> float:
