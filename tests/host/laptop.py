@@ -46,8 +46,14 @@ class Laptop:
 
     def run(self, commands: str) -> str:
         """Run a block as a shell would, stopping at the first failure; returns what it printed."""
+        process = self.popen(commands)
+        out, error = process.communicate(timeout=120)
+        assert process.returncode == 0, f"{commands}\n{out}{error}"
+        return out
+
+    def popen(self, commands: str) -> subprocess.Popen[str]:
+        """The same, left running, with pipes."""
         argv = ["bash", "-euo", "pipefail", "-c", commands]
         environment = {"PATH": self._path, "HOME": str(self.folder), "LANG": "C.UTF-8", "SOURCE_DATE_EPOCH": "1790000000"}
-        done = subprocess.run(argv, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, f"{commands}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        pipe = subprocess.PIPE
+        return subprocess.Popen(argv, cwd=self.folder, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
