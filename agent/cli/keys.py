@@ -10,8 +10,6 @@ from agent import policy as policies
 from agent import trust
 from agent.cli.finding import Finding
 from agent.config import Config
-from agent.courier.identity import validity
-from agent.courier.places import Places
 from agent.errors import ConfigError
 from agent.model.text import counted
 
@@ -31,7 +29,12 @@ def keys_finding(config: Config) -> Finding:
 
 
 def certificate_findings(config: Config, now_s: float | None = None) -> Iterator[Finding]:
-    """The courier's client certificate; nothing where there is none, or where only root may look."""
+    """The courier's client certificate; nothing where there is none, no courier, or where only root may look."""
+    try:
+        from agent.courier.identity import validity  # noqa: PLC0415  # another package's
+        from agent.courier.places import Places  # noqa: PLC0415
+    except ModuleNotFoundError:
+        return
     path = Places.of(config.paths).certificate
     if not os.access(path, os.R_OK):
         return

@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from agent.host.clock import rfc3339
 from examples.demo import asking
 from examples.demo.command import Figures, run_as_command
 from examples.demo.plane import Plane
@@ -27,8 +28,17 @@ ROOT_SHELL = "setsid sleep 86401 </dev/null >/dev/null 2>&1 & exec sleep 86402"
 LEAVE_BEHIND = "nohup sleep 86400 >/dev/null 2>&1 & tmux new-session -d 'sleep 86400'; echo left"
 
 
+def access(timeline: Timeline) -> Figures:
+    """Alice's, as examples.demo.picture draws it: ``moments`` in milliseconds against ``deadline``, which is RFC 3339."""
+    what = {"who": "alice", "approver": "carol", "host": HOST_NAME, "lifetime_s": LIFETIME_S}
+    return {**what, "deadline": rfc3339(timeline.deadline_ns), "moments": timeline.moments}
+
+
 def run(timeline: Timeline) -> Figures:
-    """The whole story; returns the figures, milliseconds against T (``login_ms``: from the approval; ``live_ms``: from the key)."""
+    """The whole story; returns the figures, milliseconds against T (``login_ms``: from the approval; ``live_ms``: from the key).
+
+    ``access`` among them is alice's, whole.
+    """
     capability = available()
     timeline.title(f"A disposable host ({capability.kind}) boots, with Tidegate installed ...")
     whole = capability.kind == "nspawn"
@@ -45,12 +55,13 @@ def run(timeline: Timeline) -> Figures:
             before = host.snapshot()
             figures = _access(scene, timeline)
             _aftermath(scene, timeline, before)
-            return figures
+            return {**figures, "access": access(timeline)}
 
 
 def _access(scene: Scene, timeline: Timeline) -> Figures:
     figures = _opened(scene, timeline)
     _use_access(scene, timeline)
+    timeline.moments["session"] = timeline.against(time.time_ns())
     live = subprocess.Popen(
         scene.host.ssh_argv(ALICE, scene.key(ALICE), options=("-tt",)),
         stdin=subprocess.PIPE,
@@ -71,9 +82,9 @@ def _opened(scene: Scene, timeline: Timeline) -> Figures:
     approved_ns, exp = asking.approve(scene.carol, found)
     timeline.deadline_ns = exp * 1000 * MS
     timeline.title(f"\nA grant of {LIFETIME_S} s is signed when it is approved; it ends at T. Times are seconds against T.")
-    timeline.say(f"alice asks for {found['template']} on {HOST_NAME}, with a reason and a ticket", at_ns=began_ns)
+    timeline.say(f"alice asks for {found['template']} on {HOST_NAME}, with a reason and a ticket", at_ns=began_ns, moment="asked")
     timeline.say("carol, an approver, finds the request", at_ns=came_ns)
-    timeline.say("carol approves exactly that; a grant is signed and pushed to the host", at_ns=approved_ns)
+    timeline.say("carol approves exactly that; a grant is signed and pushed to the host", at_ns=approved_ns, moment="approved")
     asking.asked(request)
     probe = LoginProbe(scene.host.address, ALICE, scene.key(ALICE)).start()
     first_ns = probe.first_welcome(timeout_s=10)
@@ -82,7 +93,9 @@ def _opened(scene: Scene, timeline: Timeline) -> Figures:
         raise RuntimeError(f"alice could not log in within 10 s{scene.refusal()}")
     login_ms = round((first_ns - approved_ns) / MS, 1)
     timeline.say(
-        f"alice's certificate, for a key made on the spot, accepted by sshd: {login_ms} ms after the approval", at_ns=first_ns
+        f"alice's certificate, for a key made on the spot, accepted by sshd: {login_ms} ms after the approval",
+        at_ns=first_ns,
+        moment="accepted",
     )
     ends = asking.break_glass(scene, exp)
     timeline.say(
@@ -175,16 +188,21 @@ def _verdicts(timeline: Timeline, probe: LoginProbe, watch: ProcessWatch, output
         "the doors are shut: no principal is there any more",
         ok=doors is not None and 0 <= doors < 1000,
         at_ns=watch.doors_ns or None,
+        moment="doors",
     )
-    timeline.say("first login refused after T", ok=first_refuse is not None, at_ns=min(after, default=None))
+    timeline.say("first login refused after T", ok=first_refuse is not None, at_ns=min(after, default=None), moment="refused")
     late = f"; the last seen: {watch.last_seen}" if last_process is None or last_process >= 1000 else ""
     timeline.say(
         f"the last of up to {watch.peak} processes is dead, root's among them{late}",
         ok=last_process is not None and watch.peak > 0 and last_process < 1000,
         at_ns=watch.all_dead_ns or None,
+        moment="last_process",
     )
     timeline.say(
-        "alice's live session is cut, and she is told why", ok=bool(cut_ns) and b"access has ended" in output, at_ns=cut_ns or None
+        "alice's live session is cut, and she is told why",
+        ok=bool(cut_ns) and b"access has ended" in output,
+        at_ns=cut_ns or None,
+        moment="cut",
     )
     return {"last_accept_ms": last_accept, "first_refuse_ms": first_refuse, "doors_ms": doors, "last_process_ms": last_process}
 
@@ -207,6 +225,8 @@ def _aftermath(scene: Scene, timeline: Timeline, before: Snapshot) -> None:
         genuine, late = asking.receipt_checked(host, grant)
         ok = genuine and grant["cause"] == "expired"
         timeline.say(f"{grant['subject']}'s receipt is at the control plane, verifies, and says: {late}", ok=ok)
+        if ok and grant["subject"] == "alice":
+            timeline.moments |= {name: timeline.against(at_ns) for name, at_ns in asking.told(grant).items()}
 
 
 def _sleep_until(at_ns: int) -> None:

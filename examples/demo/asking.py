@@ -4,7 +4,7 @@ import json
 import subprocess
 import time
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agent.trust import base64url
@@ -85,6 +85,12 @@ def follow(carol: Person, login: str, live: "subprocess.Popen[bytes]", *, host: 
     return None
 
 
+def told(grant: Json) -> dict[str, int]:
+    """When its host says, in the receipt, that it was open, and that all was over and the receipt signed; wall ns."""
+    claims = json.loads(base64url.decode(str(grant["receipt"]).split(".")[1]) or b"{}")
+    return {name: _wall_ns(claims[claim]) for name, claim in (("opened", "opened"), ("receipt", "ended"))}
+
+
 def ended_grants(scene: Scene) -> list[Json]:
     """What the control plane knows of both, once the hosts' receipts are there."""
 
@@ -108,3 +114,8 @@ def receipt_checked(host: Host, grant: Json) -> tuple[bool, str]:
 
 def _seconds(text: object) -> int:
     return int(datetime.fromisoformat(str(text)).timestamp())
+
+
+def _wall_ns(text: object) -> int:
+    since = datetime.fromisoformat(str(text)) - datetime.fromtimestamp(0, UTC)
+    return since // timedelta(microseconds=1) * 1000

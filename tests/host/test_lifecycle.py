@@ -11,6 +11,7 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from examples.demo import picture
 from examples.demo.watch import offer_key
 from tests.host.scene import ALLOWED, ISSUER, Scene, account, group, public, set_up, sleep_until, ssh, sudo
 from tests.hosts.machine import Host
@@ -282,3 +283,4 @@ def test_the_demo_passes_and_its_last_line_is_one_object(kind: str) -> None:
     assert found["last_accept_ms"] < 0 <= found["first_refuse_ms"]
     assert all(isinstance(found[name], int | float) for name in ("login_ms", "doors_ms", "last_process_ms"))
     assert all(set(step) == {"at_ms", "what", "ok"} for step in found["steps"])
+    assert picture.draw(found["access"]).startswith("<svg ")

@@ -17,6 +17,7 @@ from agent.cli.finding import Finding
 from agent.cli.main import main
 from agent.config import Config, Paths
 from agent.control import client
+from agent.courier import identity
 from agent.host import room
 
 Doctor = Callable[[], list[dict[str, str]]]
@@ -151,7 +152,7 @@ def test_a_certificate_that_is_not_renewed_is_told_before_it_ends(
     (found,) = keys.certificate_findings(config)
     assert (found.level, found.code) == ("warn", "courier_certificate_invalid")
     for first, life in ((1_800_000_000, 86_400), (1_800_000_000, 30 * 86_400)):
-        monkeypatch.setattr(keys, "validity", lambda _path, first=first, life=life: (first, first + life))
+        monkeypatch.setattr(identity, "validity", lambda _path, first=first, life=life: (first, first + life))
         (found,) = keys.certificate_findings(config, first + age * life)
         assert (found.code, found.level) == (code, "warn" if code else "ok")
         assert datetime.fromtimestamp(first + life, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") in found.detail
