@@ -456,7 +456,7 @@ def test_where_hosts_are_required_their_lack_is_a_failure(tmp_path: Path) -> Non
 
 
 def test_more_packages_leave_the_cached_root_alone(host_factory: HostFactory) -> None:
-    base = root.ensure()
+    base = root.ensure(root.chosen())
     host = host_factory(packages=("git",))
     assert host.run("git --version").stdout.startswith("git version")
-    assert root.ensure() == base and not (base / "usr/bin/git").exists()
+    assert root.ensure(root.chosen()) == base and not (base / "usr/bin/git").exists()
