@@ -71,11 +71,11 @@ def _sshd() -> Finding:
 def _sudo() -> Finding:
     said = _said("sudo", "-V")
     first = said.splitlines()[0] if said else ""
-    if "sudo-rs" in first:
-        detail = f"{first}: knows no NOTAFTER and no TIMEOUT, so sudo rules have no backstop of their own"
-        return Finding("sudo", "warn", detail, "use sudo.ws, or accept that sudo rules end only by tidegated")
     if not first:
         return Finding("sudo", "warn", "no sudo here: grants of sudo are refused", "install sudo")
+    if not first.startswith("Sudo version"):
+        detail = f"{first}: grants of sudo are refused (sudo_unsupported), for it knows no NOTAFTER and no TIMEOUT"
+        return Finding("sudo", "warn", detail, "let sudo be that of package sudo (sudo.ws); sudo-rs may stay beside it")
     return Finding("sudo", "ok", f"{first}; backstops: NOTAFTER and TIMEOUT on every rule")
 
 
