@@ -156,8 +156,9 @@ def _other(reader: Reader) -> str:
     sudo-rs (0.2.5, 0.2.15) knows neither NOTAFTER nor TIMEOUT and skips the line that has one; and it skips Defaults that it
     does not know (syslog, log_format) and goes on to the rule after them. So a rule would give nothing, or less held than asked.
     """
-    said = reader.check(["sudo", "-V"]).stdout
-    return "" if said.startswith("Sudo version") else (said.splitlines() or ["of no known version"])[0][:80]
+    found = reader.check(["sudo", "-V"])
+    said = (found.stdout + found.stderr).splitlines() or ["of no known version"]  # sudo-rs 0.2.5 says it on stderr
+    return "" if said[0].startswith("Sudo version") else said[0][:80]
 
 
 def _has_no_rights(name: str, reader: Reader) -> bool:
