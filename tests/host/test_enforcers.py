@@ -80,6 +80,7 @@ def opened(prepared: Host, ssh_key: Path) -> Iterator[Callable[..., dict[str, An
         assert (closed["failed"], closed["residue"]) == ([], [])
 
 
+@pytest.mark.host(everywhere=True)
 def test_a_grant_opens_a_login_and_leaves_etc_byte_identical(prepared: Host, ssh_key: Path) -> None:
     before = prepared.snapshot(["/etc", "/home", "/var/lib/tidegate"])
     key = ssh_key.with_suffix(".pub").read_text().strip()
@@ -113,6 +114,7 @@ def test_a_grant_opens_a_login_and_leaves_etc_byte_identical(prepared: Host, ssh
     assert prepared.snapshot(["/etc", "/home", "/var/lib/tidegate"]) == before
 
 
+@pytest.mark.host(everywhere=True)
 @pytest.mark.parametrize("action", ["login", "exec", "sftp"])
 def test_each_action_is_given_alone(prepared: Host, opened: Callable[..., Any], ssh_key: Path, action: str) -> None:
     opened(actions=(action,))
@@ -128,11 +130,13 @@ def test_each_action_is_given_alone(prepared: Host, opened: Callable[..., Any], 
     assert (sftp.returncode == 0) == (action in {"sftp", "exec"})
 
 
+@pytest.mark.host(everywhere=True)
 def test_port_forwarding_is_refused_unless_given(prepared: Host, opened: Callable[..., Any], ssh_key: Path) -> None:
     opened()
     assert _forwards(prepared, ssh_key) is False
 
 
+@pytest.mark.host(everywhere=True)
 def test_port_forwarding_is_given(prepared: Host, opened: Callable[..., Any], ssh_key: Path) -> None:
     opened(actions=("exec", "port-forwarding"))
     assert _forwards(prepared, ssh_key) is True
@@ -150,6 +154,7 @@ def test_a_source_address_that_is_not_the_clients_is_refused(prepared: Host, ope
     assert prepared.ssh(LOGIN, ssh_key, "id").returncode == 255
 
 
+@pytest.mark.host(everywhere=True)
 def test_certificates_are_taken_by_principal_and_only_with_the_ca_of_the_host(
     prepared: Host, opened: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -196,6 +201,7 @@ def test_nothing_of_the_tenants_runs_before_the_tenants_shell(prepared: Host, op
     assert not {"LD_PRELOAD=x", "BASH_ENV=y", "FOO=z"} & set(client.stdout.splitlines())
 
 
+@pytest.mark.host(everywhere=True)
 def test_a_key_line_is_over_on_the_second_with_nobody_there(prepared: Host, ssh_key: Path) -> None:
     key = ssh_key.with_suffix(".pub").read_text().strip()
     bodies = [
