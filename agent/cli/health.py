@@ -90,7 +90,8 @@ def _accounts(config: Config) -> Finding:
         text = Path("/etc/nsswitch.conf").read_bytes()
     except OSError:
         text = b""
-    userdb = nsswitch_has_systemd(text)
+    # nsswitch.conf may name what is not installed; the module knows nobody by itself (nss-systemd(8)).
+    userdb = nsswitch_has_systemd(text) and _said("getent", "-s", "systemd", "passwd", "nobody").startswith("nobody:")
     chosen = config.account_backend if config.account_backend != "auto" else ("userdb" if userdb else "passwd")
     where = "records in /run/userdb (gone at a reboot)" if chosen == "userdb" else "rows of /etc/passwd, removed exactly"
     return Finding("accounts", "ok", f"backend {chosen}: {where}")
