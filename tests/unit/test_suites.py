@@ -52,7 +52,7 @@ def run(folder: Path, *arguments: str, suite: str = "") -> str:
         cwd=REPOSITORY,
         check=False,
         timeout=60,
-        env={**os.environ, "TIDEGATE_SUITE": suite, "TIDEGATE_TEST_HOSTS": "none"},
+        env={**os.environ, "TIDEGATE_SUITE": suite, "TIDEGATE_TEST_HOSTS": "none", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )
     return done.stdout
 
