@@ -16,12 +16,11 @@ from typing import Any
 
 import pytest
 
-from tests.hosts import ssh
+from tests.hosts import ssh, suites
 from tests.hosts.errors import HostError
 from tests.hosts.fallback import available
 from tests.hosts.machine import Host
 from tests.hosts.prepare import install_tidegate
-from tests.hosts.suites import hosts_of, of_host
 
 HostFactory = Callable[..., Host]
 _NOT_RUN = pytest.StashKey[tuple[int, str]]()
@@ -37,6 +36,8 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
     if capability.kind != "nspawn" and os.environ.get("TIDEGATE_REQUIRE_HOSTS") == "1":
         raise pytest.UsageError(f"host tests cannot run: {capability.reason}")
     config.stash[_NOT_RUN] = (0, capability.reason)
+    if capability.kind == "nspawn":
+        suites.build(config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -65,14 +66,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Whoever judges by the clock goes before whoever does not, where two workers share the machine."""
     if "PYTEST_XDIST_WORKER" in os.environ and os.geteuid() == 0:
-        mark = of_host(item)
+        mark = suites.of_host(item)
         os.setpriority(os.PRIO_PROCESS, 0, 0 if mark is not None and not mark.get("beside") else _GIVES_WAY)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the host tests which cannot run on this machine."""
     items.sort(key=lambda item: not item.get_closest_marker("host"))  # the longest first; stable
-    marked = [(item, mark) for item in items if (mark := of_host(item)) is not None]
+    marked = [(item, mark) for item in items if (mark := suites.of_host(item)) is not None]
     if not marked or config.option.collectonly:
         return
     capture = config.pluginmanager.getplugin("capturemanager")
@@ -81,6 +82,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     else:
         with capture.global_and_fixture_disabled():  # the first call may take a minute, and says what it does
             capability = available()
+            if capability.kind == "nspawn" and any(suites.everywhere(item) for item, _ in marked):
+                suites.build(config)
     lost = [item for item, mark in marked if capability.kind not in mark.get("kinds", ("nspawn",))]
     if not lost:
         return
@@ -106,7 +109,7 @@ def pytest_runtest_makereport(
     """Add the end of the host's journal to the report of a failed test: the host is gone when it is read."""
     report = yield
     if report.failed and call.when == "call":
-        for host in {*item.stash.get(_HOSTS, []), *hosts_of(item)}:
+        for host in {*item.stash.get(_HOSTS, []), *suites.hosts_of(item)}:
             report.sections.append((f"journal of {host.name}", _journal(host)))
     return report
 

@@ -4,6 +4,7 @@ Told nothing, every test runs on `root.DEFAULT_SUITE`, and those marked `@pytest
 `ALSO` once more, with the suite in their names. Told a suite (`--suite`, `$TIDEGATE_SUITE`), all run on that one alone.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.hosts import root
+from tests.hosts.errors import HostError
 from tests.hosts.machine import Host
 
 ALSO = ("trixie",)
@@ -28,14 +30,33 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[root.VARIABLE] = suite
 
 
+def others(config: pytest.Config) -> tuple[str, ...]:
+    """The suites that some tests run on beside `root.chosen`."""
+    return () if config.getoption("suite", "") else ALSO
+
+
+def build(config: pytest.Config) -> None:
+    """Build the roots of those that are not there yet, which takes a minute each and is said on stderr.
+
+    What fails here is said by the tests that need it.
+    """
+    for name in others(config):
+        with contextlib.suppress(HostError):
+            root.ensure(name)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Whatever stands on a host is asked for its suite; the usual one is not in the tests' names."""
     if "suite" not in metafunc.fixturenames:
         return
-    everywhere = (of_host(metafunc.definition) or {}).get("everywhere", False)
-    others = ALSO if everywhere and not metafunc.config.getoption("suite") else ()
-    names = (pytest.HIDDEN_PARAM, *others)
-    metafunc.parametrize("suite", (root.chosen(), *others), indirect=True, scope="module", ids=names)
+    more = others(metafunc.config) if everywhere(metafunc.definition) else ()
+    names = (pytest.HIDDEN_PARAM, *more)
+    metafunc.parametrize("suite", (root.chosen(), *more), indirect=True, scope="module", ids=names)
+
+
+def everywhere(item: pytest.Item) -> bool:
+    """Whether the test is marked to run on the other suites as well."""
+    return (of_host(item) or {}).get("everywhere", False) is True
 
 
 def of_host(item: pytest.Item) -> dict[str, Any] | None:
@@ -56,7 +77,7 @@ def suite(request: pytest.FixtureRequest) -> Iterator[str]:
 def pytest_runtest_call(item: pytest.Item) -> None:
     """A fixture that forgot to take `suite` would pass off a host of one suite as one of another."""
     wanted = getattr(item, "funcargs", {}).get("suite")
-    for host in hosts_of(item) if (of_host(item) or {}).get("everywhere") else ():
+    for host in hosts_of(item) if everywhere(item) else ():
         if host.kind == Host.kind and host.suite != wanted:
             pytest.fail(f"the test is to run on {wanted}, and was given a host of {host.suite}: its fixture must take `suite`")
 
