@@ -103,6 +103,7 @@ ENFORCERS = {
     "sshd_failed": "Run `sshd -t` and mend what it says; then `systemctl kill -s HUP tidegated`.",
     "sudo_missing": "Install sudo.",
     "sudo_rule_unprovable": "cvtsudoers (in package sudo) reads another rule than the one asked for. Write the command more plainly.",
+    "sudo_unsupported": "This host's sudo is another than sudo.ws (sudo-rs, say), which skips what a rule needs to end on time. Make `sudo` the program of package sudo; sudo-rs may stay installed beside it.",
     "sudoers_unreached": "Let /etc/sudoers hold `@includedir /etc/sudoers.d`; then `systemctl kill -s HUP tidegated`.",
     "tenant_shell_missing": "Install tidegate-shell again: without it a login without exec can't be held.",
     "uid_taken": "Somebody took the reserved UID just now: deliver a new grant.",
@@ -260,7 +261,6 @@ DOCTOR = {
     "recorder_unready": "Install the package again: it makes the account and tidegate-shell's interpreter; then restart tidegated.",
     "sshd_missing": "Install openssh-server.",
     "sshd_too_old": "Use OpenSSH 9.1 or later: older ones take no UTC time in key files.",
-    "sudo_without_notafter": "Use sudo.ws, or accept that sudo rules end only by tidegated: sudo-rs knows no NOTAFTER and no TIMEOUT.",
     "systemd_absent": "Run tidegated under a supervisor that starts it again.",
     "uid_kept_back": "See the text for what is left and what to do; the UID is given away again once nothing is.",
 }

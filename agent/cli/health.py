@@ -76,11 +76,13 @@ def _config_trouble(path: Path) -> str:
 def _sudo() -> Finding:
     said = _said("sudo", "-V")
     first = said.splitlines()[0] if said else ""
-    if "sudo-rs" in first:
-        detail = f"{first}: knows no NOTAFTER and no TIMEOUT, so sudo rules have no backstop of their own"
-        return Finding.warn("sudo_without_notafter", "sudo", detail, "use sudo.ws, or accept that sudo rules end only by tidegated")
     if not first:
         return Finding.warn("sudo_missing", "sudo", "no sudo here: grants of sudo are refused", "install sudo")
+    if not first.startswith("Sudo version"):
+        detail = f"{first}: grants of sudo are refused, for it knows no NOTAFTER and no TIMEOUT"
+        return Finding.warn(
+            "sudo_unsupported", "sudo", detail, "let sudo be that of package sudo (sudo.ws); sudo-rs may stay beside it"
+        )
     return Finding.ok("sudo", f"{first}; backstops: NOTAFTER and TIMEOUT on every rule")
 
 
@@ -97,11 +99,12 @@ def _accounts(config: Config) -> Finding:
         text = Path("/etc/nsswitch.conf").read_bytes()
     except OSError:
         text = b""
-    userdb = nsswitch_has_systemd(text)
-    if config.account_backend == "userdb" and not userdb:
+    named, loads = nsswitch_has_systemd(text), _resolver()
+    userdb = named and loads
+    if config.account_backend == "userdb" and not named:
         mend = "add systemd to passwd: and group: in /etc/nsswitch.conf, or set account_backend: auto"
         return Finding.fail("nsswitch_without_systemd", "accounts", "nsswitch.conf resolves no records in /run/userdb", mend)
-    if config.account_backend != "passwd" and userdb and not _resolver():
+    if config.account_backend != "passwd" and named and not loads:
         detail = "nsswitch.conf names systemd, and libnss_systemd is not installed: accounts are rows of /etc/passwd"
         return Finding.warn("nss_systemd_missing", "accounts", detail, "install libnss-systemd, then restart tidegated")
     chosen = config.account_backend if config.account_backend != "auto" else ("userdb" if userdb else "passwd")

@@ -10,6 +10,11 @@ from tests.hosts.machine import Host
 from tests.hosts.snapshot import differences
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _of_the_suite(suite: str) -> None:
+    """Tests that boot hosts of their own boot them of the suite they are for."""
+
+
 @pytest.fixture(scope="module")
 def scene(shared_tidegate_host: Host) -> Scene:
     """One for all tests of a module."""

@@ -37,15 +37,15 @@ def prepare(root: Path, backend: str) -> None:
     (root / "etc/tidegate/conf.d/backend.yaml").write_text(f"account_backend: {backend}\n")
 
 
-def scene_on(backend: str) -> Iterator[Scene]:
-    with Host.boot(prepare=lambda root: prepare(root, backend)) as host:
+def scene_on(backend: str, suite: str) -> Iterator[Scene]:
+    with Host.boot(suite=suite, prepare=lambda root: prepare(root, backend)) as host:
         host.run(["systemctl", "enable", "tidegated"])
         yield set_up(host, POLICY)
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Scene]:
-    yield from scene_on(RECORDS)
+def shared(suite: str) -> Iterator[Scene]:
+    yield from scene_on(RECORDS, suite)
 
 
 @pytest.fixture
@@ -61,8 +61,8 @@ def scene(shared: Scene) -> Iterator[Scene]:
 
 
 @pytest.fixture
-def fresh() -> Iterator[Scene]:
-    yield from scene_on(ROWS)
+def fresh(suite: str) -> Iterator[Scene]:
+    yield from scene_on(ROWS, suite)
 
 
 def opened(scene: Scene, key: Path, lifetime: int = 7) -> dict[str, Any]:
@@ -148,6 +148,7 @@ def test_a_healthy_daemon_ends_it_and_the_backstop_keeps_quiet(scene: Scene, ssh
     assert "does not do its job" not in scene.host.journal()
 
 
+@pytest.mark.host(everywhere=True)
 def test_killed_and_masked_before_its_deadline(scene: Scene, ssh_key: Path) -> None:
     claims = opened(scene, ssh_key)
     scene.host.run("systemctl mask --runtime tidegated; kill -KILL $(systemctl show -P MainPID tidegated)")

@@ -32,11 +32,12 @@ rules:
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
-    with Host.boot(prepare=install_tidegate_beside_a_person) as host:
+def scene(suite: str) -> Iterator[Scene]:
+    with Host.boot(suite=suite, prepare=install_tidegate_beside_a_person) as host:
         yield set_up(host, POLICY)
 
 
+@pytest.mark.host(everywhere=True)
 def test_access_ends_at_its_second_and_leaves_nothing(clean: Scene, ssh_key: Path) -> None:
     claims = clean.claims(account(groups=["games"]), ssh(ALICE, public(ssh_key)), sudo(), lifetime=4)
     assert clean.answer_for(clean.drop(clean.sign(claims)))["verdict"] == "accepted"
@@ -115,6 +116,7 @@ def test_a_grant_that_begins_later_is_judged_again_by_the_policy_of_then(clean: 
     assert found["opened"] is None
 
 
+@pytest.mark.host(everywhere=True)
 def test_revoking_shuts_at_once_and_says_so(clean: Scene, ssh_key: Path) -> None:
     jti = clean.open(account(), ssh(ALICE, public(ssh_key)))
     live = subprocess.Popen(
@@ -156,6 +158,7 @@ def test_the_tenant_is_warned_a_minute_before(clean: Scene, ssh_key: Path) -> No
     assert b"your access ends in 1 minute" in output
 
 
+@pytest.mark.host(everywhere=True)
 def test_sudo_gives_exactly_what_the_grant_says(clean: Scene, ssh_key: Path) -> None:
     entry = sudo(ALICE, "/usr/bin/id", "/usr/bin/id -u", run_as=["games"])
     clean.open(account(), ssh(ALICE, public(ssh_key)), entry)
@@ -174,6 +177,7 @@ def test_sudo_gives_exactly_what_the_grant_says(clean: Scene, ssh_key: Path) -> 
         assert (clean.host.ssh(ALICE, ssh_key, command).returncode == 0) == allowed, command
 
 
+@pytest.mark.host(everywhere=True)
 def test_an_account_that_was_there_keeps_what_it_had_and_loses_what_it_was_given(clean: Scene) -> None:
     listed_before = clean.host.run("id -nG deploy; sudo -n -l -U deploy", check=False).stdout
     jti = clean.open(group("deploy", "games"), sudo("deploy", "/usr/bin/id"))

@@ -37,8 +37,8 @@ def prepare(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
-    with Host.boot(prepare=prepare) as host:
+def scene(suite: str) -> Iterator[Scene]:
+    with Host.boot(suite=suite, prepare=prepare) as host:
         yield set_up(host, POLICY)
 
 
@@ -84,6 +84,7 @@ def end(scene: Scene, jti: str) -> None:
     scene.host.wait_for(lambda: not scene.status()["grants"], 30, "it is over")
 
 
+@pytest.mark.host(everywhere=True)
 def test_sshd_and_sudo_say_that_it_is_open_and_then_that_it_is_shut(scene: Scene, tmp_path: Path) -> None:
     keys = [key(tmp_path, "one"), key(tmp_path, "two", "rsa"), key(tmp_path, "three", "ecdsa")]
     scene.host.run("rm -rf /run/sshd")  # as between two logins with socket activation
