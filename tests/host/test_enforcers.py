@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.host.scene import sleep_until
 from tests.hosts.machine import Host
 
 pytestmark = pytest.mark.host(beside=True)
@@ -209,11 +210,11 @@ def test_a_key_line_is_over_on_the_second_with_nobody_there(prepared: Host, ssh_
         {"type": "ssh", "identifier": LOGIN, "keys": [key], "actions": ["exec"]},
         {"type": "sudo", "identifier": LOGIN, "commands": ["/usr/bin/id"]},
     ]
-    begun = int(time.time())
-    answer = drive(prepared, "open", bodies=bodies, jti="short", uid=70001, seconds=3)
+    exp = int(time.time()) + 8
+    answer = drive(prepared, "open", bodies=bodies, jti="short", uid=70001, exp=exp)
     assert "code" not in answer, answer
     assert prepared.ssh(LOGIN, ssh_key, "sudo -n /usr/bin/id").returncode == 0
-    time.sleep(max(0.0, begun + 4.05 - time.time()))
+    sleep_until(exp + 0.05)
     assert prepared.ssh(LOGIN, ssh_key, "id").returncode == 255
     assert prepared.run(["su", LOGIN, "-s", "/bin/sh", "-c", "sudo -n /usr/bin/id"], check=False).returncode != 0
     assert drive(prepared, "close", steps=answer["steps"], phases=["close", "remove"])["failed"] == []
