@@ -162,6 +162,7 @@ def test_the_copy_of_the_program_is_whole_and_follows_the_code(tmp_path: Path) -
     assert standby.keep(Path("/etc/other.yaml"), home, unit, source) == ""
     program = home / "current" / standby.PROGRAM
     assert "/etc/other.yaml" in program.read_text()
+    assert standby.config_file(home) == Path("/etc/other.yaml")
     assert str(program) in unit.read_text()
     assert home.stat().st_mode & 0o777 == 0o700
     before = (home / "current").resolve()
@@ -169,6 +170,7 @@ def test_the_copy_of_the_program_is_whole_and_follows_the_code(tmp_path: Path) -
     assert standby.keep(None, home, unit, source) == ""
     assert (home / "current" / "agent" / "__init__.py").read_text() == "two\n"
     assert not before.exists()
+    assert standby.config_file(home) is None
 
 
 def test_a_copy_that_cannot_be_made_is_told_and_the_earlier_one_stays(tmp_path: Path) -> None:
