@@ -301,7 +301,8 @@ def page() -> str:
         ),
         (
             "The admin's files",
-            "Exit status 1, with file, line and key. The old policy stays in force. From `agent/policy/codes.py`.",
+            "Exit status 1, with file, line and key. The old policy stays in force until the next start; after one, nothing of the policy is in "
+            "force and every grant is refused. From `agent/policy/codes.py`.",
             FILES,
         ),
         ("Warnings of `tidegate policy check`", "The policy loads all the same.", WARNINGS),

@@ -62,7 +62,10 @@ def courier_finding(config: Config) -> Finding:
     value = courier_status(config)
     if value is None:
         return Finding.ok("courier", f"{config.paths.courier_config} is not there: files are carried by other means")
-    mend = "journalctl -u tidegate-courier; nothing that is open stays open for want of it"
+    if exists(config.paths.courier_config):
+        mend = "journalctl -u tidegate-courier; nothing that is open stays open for want of it"
+    else:  # the package is here, and waits to be told whom to speak to
+        mend = "tidegate enroll URL --token-file FILE --ca-fingerprint F; or remove the package tidegate-courier"
     lines = [line.strip() for line in courier_lines(value)]
     if value["running"] and value["connected"] and len(lines) == 1:
         return Finding.ok("courier", lines[0].removeprefix("Courier: "))

@@ -113,7 +113,7 @@ def _executions(status: Status) -> Finding:
     limits = cast(list[str], state["limits"])
     if limits:
         detail = f"what tenants run may be hidden: {'; '.join(limits)}"
-        return Finding.warn("execs_hidden", "commands", detail, "auditctl -l; see docs/SECURITY.md")
+        return Finding.warn("execs_hidden", "commands", detail, "auditctl -l; see /usr/share/doc/tidegate/SECURITY.md")
     return Finding.ok("commands", "every exec of a tenant is captured from the kernel's audit")
 
 
@@ -176,7 +176,7 @@ def _policy(config: Config, decoders: policies.Decoders, status: Status) -> Iter
             return
     policy = policies.load_policy(folder, decoders)
     if not policy.rules:
-        yield Finding.warn("no_rule", "policy", f"{folder} has no rule: every grant is refused", "see docs/POLICY.md")
+        yield Finding.warn("no_rule", "policy", f"{folder} has no rule: every grant is refused", "see tidegate-policy(5)")
         return
     rest = [finding for finding in findings if finding.code not in _ROOT]
     warnings = f", {counted(len(rest), 'warning')}: tidegate policy check" if rest else ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from agent.cli.finding import Finding
 from agent.config import Config
 from agent.errors import TidegateError
-from agent.host import command, recorder, room, standby
+from agent.host import command, processes, recorder, room, standby
 from agent.host.accounts import nsswitch_has_systemd
 from agent.host.cgroups import Cgroups
 from agent.host.clock import synchronised
@@ -148,7 +148,7 @@ def _recorder(config: Config) -> Finding:
         return Finding.fail(
             "recorder_socket_missing", "recorder", f"nobody gets in who must be recorded: {socket} is not there", mend
         )
-    if not room.runs_as(seen.uid):
+    if not processes.runs_as(seen.uid):
         mend = "systemctl restart tidegate-recorder; journalctl -u tidegate-recorder"
         return Finding.fail("recorder_down", "recorder", "nobody gets in who must be recorded: the recorder does not run", mend)
     return Finding.ok("recorder", f"records as uid {seen.uid}; tidegate-shell can't be traced by its tenant")

@@ -36,14 +36,15 @@ def metrics(config_file: Path | None, textfile: Path | None, as_json: bool) -> N
     """This host in numbers, as Prometheus reads them (text format 0.0.4).
 
     Exits 1 when tidegated does not answer; the text, and the file, then say tidegate_up 0: what stood there before would look
-    like news. docs/METRICS.md has every metric, what to alert on, and a systemd timer for --textfile.
+    like news. Whoever may not ask is told so, and nothing is written. /usr/share/doc/tidegate/METRICS.md has every metric, what to
+    alert on, and a systemd timer for --textfile.
     """
     if textfile is not None and as_json:
         raise click.UsageError("--textfile is Prometheus's text: leave --json out")
     try:
         told, trouble = _told(config_file), None
     except TidegateError as error:
-        if as_json:
+        if as_json or error.code == "agent_forbidden":  # who may not ask has not learnt that nobody answers
             raise
         told, trouble = [], error
     now_s = int(time.time())

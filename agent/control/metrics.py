@@ -12,7 +12,7 @@ from agent.audit import EventKind
 from agent.errors import HostError
 from agent.expiry.behind import armed
 from agent.expiry.live import LiveGrant
-from agent.host import recorder, room
+from agent.host import processes, recorder, room
 from agent.host.clock import NS
 from agent.journal import EndCause, GrantState
 from agent.model.measures import Family, Number, Sample
@@ -26,7 +26,7 @@ COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 CATALOGUE: Mapping[str, tuple[str, str]] = {
     "tidegate_build_info": (GAUGE, "1, with the version of tidegated that answers."),
     "tidegate_start_time_seconds": (GAUGE, "When this tidegated began to count, in seconds since the epoch."),
-    "tidegate_problems": (GAUGE, "What is wrong with this host now: lines with ! in tidegate status."),
+    "tidegate_problems": (GAUGE, "What is wrong with this host now: lines with ! in tidegate status, the courier's not counted."),
     "tidegate_closing_only": (GAUGE, "1 while nothing is opened before all is ended, since journal or key was damaged."),
     "tidegate_grants": (GAUGE, "Grants that are not ended, by state."),
     "tidegate_grants_overdue": (GAUGE, "Grants past their end that somebody may still get in by, or lives on in."),
@@ -151,7 +151,7 @@ def _files(pipeline: Pipeline) -> Found:
 
 def _seen(pipeline: Pipeline) -> Found:
     uid = recorder.look(pipeline.config).uid
-    yield _one("tidegate_recorder_up", int(room.runs_as(uid)) if uid else None)
+    yield _one("tidegate_recorder_up", int(processes.runs_as(uid)) if uid else None)
     for source, part in (("kernel_audit", pipeline.executions), ("journal", pipeline.logged)):
         yield _one("tidegate_capture_available", int(not part.state()["absent"]), source=source)
 

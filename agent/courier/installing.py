@@ -181,7 +181,7 @@ def speaks(transport: str) -> bool:
 
 def _settings(enrolled: Enrolled, host_id: str, transport: str) -> str:
     """courier.yaml. With nats the URL stays: certificates are renewed there."""
-    lines = ["# Written by tidegate enroll; see docs/CONFIGURATION.md.", f"transport: {transport}", f"url: {enrolled.url.url}"]
+    lines = ["# Written by tidegate enroll; see tidegate.yaml(5).", f"transport: {transport}", f"url: {enrolled.url.url}"]
     lines.append(f"host_id: {_quoted(host_id)}")
     if transport == "nats" and enrolled.nats is not None:
         servers = ", ".join(map(_quoted, enrolled.nats.servers))

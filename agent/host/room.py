@@ -25,16 +25,7 @@ def bytes_of(files: Iterable[Path]) -> int:
     return sum(found.st_size for file in files if (found := _looked_at(file)))
 
 
-def runs_as(uid: int) -> bool:
-    """Whether any process belongs to that user now (proc(5): a process's folder is its effective user's)."""
-    try:
-        with os.scandir("/proc") as entries:
-            return any(entry.name.isdigit() and (found := _looked_at(entry)) and found.st_uid == uid for entry in entries)
-    except OSError:
-        return False
-
-
-def _looked_at(path: os.PathLike[str]) -> os.stat_result | None:
+def _looked_at(path: Path) -> os.stat_result | None:
     try:
         return os.lstat(path)
     except OSError:

@@ -18,7 +18,7 @@ from agent.cli.main import main
 from agent.config import Config, Paths
 from agent.control import client
 from agent.courier import identity
-from agent.host import room
+from agent.host import processes, room
 
 Doctor = Callable[[], list[dict[str, str]]]
 STATUS: dict[str, Any] = {
@@ -201,4 +201,7 @@ def test_room_is_of_the_place_that_is_asked_about(tmp_path: Path) -> None:
     free = room.free_bytes(tmp_path)
     assert free is not None and 0 < free <= os.statvfs(tmp_path).f_blocks * os.statvfs(tmp_path).f_frsize
     assert room.device_of(tmp_path) == tmp_path.stat().st_dev
-    assert room.runs_as(os.geteuid()) and not room.runs_as(99_998)
+
+
+def test_whether_anything_runs_as_a_user_is_seen() -> None:
+    assert processes.runs_as(os.geteuid()) and not processes.runs_as(99_998)

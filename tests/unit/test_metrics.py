@@ -343,6 +343,23 @@ def test_a_daemon_that_does_not_answer_makes_the_file_say_so(
 
 
 @pytest.mark.usefixtures("answering")
+def test_who_may_not_ask_is_told_so_and_nothing_is_said_of_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tidegate.prom"
+
+    def forbidden(*_: object) -> object:
+        raise HostError("agent_forbidden", "not of the group")
+
+    monkeypatch.setattr(metrics, "ask", forbidden)
+    for arguments in ((), ("--textfile", path)):
+        assert run(*arguments) == 1
+        said = capsys.readouterr()
+        assert not said.out and "[agent_forbidden]" in said.err
+    assert not path.exists()
+
+
+@pytest.mark.usefixtures("answering")
 def test_what_cant_be_written_or_makes_no_sense_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

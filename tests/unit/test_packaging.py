@@ -120,6 +120,26 @@ def test_libraries_that_are_imported_are_dependencies_of_both_packages() -> None
         assert not {name for name in used & set(known) if not set(known[name].split("|")) & needs}, kind
 
 
+def test_every_link_in_a_page_of_the_package_leads_to_a_file_of_the_package(tmp_path: Path) -> None:
+    folder = staged("tidegate", tmp_path) / "usr/share/doc/tidegate"
+    pages = sorted(folder.rglob("*.md"))
+    links = [
+        (page, link.partition("#")[0])
+        for page in pages
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    ]
+    assert (folder / "openapi.yaml").is_file() and len(list((folder / "decisions").glob("*.md"))) > 40 and len(links) > 50
+    dead = [(page.name, link) for page, link in links if link and not (page.parent / link).resolve().is_file()]
+    assert not dead
+
+
+def test_no_page_of_the_manual_has_a_control_character_and_a_list_keeps_its_lines() -> None:
+    pages = load("docs", "make_man").pages()
+    for name, text in pages.items():
+        assert not [char for char in text if char < " " and char != "\n"], name
+    assert ".nf\nAt 3 a.m.:\n  tidegate status " in pages["tidegate.1"]
+
+
 def test_the_manual_pages_are_up_to_date() -> None:
     made = load("docs", "make_man").pages()
     found = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs/man").iterdir()}
