@@ -28,7 +28,7 @@ _PACKAGES = ("agent", "enforcers")
 _SOURCE = Path(__file__).resolve().parents[2]
 
 _LAUNCHER = """\
-# Written by tidegated. Ends what is past its deadline when tidegated does not; started by systemd, see docs/ARCHITECTURE.md.
+# Written by tidegated. Ends what is past its deadline when tidegated does not; started by systemd; see tidegated(8).
 import sys
 
 sys.path.insert(0, {folder!r})

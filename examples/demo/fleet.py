@@ -24,6 +24,7 @@ from examples.demo.watch import LoginProbe, ProcessWatch
 LIFETIME_S = 600  # long: it is the offboarding that ends it
 SOON_S = 20.0
 SHUT_MS = 1000.0
+_SETTLED_S = 0.2  # nobody seen for so long: over
 LEAVE_BEHIND = "setsid sleep 86400 </dev/null >/dev/null 2>&1 & echo left-$((40+2))"
 
 
@@ -146,7 +147,7 @@ def _over(timeline: Timeline, seat: Seat, at_ns: int, figures: dict[str, dict[st
     watch = seat.watch
     assert watch is not None  # noqa: S101  # set a moment ago
     with contextlib.suppress(RuntimeError):
-        wait_for(lambda: watch.all_dead_ns and watch.doors_ns and seat.cut_ns, SOON_S, "the end")
+        wait_for(lambda: watch.dead_for(_SETTLED_S) and watch.doors_ns and seat.cut_ns, SOON_S, "the end")
     watch.stop()
     for what, then_ns in (("doors_ms", watch.doors_ns), ("dead_ms", watch.all_dead_ns), ("cut_ms", seat.cut_ns)):
         if then_ns:
