@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo demo-fleet test bench package survive crash sessions bypass player outages vm fuzz lint host venv clean fleet
+.PHONY: help demo demo-fleet test bench matrix package survive crash sessions bypass player outages vm fuzz lint host venv clean fleet
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -17,6 +17,9 @@ demo-fleet: venv ## the same over NATS: Debian's nats-server, three hosts, one a
 
 test: venv ## every check: linters, unit tests, and the host suite on booted test hosts (ARGS: pytest's own)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+matrix: venv ## the host suite on bookworm, trixie and sid; ends with a table of versions and `N suites, M failures` (ARGS: --suite NAME, --quick, --json, --list)
+	@$(BIN)/python -m tests.matrix $(ARGS)
 
 survive: venv ## whatever tenants leave running, on booted hosts with and without systemd; ends with `N rows, M survivors` (ARGS=--json)
 	@$(BIN)/python -m tests.survival $(ARGS)

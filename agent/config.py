@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from agent.errors import ConfigError, RefusedError
+from agent.forms import CONFIGURATION, current
 from agent.settings import Section, members, yaml_files
 from agent.strictyaml import Node, read_yaml
 
@@ -88,14 +89,15 @@ def load_config(path: Path | None = None, *, default: Path = DEFAULT_PATH) -> Co
     Without ``path`` the default file is read where there is one.
 
     Raises:
-        ConfigError: whatever :func:`agent.strictyaml.read_yaml` and :class:`agent.settings.Section` refuse, and
+        ConfigError: whatever :func:`agent.strictyaml.read_yaml`, :func:`agent.forms.current` and :class:`agent.settings.Section`
+            refuse, and
             ``path_invalid``, ``host_id_invalid``, ``group_invalid``, ``groups_equal``, ``uids_invalid``, ``unknown_value``.
     """
     main = path if path is not None else default
     chosen: dict[str, Node] = {}
     files = [main] if path is not None or os.path.lexists(main) else []
     for file in (*files, *yaml_files(main.parent / "conf.d")):
-        root = read_yaml(file)
+        root = current(read_yaml(file), CONFIGURATION)
         Section(root, optional=_SETTINGS)
         chosen.update(members(root))
     return _config(chosen, main)

@@ -26,7 +26,7 @@ from agent.config import config_path
 from agent.control.handlers import Handlers
 from agent.control.server import ControlServer
 from agent.errors import TidegateError
-from agent.guarding import Guarding
+from agent.guarding import Guarding, keep_program
 from agent.host import start
 from agent.host.clock import DeadlineTimer
 from agent.host.config_store import ConfigStore
@@ -64,7 +64,8 @@ class Daemon:
         keys = trust.KeyStore(config.paths.trust_dir)
         self._prepared = b""  # digest of sshd's and sudo's files when the enforcers were last prepared
         start.make_folders(config)
-        kept = keeping.open_kept(config)
+        keep_program(configured, self._problems)
+        kept = keeping.open_kept(config, end_newer=True)
         self._problems |= kept.troubles
         self.pipeline = assemble(config, keys, kept.journal, kept.host_key)
         self._guarding = Guarding(configured, kept, self.pipeline, self._problems)
@@ -80,7 +81,7 @@ class Daemon:
         """Shut what ended while nobody looked, then serve until told to stop; True: to start anew."""
         loop = self._loop
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
+            loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload_all)
         await loop.run_in_executor(self._taking, self._guarding.begin)
         left = await loop.run_in_executor(self._taking, take_down, self.pipeline)
@@ -101,7 +102,7 @@ class Daemon:
         await self._start_control(control)
         await loop.run_in_executor(self._answering, self._guarding.serve_recorder)
         start.tell_systemd("READY=1")
-        self._watchdog()
+        start.watchdog(loop)
         if self._guarding.stuck:
             self._later("disk", self._start_anew_if_writable, _RETRY_PREPARE_S)
         self._reloading.tell(EventKind.AGENT_STARTED, ok=not self.pipeline.closing, reason=self._guarding.greeting())
@@ -259,20 +260,19 @@ class Daemon:
 
     def _start_anew(self, why: str = "the configuration changed") -> None:
         """A changed configuration takes a whole new start, in this process: everything stands on where things are."""
+        if self._stopping.is_set():
+            return
         log.info("%s, starting anew", why)
         self._anew = True
+        self._stopping.set()
+
+    def _stop(self) -> None:
+        self._anew = False  # a signal counts in the middle of starting anew as well
         self._stopping.set()
 
     def problems(self) -> list[str]:
         """What is wrong with this host now, for ``status``."""
         return [*(f"{what}: {text}" for what, text in sorted(dict(self._problems).items())), *self.pipeline.prover.troubles()]
-
-    def _watchdog(self) -> None:
-        """Tell systemd that the loop goes round, three times in each of its periods (sd_watchdog_enabled(3))."""
-        period_us = os.environ.get("WATCHDOG_USEC", "")
-        if period_us.isdigit() and int(period_us):
-            start.tell_systemd("WATCHDOG=1")
-            self._loop.call_later(int(period_us) / 3e6, self._watchdog)
 
     def _start_anew_if_writable(self) -> None:
         if keeping.writable(self._config):

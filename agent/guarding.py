@@ -61,9 +61,7 @@ class Guarding:
         return True
 
     def keep_backstop(self) -> None:
-        """The program that timers start, as it is in this version; then wait for one that may still be at work before opening."""
-        if not SystemdTimers().absent:
-            self._note("backstop", standby.keep(self._configured.main))
+        """Wait for a backstop that may still be at work before opening."""
         try:
             with lock.held(self._opening.path.with_name(lock.BACKSTOP), 0):
                 pass  # it is there from the start on: nothing that a backstop does later leaves a file
@@ -119,3 +117,11 @@ class Guarding:
             log.error("%s: %s", what, trouble)
         else:
             self._problems.pop(what, None)
+
+
+def keep_program(configured: ConfigStore, problems: dict[str, str]) -> None:
+    """The program that timers start, as it is in this version. Before the journal is brought up: an older can't read a newer."""
+    trouble = "" if SystemdTimers().absent else standby.keep(configured.main)
+    if trouble:
+        problems["backstop"] = trouble
+        log.error("backstop: %s", trouble)

@@ -1,8 +1,8 @@
 """What Tidegate keeps on disk, opened though it be damaged: the journal, and this host's own key.
 
-A damaged file never keeps the daemon from ending what it opened. It opens nothing then: what was live is read from the damaged
-file grant by grant, what can't be read is found on the host by our own marks, and all of it is ended. The bad file is renamed
-and kept, a new one begun, and only when nothing is left of before are grants taken again.
+A damaged file, or a newer version's, never keeps the daemon from ending what was opened. It opens nothing then: what was live is
+read from that file grant by grant, what can't be read is found on the host by our own marks, and all of it is ended. The file is
+renamed and kept, a new one begun, and only when nothing is left of before are grants taken again.
 """
 
 import contextlib
@@ -47,15 +47,18 @@ class Kept:
     lost: bool = False
 
 
-def open_kept(config: Config, *, mend: bool = True, busy_ms: int = 2000) -> Kept:
+def open_kept(config: Config, *, mend: bool = True, end_newer: bool = False, busy_ms: int = 2000) -> Kept:
     """Open both. With ``mend`` a damaged file is set aside and replaced; without, or where that fails, it is an error or worked
     around in memory.
 
+    ``end_newer``: a newer version's journal is set aside too, and what is live in it ended. The daemon's alone: a backstop's older
+    program may meet one in the moment of an upgrade, while the newer daemon starts.
+
     Raises:
-        JournalError: ``journal_newer``; with ``mend`` False also ``journal_damaged`` and ``journal_unreadable``.
+        JournalError: ``journal_newer`` without ``end_newer``; with ``mend`` False also ``journal_damaged``, ``journal_unreadable``.
         ConfigError: with ``mend`` False, the key's.
     """
-    kept = _open_journal(config, mend, busy_ms)
+    kept = _open_journal(config, mend, end_newer, busy_ms)
     try:
         kept.host_key = HostKey.load(config.paths.host_key)
     except ConfigError as error:
@@ -125,7 +128,7 @@ def writable(config: Config) -> bool:
     return True
 
 
-def _open_journal(config: Config, mend: bool, busy_ms: int) -> Kept:
+def _open_journal(config: Config, mend: bool, end_newer: bool, busy_ms: int) -> Kept:
     path = config.paths.state_db
     nothing = HostKey({}, "")  # replaced by the caller
     try:
@@ -133,13 +136,13 @@ def _open_journal(config: Config, mend: bool, busy_ms: int) -> Kept:
         journal = Journal(path, busy_ms=busy_ms)
         journal.check()
     except JournalError as error:
-        if error.code == "journal_newer":
+        if error.code == "journal_newer" and not end_newer:
             raise
         failed = error
     else:
         return Kept(journal, nothing)
     with contextlib.suppress(JournalError):
-        if path.exists() and path.stat().st_size:
+        if failed.code != "journal_newer" and path.exists() and path.stat().st_size:
             whole = Journal(path, read_only=True)
             whole.check()
             why = f"the journal can't be written ({failed}); open grants end on their time"
@@ -166,11 +169,12 @@ def _refuse_lost(config: Config) -> None:
 
 def _begin_anew(config: Config, failed: JournalError, host_key: HostKey) -> Kept:
     path, now_s = config.paths.state_db, int(time.time())
-    why = f"the journal was damaged: {failed.reason}"
+    newer = failed.code == "journal_newer"  # whole, but nobody here can say what its rows mean: ended, like what is damaged
+    why = f"the journal was {'not ours to read' if newer else 'damaged'}: {failed.reason}"
     stuck, aside = False, path
     salvaged = salvage.read(path)
     try:
-        aside = salvage.set_aside(path, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s)))
+        aside = salvage.set_aside(path, time.strftime(f"{'newer' if newer else 'damaged'}-%Y%m%dT%H%M%SZ", time.gmtime(now_s)))
         journal = Journal(path)
     except (OSError, JournalError) as error:
         log.error("no new journal can be begun: %s", error)

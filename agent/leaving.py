@@ -1,8 +1,9 @@
 """What the package runs before its files go: every grant is ended, and what Tidegate put into the host's own files taken out.
 
-``/usr/lib/tidegate/leave [--end-only]``. Called by the packages' scripts (packaging/), as root. With ``--end-only``
-(an older version is about to take this one's place, and may not know what is open) the drop-ins stay. Exit status 0 means that
-nothing is left; anything else that the package must stay.
+``/usr/lib/tidegate/leave [--end-only] [--reason TEXT] [--config FILE]``. Called by the packages' scripts (packaging/), as root; and
+by an admin where tidegated can't be had to run (docs/INCIDENTS.md). With ``--end-only`` (an older version is about to take this
+one's place, and may not know what is open) the drop-ins stay. Exit status 0 means that nothing is left; anything else that the
+package must stay: the daemon is started again then, if it ran before.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from agent.expiry.ledger import SWEEPS_MS
 from agent.host import command, files, standby, start
 from agent.host.config_store import ConfigStore
 from agent.host.system import SystemHost
+from agent.host.timers import SystemdTimers, timer_unit
 from agent.model.text import counted
 from agent.trust import HostKey
 
@@ -37,13 +39,12 @@ _STOP_S = 60.0
 _REMOVED, _OLDER = "Tidegate is being removed from this host", "an older Tidegate takes this one's place"
 
 
-def leave(config: Config, *, end_only: bool = False) -> list[str]:
+def leave(config: Config, why: str, *, end_only: bool = False) -> list[str]:
     """End everything; unless ``end_only``, take away what stands outside of our own folders. Returns what is left, one line each.
 
     The daemon ends its grants itself where it answers: it has the recordings sealed. Then it is stopped, and whatever is live
     by the journal is ended here, so that a dead or hung one changes nothing.
     """
-    why = _OLDER if end_only else _REMOVED
     if _by_daemon(config, why):
         time.sleep(SWEEPS_MS[-1] / 1000 + 0.2)  # it looks again for what has turned up
     _stop_daemon()
@@ -53,6 +54,8 @@ def leave(config: Config, *, end_only: bool = False) -> list[str]:
             f"grant {live.record.jti} of {live.record.sub or 'nobody known'}: {live.error or 'not over'}"
             for live in backstop.at_removal(config, why)
         ]
+    # Of another journal than this configuration's: what they stand behind nobody here has ended.
+    left += [f"a timer stands behind a grant: {timer_unit(name)}" for name in sorted(SystemdTimers().standing())]
     if left or end_only:
         return left
     _keep_host_key(config)
@@ -81,9 +84,15 @@ def _by_daemon(config: Config, why: str) -> int:
 
 def _stop_daemon() -> None:
     """Where systemd runs it. Otherwise its lock tells whether it still does (agent.backstop.at_removal)."""
-    if Path("/run/systemd/system").is_dir():
-        with contextlib.suppress(TidegateError):
-            command.run(["systemctl", "stop", _UNIT], timeout_s=_STOP_S)
+    _systemctl("stop")
+
+
+def _systemctl(verb: str) -> bool:
+    if not Path("/run/systemd/system").is_dir():
+        return False
+    with contextlib.suppress(TidegateError):
+        return command.run(["systemctl", "--quiet", verb, _UNIT], timeout_s=_STOP_S).ok
+    return False
 
 
 def _keep_host_key(config: Config) -> None:
@@ -100,14 +109,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; always exits."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     parser.add_argument("--end-only", action="store_true", help="end all grants, and leave the drop-ins where they are")
+    parser.add_argument("--reason", metavar="TEXT", help="what receipts say of why")
+    parser.add_argument("--config", type=Path, help="another configuration (default: the one that the daemon ran with last)")
     chosen = parser.parse_args(argv)
     start.log_to_stderr(False)
     if os.geteuid() != 0:
         sys.exit(f"{PROGRAM}: must be run by root")
+    ran = _systemctl("is-active")
+    left: Sequence[str] = ["nothing is known of it"]
     try:
-        left = leave(ConfigStore(config_path(None)).config, end_only=chosen.end_only)
+        left = leave(_config(chosen.config), chosen.reason or (_OLDER if chosen.end_only else _REMOVED), end_only=chosen.end_only)
     except TidegateError as error:
         sys.exit(f"tidegate: {error}")
+    finally:
+        if left and ran:  # it stays, so it goes on: revocations, new grants, and another try at what would not end
+            _systemctl("start")
     for line in left:
         print(f"tidegate: still live: {line}", file=sys.stderr)
     sys.exit(1 if left else 0)
+
+
+def _config(named: Path | None) -> Config:
+    """A package's script has not the environment of the unit: what the daemon ran with stands beside the backstop's program."""
+    return ConfigStore(config_path(named or standby.config_file())).config

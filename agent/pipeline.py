@@ -226,9 +226,9 @@ class Pipeline:
         """Run the steps; whatever stops them, undo what was done before the error goes on."""
 
         def go_on() -> None:
-            if live.cancel or live.deadline.passed(self.clock):
-                raise UnenforceableError("ended_while_opening", "the grant ended while it was being opened")
+            live.must_go_on(self.clock, "was being opened")
 
+        began_ns = self.clock.boot_ns()
         try:
             go_on()
             self.behind.arm(live)
@@ -249,7 +249,7 @@ class Pipeline:
             if isinstance(error, JournalError):  # the grant was taken and undone: that is its answer, and no reason to wait
                 raise HostError(error.code, error.reason) from error
             raise
-        self.trail.emit(story.opened(live, opened_ns, steps))
+        self.trail.emit(story.opened(live, opened_ns, steps, took_ns=self.clock.boot_ns() - began_ns))
         self.prover.opened(live)
 
     # Shutting

@@ -7,7 +7,7 @@ import contextlib
 from dataclasses import replace
 
 from agent import draining, enforcement
-from agent.errors import JournalError, UnenforceableError
+from agent.errors import JournalError
 from agent.expiry import notice, story
 from agent.expiry.live import LiveGrant
 from agent.expiry.shut import Shut
@@ -84,8 +84,7 @@ def _stand_again(pipeline: Pipeline, live: LiveGrant) -> None:
         return
 
     def go_on(_step: Step | None = None) -> None:
-        if live.cancel or live.deadline.passed(pipeline.clock):
-            raise UnenforceableError("ended_while_opening", "the grant ended while it was being put back")
+        live.must_go_on(pipeline.clock, "was being put back")
 
     try:
         go_on()
@@ -97,7 +96,7 @@ def _stand_again(pipeline: Pipeline, live: LiveGrant) -> None:
         pipeline.shut([live], EndCause.FAILED, f"could not be put back at start: {error}")
     else:
         pipeline.ledger.opened(live, opened_ns)
-        if live.cancel or live.deadline.passed(pipeline.clock):
+        if live.is_over(pipeline.clock):
             pipeline.shut([live], EndCause.EXPIRED)
         else:
             pipeline.prover.opened(live)
@@ -120,8 +119,7 @@ def _go_on_replacing(pipeline: Pipeline, live: LiveGrant) -> None:
     """Every step again, exactly as journaled, whichever of them stand already."""
 
     def go_on(_step: Step | None = None) -> None:
-        if live.cancel or live.deadline.passed(pipeline.clock):
-            raise UnenforceableError("ended_while_opening", "the grant ended while it took another's place")
+        live.must_go_on(pipeline.clock, "took another's place")
 
     try:
         go_on()

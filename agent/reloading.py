@@ -1,4 +1,7 @@
-"""Policy, keys and configuration taken up as they change. A bad file keeps the old in force, and is loud about it."""
+"""Policy, keys and configuration taken up as they change. A bad file keeps the old in force, and is loud about it.
+
+Of the old, only the configuration outlives this process: a policy or key that was not read since the start is not in force.
+"""
 
 import logging
 from collections.abc import Callable
@@ -46,14 +49,16 @@ class Reloading:
         policies = self._pipeline.policies
         policies.reload()
         error = policies.error
-        self._note("policy", error, "the old policy stays in force")
+        kept = "the old policy stays in force" if policies.loaded else "no policy is in force: every grant is refused"
+        self._note("policy", error, kept)
         kind = EventKind.POLICY_REJECTED if error else EventKind.POLICY_LOADED
         self.tell(kind, ok=error is None, code=error.code if error else "", reason=str(error or policies.folder))
 
     def keys(self) -> None:
         """trust.d."""
         self._keys.reload()
-        self._note("keys", self._keys.error, "of a file at fault only what was in force before counts")
+        kept = "of a file at fault only what was in force since the start counts"
+        self._note("keys", self._keys.error, kept if len(self._keys.ring) else "no key is in force: every grant is refused")
 
     def tell(self, kind: EventKind, *, ok: bool = True, code: str = "", reason: str = "") -> None:
         """An event about the agent itself."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from agent import enforcement
 from agent.audit import EventKind
-from agent.errors import HostError, JournalError, UnenforceableError
+from agent.errors import HostError, JournalError
 from agent.expiry import notice, story
 from agent.expiry.live import LiveGrant
 from agent.host.clock import rfc3339
@@ -61,8 +61,7 @@ def resume(pipeline: Pipeline, live: LiveGrant) -> None:
         return
 
     def go_on(_step: Step | None = None) -> None:
-        if live.cancel or live.deadline.passed(pipeline.clock):
-            raise UnenforceableError("ended_while_opening", "the grant ended while it was being resumed")
+        live.must_go_on(pipeline.clock, "was being resumed")
 
     try:
         go_on()
@@ -74,7 +73,7 @@ def resume(pipeline: Pipeline, live: LiveGrant) -> None:
         go_on()
     except Exception as error:
         live.opener = False
-        if live.cancel or live.deadline.passed(pipeline.clock):
+        if live.is_over(pipeline.clock):
             pipeline.shut([live], EndCause.EXPIRED)
             return
         log.error("grant %s could not be resumed and stays suspended: %s", live.record.jti, error)
@@ -99,7 +98,7 @@ def stand_suspended(pipeline: Pipeline, live: LiveGrant) -> None:
         pipeline.shut([live], EndCause.FAILED, f"could not be put back at start: {error}")
         return
     pipeline.ledger.stay_suspended(live, retry=False)
-    if live.cancel or live.deadline.passed(pipeline.clock):
+    if live.is_over(pipeline.clock):
         pipeline.shut([live], EndCause.EXPIRED)
 
 

@@ -7,6 +7,7 @@ signed revocation is there on a bare connection that does nothing but listen: on
 Changes nothing outside a temporary folder and its own test host.
 """
 
+import abc
 import argparse
 import asyncio
 import contextlib
@@ -92,7 +93,7 @@ def _figures(name: str, values: Sequence[float]) -> dict[str, float]:
     return {f"{name}_{which}": round(value, 1) for which, value in at.items()}
 
 
-class _Bare:
+class _Bare(abc.ABC):
     """A connection that only listens, and notes when something came."""
 
     def __init__(self) -> None:
@@ -100,8 +101,9 @@ class _Bare:
         self._at: list[float] = []
         threading.Thread(target=self._listen, daemon=True).start()  # it ends with this process
 
+    @abc.abstractmethod
     def _listen(self) -> None:
-        raise NotImplementedError
+        """Call ``_note`` for each token, for ever."""
 
     def _note(self) -> None:
         with self._came:

@@ -22,9 +22,9 @@ SOURCES = (
     "agent/admitted.py",
     "agent/backstop.py",
     "agent/keeping.py",
-    "agent/expiry/behind.py",
-    "agent/expiry/logged.py",
-    "agent/expiry/superseding.py",
+    "agent/expiry",
+    "agent/migrating.py",
+    "agent/rewriting.py",
     "agent/spool",
     "agent/journal",
     "agent/planning",
@@ -103,6 +103,7 @@ ENFORCERS = {
     "sshd_failed": "Run `sshd -t` and mend what it says; then `systemctl kill -s HUP tidegated`.",
     "sudo_missing": "Install sudo.",
     "sudo_rule_unprovable": "cvtsudoers (in package sudo) reads another rule than the one asked for. Write the command more plainly.",
+    "sudo_unsupported": "This host's sudo is another than sudo.ws (sudo-rs, say), which skips what a rule needs to end on time. Make `sudo` the program of package sudo; sudo-rs may stay installed beside it.",
     "sudoers_unreached": "Let /etc/sudoers hold `@includedir /etc/sudoers.d`; then `systemctl kill -s HUP tidegated`.",
     "tenant_shell_missing": "Install tidegate-shell again: without it a login without exec can't be held.",
     "uid_taken": "Somebody took the reserved UID just now: deliver a new grant.",
@@ -133,7 +134,7 @@ HOST = {
     "inbox_unreadable": "Make /var/lib/tidegate/spool/inbox a folder of root's again; it is tried every 5 s.",
     "internal": "A fault in Tidegate: `journalctl -u tidegated` has the traceback. Please report it.",
     "journal_failed": "The journal can't be written: make room at /var/lib/tidegate. New grants wait in the inbox; ends go on.",
-    "journal_newer": "The journal is of a newer version: install that again.",
+    "journal_newer": "A newer Tidegate wrote the journal: what stood is ended, the file is kept beside as `state.db.newer-*`. Sign new grants; or install that version again.",
     "journal_unreadable": "state.db can't be opened: see the text. Don't delete it while grants are live: it is what knows them.",
     "kill_failed": "A process could not be signalled; it is tried again. Look at it with ps if it stays.",
     "kill_refused": "Refused to signal PID 1. Please report it.",
@@ -162,10 +163,14 @@ HOST = {
     "write_failed": "A file can't be written: room, or a read-only file system. The text names it.",
 }
 COMMAND = {
+    "metrics_unreadable": "The daemon and the command are of different versions: `systemctl restart tidegated`.",
     "agent_forbidden": "Ask as root, or join the group tidegate.",
     "agent_running": "Tidegate is being removed, and tidegated could not be stopped: `systemctl stop tidegated`, then again.",
     "agent_unreachable": "`systemctl status tidegated`; start it if it is down.",
     "answer_too_large": "Ask for less: the answer is over 64 MiB.",
+    "backup_exists": "Move away the files `FILE.~VERSION~` that lie beside it: no backup is ever overwritten.",
+    "file_changed": "Somebody writes to the file: run `tidegate config migrate` again.",
+    "migration_failed": "Nothing was changed, and the file is read as it is. Change the names by hand, or lay it out more plainly; the text says what stands in the way.",
     "file_unwritable": "Name a file in a folder that is there and that you may write to.",
     "grant_unknown": "`tidegate grants list --ended` shows the ids there are.",
     "not_installed": "Install the package that the text names.",
@@ -228,7 +233,38 @@ COURIER = {
     "transport_unavailable": "Install what the text names (package tidegate-courier-nats), or set `transport: https`.",
     "url_invalid": "Write https://HOST, with :PORT and a path if need be.",
 }
-ADVICE = {**INBOX, **ENFORCERS, **HOST, **COMMAND, **COURIER}
+DOCTOR = {
+    "backstop_none": "Boot with systemd, or keep tidegated under a supervisor: with it dead, live sessions have no other end.",
+    "backstop_program_missing": "`systemctl restart tidegated` writes it; if it is missing again, `journalctl -u tidegated` says why.",
+    "boot_backstop_none": "Start tidegated before sshd, and cron and atd after it.",
+    "boot_backstop_off": "`systemctl unmask tidegate-boot.service`, or install the package again.",
+    "bulletin_expired": "Let the control plane send a bulletin, and look at what carries it: grants that need a fresh one are suspended.",
+    "certificate_ended": "`tidegate status` says why it was not renewed. Make another: `tidegate enroll`.",
+    "certificate_near_end": "It was to be renewed at two thirds of its life: `tidegate status` says why it is not.",
+    "cgroup2_missing": "Boot with the unified cgroup hierarchy: without it sessions are ended process by process.",
+    "clock_unsynchronised": "Run an NTP client: grants end by this host's clock.",
+    "courier_trouble": "See the text, and `journalctl -u tidegate-courier`.",
+    "daemon_other_version": "`systemctl restart tidegated`: the package is newer than what runs. Nobody's session ends by it.",
+    "daemon_problem": "Mend what the text names: a file is taken up at once, all else within 15 s.",
+    "disk_low": "Make room: without it new grants wait and no end can be written down. Doors still shut on time.",
+    "disk_unreadable": "Start tidegated, which makes the folder, or let its parent be read.",
+    "drop_in_missing": "tidegated writes it when it starts: `journalctl -u tidegated` says why it could not.",
+    "execs_hidden": "See the text and `auditctl -l`: a rule of the host's keeps some of what tenants run from being told.",
+    "execs_unseen": "Boot with audit=1 and without enabled 2, then restart tidegated. A container has no audit of its own.",
+    "log_unread": "Let systemd-journald run, and journalctl be installed.",
+    "no_trusted_key": "Put the control plane's public JWK Set into trust.d as NAME.jwks.",
+    "sees_less": "Run `tidegate doctor` as root: some checks see less without.",
+    "nss_systemd_missing": "Install libnss-systemd, then restart tidegated: without it accounts are rows of /etc/passwd, which outlive a reboot.",
+    "nsswitch_without_systemd": "Add `systemd` to `passwd:` and `group:` in /etc/nsswitch.conf, or set `account_backend: auto`.",
+    "recorder_down": "`systemctl restart tidegate-recorder`; `journalctl -u tidegate-recorder` says why it stopped. Who must be recorded gets no session meanwhile.",
+    "recorder_socket_missing": "`systemctl restart tidegate-recorder`. Who must be recorded gets no session meanwhile.",
+    "recorder_unready": "Install the package again: it makes the account and tidegate-shell's interpreter; then restart tidegated.",
+    "sshd_missing": "Install openssh-server.",
+    "sshd_too_old": "Use OpenSSH 9.1 or later: older ones take no UTC time in key files.",
+    "systemd_absent": "Run tidegated under a supervisor that starts it again.",
+    "uid_kept_back": "See the text for what is left and what to do; the UID is given away again once nothing is.",
+}
+ADVICE = {**INBOX, **ENFORCERS, **HOST, **COMMAND, **COURIER, **DOCTOR}
 
 _HEAD = """\
 # Codes
@@ -265,7 +301,8 @@ def page() -> str:
         ),
         (
             "The admin's files",
-            "Exit status 1, with file, line and key. The old policy stays in force. From `agent/policy/codes.py`.",
+            "Exit status 1, with file, line and key. The old policy stays in force until the next start; after one, nothing of the policy is in "
+            "force and every grant is refused. From `agent/policy/codes.py`.",
             FILES,
         ),
         ("Warnings of `tidegate policy check`", "The policy loads all the same.", WARNINGS),
@@ -281,6 +318,11 @@ def page() -> str:
             "In `tidegate status`, `tidegate doctor` and `journalctl -u tidegate-courier`; from `enroll` with exit status 1, or 3 where the control "
             "plane refuses. None of them opens, keeps or ends access.",
             COURIER,
+        ),
+        (
+            "Findings of `tidegate doctor`",
+            "Some of its findings have codes from above: what is wrong with the policy, the keys or sshd is the same wherever it is met.",
+            DOCTOR,
         ),
     )
     return "\n".join([_HEAD, *(_section(*section) for section in sections)])
@@ -315,12 +357,17 @@ def _codes(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.args:
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name in _ERRORS or name == "refuse":
+            if name in _ERRORS or name == "refuse" or _is_finding(node.func):
                 yield from _texts(node.args[0])
         elif isinstance(node, ast.Tuple) and len(node.elts) == 3 and not isinstance(node.elts[0], ast.Constant):
             yield from _texts(node.elts[1])
         elif isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "code" for target in node.targets):
             yield from (text for text in _texts(node.value))
+
+
+def _is_finding(called: ast.expr) -> bool:
+    """``Finding.warn`` and ``Finding.fail`` of `tidegate doctor`."""
+    return isinstance(called, ast.Attribute) and called.attr in {"warn", "fail"} and getattr(called.value, "id", "") == "Finding"
 
 
 def _texts(node: ast.expr) -> Iterator[str]:

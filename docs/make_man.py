@@ -5,6 +5,7 @@ click write packaging/completions again, which only another way of click's to co
 """
 
 import argparse
+import inspect
 import re
 import sys
 from collections.abc import Iterator
@@ -166,7 +167,7 @@ def _command_page() -> str:
 
 def _daemon_page() -> str:
     parts = [_head("tidegated", 8, "opens access by signed grants, and shuts it on the second")]
-    parts += [".SH SYNOPSIS\n.B tidegated\n[\\fIOPTIONS\\fR]\n.SH DESCRIPTION\n", _help(f"{daemon.help}\n\n{_DAEMON}")]
+    parts += [".SH SYNOPSIS\n.B tidegated\n[\\fIOPTIONS\\fR]\n.SH DESCRIPTION\n", _help(daemon.help or ""), _help(_DAEMON)]
     parts += [".SH OPTIONS\n", _options(daemon), _SIGNALS, _ENVIRONMENT, _FILES]
     return "".join([*parts, _see_also("tidegate(1), tidegate.yaml(5), tidegate-policy(5), tidegate-recorder(8)")])
 
@@ -222,9 +223,9 @@ def _value(option: click.Option) -> str:
 
 
 def _help(text: str) -> str:
-    """Click's help: paragraphs, of which those that begin with a backspace stand as they are."""
+    """Click's help, indented as in its source: paragraphs, of which those that begin with a backspace stand as they are."""
     parts = []
-    for paragraph in re.split(r"\n\s*\n", text.strip()):
+    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(text).strip()):
         if paragraph.startswith("\b"):
             parts.append(f".PP\n.nf\n{_lines(paragraph[1:].strip(chr(10)))}\n.fi\n")
         else:

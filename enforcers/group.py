@@ -61,17 +61,7 @@ class GroupEnforcer:
         if seen.missing_groups:
             raise UnenforceableError("group_missing", f"no group {', '.join(seen.missing_groups)} on this host")
         return tuple(
-            Step(
-                self.type,
-                "membership",
-                Stage.GRANT,
-                Phase.CLOSE,
-                f"{want.identifier}:{group}",
-                f"{want.identifier} in group {group}",
-                {"name": want.identifier, "group": group, **_lent(seen, group, context)},
-            )
-            for group in want.groups
-            if group not in seen.member_of
+            _step(want.identifier, group, _lent(seen, group, context)) for group in want.groups if group not in seen.member_of
         )
 
     def apply(self, step: Step, writer: Writer) -> None:
@@ -89,19 +79,7 @@ class GroupEnforcer:
     def found(self, reader: Reader) -> Sequence[Step]:
         """See Enforcer. Of accounts that people made; those of our own accounts go with the account."""
         own = {user.name for user in reader.own_accounts()}
-        return [
-            Step(
-                self.type,
-                "membership",
-                Stage.GRANT,
-                Phase.CLOSE,
-                f"{name}:{group}",
-                f"{name} in group {group}",
-                {"name": name, "group": group},
-            )
-            for name, group in reader.own_memberships()
-            if name not in own
-        ]
+        return [_step(name, group, {}) for name, group in reader.own_memberships() if name not in own]
 
     def residue(self, steps: Sequence[Step], reader: Reader) -> Sequence[Residue]:
         """See Enforcer."""
@@ -121,6 +99,11 @@ def own_groups(asked: Collection[str], config: Config) -> str:
     if config.tenant_group in asked:
         return f"group {config.tenant_group} is every tenant's already, and nobody else's"
     return f"group {config.admin_group} may end every grant, so no grant gives it" if config.admin_group in asked else ""
+
+
+def _step(name: str, group: str, more: JsonObject) -> Step:
+    data: JsonObject = {"name": name, "group": group, **more}
+    return Step("group", "membership", Stage.GRANT, Phase.CLOSE, f"{name}:{group}", f"{name} in group {group}", data)
 
 
 def _lent(seen: GroupSeen, group: str, context: PlanContext) -> JsonObject:

@@ -19,20 +19,20 @@ from enforcers.group import refuse_account
 from enforcers.sudoers_rule import Rule, command
 
 BACKSTOPS = ("sudo refuses from the deadline on (NOTAFTER)", "sudo ends what runs after the grant's own length (TIMEOUT)")
-ABSENT = "this sudo knows neither NOTAFTER nor TIMEOUT: sudo rules end by the agent or its timer only"
 SAMPLE_EXP = 1893456000  # 2030-01-01: what a rule is proved with before its grant's own time is known
 
 
 @dataclass(frozen=True, slots=True)
 class SudoSeen:
-    """``backstops``: this sudo knows NOTAFTER and TIMEOUT. ``unproved``: why cvtsudoers did not read back the asked rule.
+    """``other``: what this sudo calls itself if it is none that keeps a rule as written ("" for one that does).
 
+    ``unproved``: why cvtsudoers did not read back the asked rule.
     ``alone``: the account, if it is there, has no sudo rights yet. ``run_as``: the uids of those that are there.
     """
 
     config: Config
     sudo: bool
-    backstops: bool
+    other: str
     user: User | None
     alone: bool
     run_as: dict[str, int]
@@ -59,10 +59,7 @@ class SudoEnforcer:
     def observe(self, want: SudoWant, reader: Reader) -> SudoSeen:
         """See Enforcer."""
         sudo = reader.tool("sudo") is not None
-        backstops = sudo and reader.check(["sudo", "-V"]).stdout.startswith("Sudo version")
-        sample = Rule(
-            want.identifier, want.run_as, want.commands, SAMPLE_EXP - 1 if backstops else None, 60 if backstops else None, own=True
-        )
+        sample = Rule(want.identifier, want.run_as, want.commands, SAMPLE_EXP - 1, 60, own=True)
         unproved = None
         try:
             sudoers_rule.prove(sample, sudoers_rule.render(sample), reader)
@@ -73,7 +70,7 @@ class SudoEnforcer:
         return SudoSeen(
             config=reader.config,
             sudo=sudo,
-            backstops=backstops,
+            other=_other(reader) if sudo else "",
             user=user,
             alone=user is None or (sudo and _has_no_rights(user.name, reader)),
             run_as={name: found.uid for name, found in run_as.items() if found is not None},
@@ -83,13 +80,14 @@ class SudoEnforcer:
         )
 
     def plan(self, want: SudoWant, seen: SudoSeen, context: PlanContext) -> Sequence[Step]:
-        """See Enforcer. Codes: ``sudo_missing``, ``run_as_missing``, ``command_missing``, ``sudo_rule_unprovable``, and
-        those of :func:`enforcers.group.refuse_account`.
+        """See Enforcer. Codes: ``sudo_missing``, ``sudo_unsupported``, ``run_as_missing``, ``command_missing``,
+        ``sudo_rule_unprovable``, and those of :func:`enforcers.group.refuse_account`.
         """
         refuse_account(want.identifier, seen.user, context)
         unknown = [name for name in seen.missing_run_as if not context.creates(name)]
         checks = (
             (not seen.sudo, "sudo_missing", "no sudo on this host"),
+            (bool(seen.other), "sudo_unsupported", f"this host's sudo ({seen.other}) does not keep to the rules of a grant"),
             (bool(unknown), "run_as_missing", f"no account {', '.join(unknown)} on this host"),
             (bool(seen.missing_commands), "command_missing", f"no executable {', '.join(seen.missing_commands)} on this host"),
             (seen.unproved is not None, "sudo_rule_unprovable", seen.unproved or ""),
@@ -99,8 +97,7 @@ class SudoEnforcer:
                 raise UnenforceableError(code, reason)
         grant = context.grant
         own = context.creates(want.identifier)
-        until, timeout_s = (grant.exp - 1, grant.exp - grant.nbf) if seen.backstops else (None, None)
-        rule = Rule(want.identifier, want.run_as, want.commands, until, timeout_s, own)
+        rule = Rule(want.identifier, want.run_as, want.commands, grant.exp - 1, grant.exp - grant.nbf, own)
         path = seen.config.paths.sudoers / file_name(grant.jti, grant.wants.index(want))
         data: JsonObject = {
             "path": str(path),
@@ -108,11 +105,10 @@ class SudoEnforcer:
             "rule": rule.to_json(),
             "asks": [rule.asks()],
             "lent": to_json(_lent(want, seen, context)),
+            "backstops": list(BACKSTOPS),
         }
-        data = {**data, "backstops": list(BACKSTOPS)} if seen.backstops else {**data, "backstops_absent": [ABSENT]}
         commands = "; ".join(" ".join(words) for words in want.commands)
-        absent = "" if seen.backstops else " (this sudo has no NOTAFTER and no TIMEOUT: only the daemon ends it)"
-        summary = f"{want.identifier} may run as {', '.join(want.run_as)}: {commands}{absent}"
+        summary = f"{want.identifier} may run as {', '.join(want.run_as)}: {commands}"
         return (Step(self.type, "rule", Stage.GRANT, Phase.CLOSE, str(path), summary, data),)
 
     def apply(self, step: Step, writer: Writer) -> None:
@@ -156,6 +152,17 @@ def _lent(want: SudoWant, seen: SudoSeen, context: PlanContext) -> Lent:
     rules = frozenset((uids[name], " ".join(words)) for name in want.run_as for words in want.commands)
     uid = context.uids[want.identifier] if context.creates(want.identifier) else seen.user.uid if seen.user else -1
     return Lent(want.identifier, uid, rules=rules, alone=seen.alone)
+
+
+def _other(reader: Reader) -> str:
+    """What a sudo that is not sudo.ws's calls itself, else "".
+
+    sudo-rs (0.2.5, 0.2.15) knows neither NOTAFTER nor TIMEOUT and skips the line that has one; and it skips Defaults that it
+    does not know (syslog, log_format) and goes on to the rule after them. So a rule would give nothing, or less held than asked.
+    """
+    found = reader.check(["sudo", "-V"])
+    said = (found.stdout + found.stderr).splitlines() or ["of no known version"]  # sudo-rs 0.2.5 says it on stderr
+    return "" if said[0].startswith("Sudo version") else said[0][:80]
 
 
 def _has_no_rights(name: str, reader: Reader) -> bool:

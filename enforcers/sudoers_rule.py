@@ -87,8 +87,8 @@ class Rule:
     login: str
     run_as: tuple[str, ...]
     commands: tuple[tuple[str, ...], ...]
-    until: int | None = None
-    timeout_s: int | None = None
+    until: int
+    timeout_s: int
     own: bool = False
 
     @property
@@ -113,14 +113,16 @@ class Rule:
         """The inverse. Raises HostError ``bad_step``."""
         login, run_as, commands = value.get("login"), value.get("run_as"), value.get("commands")
         until, timeout_s = value.get("until"), value.get("timeout_s")
-        if not (isinstance(login, str) and isinstance(run_as, list) and isinstance(commands, list)):
+        if not (isinstance(login, str) and isinstance(run_as, list) and isinstance(commands, list)) or not (
+            isinstance(until, int) and isinstance(timeout_s, int)
+        ):
             raise HostError("bad_step", "a sudo step's rule is malformed")
         return cls(
             login=login,
             run_as=tuple(str(name) for name in run_as),
             commands=tuple(tuple(str(word) for word in words) for words in commands if isinstance(words, list)),
-            until=until if isinstance(until, int) else None,
-            timeout_s=timeout_s if isinstance(timeout_s, int) else None,
+            until=until,
+            timeout_s=timeout_s,
             own=value.get("own") is True,
         )
 
@@ -136,9 +138,9 @@ class Rule:
         }
 
     @property
-    def stamp(self) -> str | None:
+    def stamp(self) -> str:
         """``until`` as sudoers writes it, always in UTC: without the Z it would be local time."""
-        return None if self.until is None else datetime.fromtimestamp(self.until, UTC).strftime("%Y%m%d%H%M%SZ")
+        return datetime.fromtimestamp(self.until, UTC).strftime("%Y%m%d%H%M%SZ")
 
 
 def is_leaf(words: Sequence[str]) -> bool:
@@ -153,14 +155,12 @@ def render(rule: Rule) -> str:
     Options stand before the tags, and hold for every command after them, as the tags do. A command without arguments gets
     ``""``, which allows none.
     """
-    options = [f"NOTAFTER={rule.stamp}"] if rule.stamp else []
-    options += [f"TIMEOUT={rule.timeout_s}"] if rule.timeout_s else []
     commands = []
     for listed, leaf in rule.lists:
         texts = [" ".join([words[0], *(_SPECIAL.sub(r"\\\1", word) for word in words[1:] or ['""'])]) for words in listed]
         commands.append(("NOEXEC: " if leaf else "") + ", ".join(texts))
     defaults = f"Defaults:{rule.login} {', '.join(_setting(name, value) for name, value in _DEFAULTS)}\n" if rule.own else ""
-    tags = " ".join([*options, "NOPASSWD:NOSETENV:"])
+    tags = f"NOTAFTER={rule.stamp} TIMEOUT={rule.timeout_s} NOPASSWD:NOSETENV:"
     return f"{defaults}{rule.login} ALL=({','.join(rule.run_as)}) {tags} {', '.join(commands)}\n"
 
 
@@ -191,9 +191,8 @@ def _expected(rule: Rule) -> dict[str, Json]:
     specifications: list[Json] = []
     for listed, leaf in rule.lists:
         options: list[dict[str, Json]] = [{"authenticate": False}, {"setenv": False}]
+        options += [{"notafter": rule.stamp}, {"command_timeout": rule.timeout_s}]
         options += [{"noexec": True}] if leaf else []
-        options += [{"notafter": rule.stamp}] if rule.stamp else []
-        options += [{"command_timeout": rule.timeout_s}] if rule.timeout_s else []
         specifications.append(
             {
                 "runasusers": [{"username": name} for name in rule.run_as],

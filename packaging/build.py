@@ -137,7 +137,8 @@ def _scripts(own: Mapping[str, Any], common: Mapping[str, Any], kind: str, versi
         target.write_text((HERE / name).read_text().replace("@VERSION@", exact))
         return str(target)
 
-    own = {**own, "depends": [line.replace("@VERSION@", exact) for line in own.get("depends", [])]}
+    needed = exact if kind == "deb" else version  # rpm's packages of one version fit, whatever their release
+    own = {**own, "depends": [line.replace("@VERSION@", needed) for line in own["depends"]]}
     special = {**common, **own.get(kind, {})}
     if "scripts" in special:
         special["scripts"] = {name: written(path) for name, path in special["scripts"].items()}

@@ -2,7 +2,7 @@
 # What Tidegate needs on a host besides its files: accounts, folders, tidegate-shell's interpreter and its line in /etc/shells, and
 # byte code, which the daemon's unit could not write. Run by packaging/install.sh and by the packages; may be run again.
 # `setup [ROOT]`: all of it. `setup --interpreter`: only what hangs on the host's python; exit status 10 when that was exchanged.
-# `setup --byte-code`: for a package that adds modules.
+# `setup --byte-code`: for a package that adds modules. `setup --files`: the admin's files in this version's form; never fails.
 set -eu
 umask 022
 
@@ -65,7 +65,26 @@ listed() {
   fi
 }
 
+# Earlier forms are read as well, so nothing hangs on it: what is bad is told, and stays. Run once the new daemon runs, since the one
+# before may not know the new form.
+admins_files() {
+  if said=$(env -u TIDEGATE_CONFIG /usr/bin/tidegate config migrate 2>&1); then
+    case $said in
+      "every file is in today's form") ;;
+      *) printf '%s\n' "$said" | sed 's/^/tidegate: /' ;;
+    esac
+  else
+    echo "tidegate: the files in /etc/tidegate stay in the form that they have, since one of them can't be read:"
+    printf '%s\n' "$said"
+    echo "tidegate: once it is mended: tidegate config migrate"
+  fi
+}
+
 exchanged=0
+if [ "${1:-}" = --files ]; then
+  admins_files
+  exit 0
+fi
 if [ "${1:-}" = --interpreter ]; then
   root=
   interpreter

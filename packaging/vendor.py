@@ -1,6 +1,8 @@
 """Fetches the libraries that a package carries along (packaging/vendored.txt), by their hashes, once, and unpacks them."""
 
+import hashlib
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -13,7 +15,9 @@ _TIMEOUT_S = 300
 
 
 def unpack(folder: Path) -> None:
-    """Put every library of the list under ``folder``, each with its licence and what it says of itself (its dist-info).
+    """Put every library of the list under ``folder``, with what it says of itself (its dist-info).
+
+    The text of its licence is not: a package has a place of its own for that (packaging/deb/PACKAGE.copyright).
 
     Which it is, is checked by hash each time, also of what was fetched before. Exits where that fails, or nothing can be fetched.
     """
@@ -25,19 +29,19 @@ def unpack(folder: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S, env={**os.environ, "LC_ALL": "C"})
     if done.returncode:
         sys.exit(f"vendor.py: {done.stdout}{done.stderr}")
-    for wheel in CACHE.glob("*.whl"):
-        if any(wheel.name.lower().startswith(f"{name}-") for name in _names()):
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(folder)
+    for wheel in _fetched():
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder, [name for name in archive.namelist() if "/licenses/" not in name])
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def _names() -> list[str]:
-    """As wheels' file names begin: name-version."""
-    lines = [line.split()[0] for line in LIST.read_text().splitlines() if line and not line.startswith("#")]
-    return [line.replace("==", "\0").replace("-", "_").replace("\0", "-").lower() for line in lines]
+def _fetched() -> list[Path]:
+    """The files of the list that are there, known by their hashes."""
+    wanted = re.findall(r"--hash=sha256:([0-9a-f]{64})", LIST.read_text())
+    there = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in CACHE.glob("*.whl")}
+    return [there[digest] for digest in wanted if digest in there]
 
 
 def _all_there() -> bool:
-    return all(any(path.name.lower().startswith(f"{name}-") for path in CACHE.glob("*.whl")) for name in _names())
+    return len(_fetched()) == len(re.findall("^[^#\n]", LIST.read_text(), re.MULTILINE))

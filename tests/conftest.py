@@ -1,3 +1,3 @@
 """What all tests share: the test hosts' fixtures."""
 
-pytest_plugins = ["tests.hosts.plugin"]
+pytest_plugins = ["tests.hosts.suites", "tests.hosts.plugin"]

@@ -6,7 +6,6 @@ opened anew each time, never through a link, and compared with what was left the
 
 import contextlib
 import errno
-import itertools
 import json
 import os
 import re
@@ -15,11 +14,12 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.host.files import is_own, open_entry, own_files
+
 CURRENT = "events.ndjson"
 _NUMBERED = re.compile(r"events\.(\d{12})\.ndjson")
 _TAIL_BYTES = 256 * 1024  # longer than any line (agent.audit.ocsf.LINE_MAX)
 _MODE = 0o640
-_SCAN_MAX = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Lines:
             self._put_aside()
             return self._create()
         found = os.fstat(fd)
-        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid == os.geteuid():
+        if is_own(found) and found.st_nlink == 1:
             return fd
         os.close(fd)
         self._put_aside()
@@ -152,27 +152,16 @@ class Lines:
             self._size = start + whole
             self.trouble = self.trouble or "file_torn"
         last = tail[:whole].rstrip(b"\n").rpartition(b"\n")[2]
-        self.last_sequence = max(self.last_sequence, _sequence_of(last), *(number for number, _ in self._numbered()), 0)
+        self.last_sequence = max(self.last_sequence, _sequence_of(last), *(number for number, _, _ in self._numbered()), 0)
 
-    def _numbered(self) -> list[tuple[int, str]]:
-        """Our own full files by age; another's under such a name counts for nothing. At most 65,536 entries are looked at."""
-        found: list[tuple[int, str]] = []
-        with os.scandir(self._folder) as entries:
-            for entry in itertools.islice(entries, _SCAN_MAX):
-                match = _NUMBERED.fullmatch(entry.name)
-                with contextlib.suppress(FileNotFoundError):
-                    if match and self._is_ours(entry.name):
-                        found.append((int(match[1]), entry.name))
-        return sorted(found)
-
-    def _is_ours(self, name: str) -> bool:
-        found = os.lstat(name, dir_fd=self._folder)
-        return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+    def _numbered(self) -> list[tuple[int, str, int]]:
+        """Our own full files by age: the number of the last event, the name, the bytes."""
+        return sorted((int(match[1]), match.string, size) for match, size in own_files(self._folder, _NUMBERED))
 
     def _rotate(self) -> None:
         name = f"events.{self.last_sequence:012d}.ndjson"
         with contextlib.suppress(FileNotFoundError):
-            if not self._is_ours(name):  # a folder there could not be replaced
+            if not is_own(os.lstat(name, dir_fd=self._folder)):  # a folder there could not be replaced
                 self._put_aside(name)
         os.rename(CURRENT, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         os.close(self._fd)
@@ -183,12 +172,9 @@ class Lines:
         self._known = (found.st_dev, found.st_ino, 0)
 
     def _drop_oldest(self, needed: int) -> None:
-        sizes: list[tuple[str, int]] = []
-        for _, name in self._numbered():
-            with contextlib.suppress(FileNotFoundError):
-                sizes.append((name, os.lstat(name, dir_fd=self._folder).st_size))
-        total = sum(size for _, size in sizes)
-        for name, size in sizes:
+        files = self._numbered()
+        total = sum(size for _, _, size in files)
+        for _, name, size in files:
             if total + needed <= self._total_bytes:
                 break
             total -= size
@@ -202,7 +188,7 @@ class Lines:
 
     def _count_lines(self, name: str) -> int:
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._folder)
+            fd = open_entry(name, self._folder)
         except OSError:
             return 0
         with os.fdopen(fd, "rb") as file:

@@ -18,6 +18,7 @@ from agent.audit.journald import Teller, teller
 from agent.audit.lines import Lines
 from agent.audit.objects import HostIdentity
 from agent.audit.ocsf import to_ocsf
+from agent.audit.tally import Tally
 from agent.host.clock import Clock
 from agent.model.text import one_line
 
@@ -60,9 +61,10 @@ class Trail:
     ) -> None:
         self._identity = identity
         self._clock = clock
-        self._tell = tell if tell is not None else teller()
+        self._teller = tell if tell is not None else teller()
         self._lines = Lines(outbox, file_bytes=file_bytes, total_bytes=total_bytes)
         self._lock = threading.Lock()
+        self.tally = Tally(clock)
         self._sequence = 0
         self._loss = _Loss()
 
@@ -93,11 +95,16 @@ class Trail:
                 tail = self._write(lines, head + told)
             told = [*head, *told, *tail]
             self._loss = _Loss()
+            self.tally.written(len(told))
         except OSError as error:
             told = told or [self._number(event) for event in events]
             self._disk_failed(len(events), error)
         for numbered in told:
             self._tell(numbered.event, numbered.ocsf)
+
+    def _tell(self, event: AuditEvent, ocsf: dict[str, object]) -> None:
+        self.tally.note(event)
+        self._teller(event, ocsf)
 
     def _write(self, lines: Lines, batch: Sequence["_Numbered"]) -> Sequence["_Numbered"]:
         """One write of all of them, and of what had to be dropped for it, which is returned."""
@@ -150,6 +157,7 @@ class Trail:
             self._tell(event, to_ocsf(event, self._identity))
 
     def _more_lost(self, count: int, code: str, reason: str) -> _Loss:
+        self.tally.lost(count)
         first = self._loss.first or max(1, self._sequence - count + 1)
         return _Loss(self._loss.count + count, first, self._sequence, code, reason)
 

@@ -3,30 +3,25 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
-from agent.cli.health import Finding
+from agent.cli.finding import Finding
 from agent.config import Config
 from agent.errors import HostError
+from agent.host.courier import status_file
 from agent.host.files import exists, read_bounded
 from agent.model.text import one_line
 
 _FILE_MAX = 64 * 1024
 _SHOWN_MAX = 16
 _NAME = re.compile(r"[a-z_]{1,40}")
-_TEXTS = ("transport", "url", "how", "since", "certificate_ends", "written")
+_TEXTS = ("transport", "url", "how", "since", "last_contact", "certificate_ends", "written")
 Object = dict[str, object]
-
-
-def status_file(config: Config) -> Path:
-    """Where the courier writes how it stands."""
-    return config.paths.run_dir / "courier/status.json"
 
 
 def courier_status(config: Config) -> Object | None:
     """What it says, each member of its type and bounded; None where there is no courier.yaml and no courier either."""
     try:
-        data = read_bounded(status_file(config), _FILE_MAX)
+        data = read_bounded(status_file(config.paths), _FILE_MAX)
         found = json.loads(data) if data is not None else None
     except (HostError, ValueError, RecursionError):
         found = {}
@@ -66,12 +61,16 @@ def courier_finding(config: Config) -> Finding:
     """For `tidegate doctor`. Never worse than a warning: grants are enforced, and end, without it."""
     value = courier_status(config)
     if value is None:
-        return Finding("courier", "ok", f"{config.paths.courier_config} is not there: files are carried by other means")
-    mend = "journalctl -u tidegate-courier; nothing that is open stays open for want of it"
+        return Finding.ok("courier", f"{config.paths.courier_config} is not there: files are carried by other means")
+    if exists(config.paths.courier_config):
+        mend = "journalctl -u tidegate-courier; nothing that is open stays open for want of it"
+    else:  # the package is here, and waits to be told whom to speak to
+        mend = "tidegate enroll URL --token-file FILE --ca-fingerprint F; or remove the package tidegate-courier"
     lines = [line.strip() for line in courier_lines(value)]
     if value["running"] and value["connected"] and len(lines) == 1:
-        return Finding("courier", "ok", lines[0].removeprefix("Courier: "))
-    return Finding("courier", "warn", "; ".join(line.removeprefix("Courier: ").removeprefix("! courier: ") for line in lines), mend)
+        return Finding.ok("courier", lines[0].removeprefix("Courier: "))
+    detail = "; ".join(line.removeprefix("Courier: ").removeprefix("! courier: ") for line in lines)
+    return Finding.warn("courier_trouble", "courier", detail, mend)
 
 
 def _why(value: Object) -> str:

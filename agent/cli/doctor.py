@@ -1,18 +1,21 @@
 """doctor: what is wrong with this host, and how to mend it. Looks only; changes nothing."""
 
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
 import click
 
+from agent import VERSION
 from agent import policy as policies
-from agent import trust
 from agent.assembly import registry
 from agent.cli.courier_view import courier_finding
-from agent.cli.health import Finding, host_findings
+from agent.cli.finding import Finding
+from agent.cli.health import host_findings
+from agent.cli.keys import bulletin_findings, certificate_findings, keys_finding
 from agent.cli.output import EXIT_DONE, EXIT_FAILED, json_option, reporting, show
 from agent.config import DEFAULT_PATH, Config, config_path, load_config
 from agent.control import client
@@ -20,7 +23,10 @@ from agent.errors import ConfigError, TidegateError
 from agent.expiry.tombstones import advice
 from agent.model.text import counted, printable
 
+Status = dict[str, object]
 _GRAVES_SHOWN = 20
+_CODE = re.compile(r"\[([a-z][a-z0-9_]*)\]")
+_ROOT = frozenset({"gives_root", "gives_privileged_group"})
 _SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
@@ -34,7 +40,9 @@ def doctor(config_file: Path | None, as_json: bool) -> None:
     Looks only, changes nothing. Exits 1 when something would keep grants from being enforced.
     """
     config, finding = _configuration(config_path(config_file))
-    findings = [finding, *_agent(config), *_files(config), *host_findings(config), courier_finding(config)]
+    status, agent = _agent(config)
+    findings = [finding, *agent, *_files(config, status), *host_findings(config)]
+    findings += [courier_finding(config), *certificate_findings(config)]
     bad = any(finding.level == "fail" for finding in findings)
     result = {"ok": not bad, "checks": [finding.to_json() for finding in findings]}
     show(result, as_json, lambda: "\n".join(_lines(findings)))
@@ -44,7 +52,8 @@ def doctor(config_file: Path | None, as_json: bool) -> None:
 def _lines(findings: list[Finding]) -> Iterator[str]:
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        yield f"{_SIGNS[finding.level]}  {finding.name.ljust(width)}  {printable(finding.detail)}"
+        code = f" [{finding.code}]" if finding.code and f"[{finding.code}]" not in finding.detail else ""
+        yield f"{_SIGNS[finding.level]}  {finding.name.ljust(width)}  {printable(finding.detail)}{code}"
         if finding.mend and finding.level != "ok":
             yield f"      {' ' * width}  -> {printable(finding.mend)}"
 
@@ -57,56 +66,65 @@ def _configuration(path: Path | None) -> tuple[Config, Finding]:
         mend = (
             "mend the file; it is taken up at once, and the last good one counts until then; the checks below are of the defaults"
         )
-        return Config(), Finding("config", "fail", str(error), mend)
+        return Config(), Finding.fail(error.code, "config", str(error), mend)
     read = path or DEFAULT_PATH
-    return found, Finding("config", "ok", str(read) if read.exists() else f"{read} is not there: every setting has its default")
+    return found, Finding.ok("config", str(read) if read.exists() else f"{read} is not there: every setting has its default")
 
 
-def _agent(config: Config) -> Iterator[Finding]:
+def _agent(config: Config) -> tuple[Status, list[Finding]]:
+    """What the daemon answers to `status` (nothing when it does not), and what is to be said of it."""
+    found: list[Finding] = []
     if os.geteuid() != 0:
-        yield Finding("privilege", "warn", "not root: some checks see less", "run it as root")
+        found.append(Finding.warn("sees_less", "privilege", "not root: some checks see less", "run it as root"))
     try:
-        status = cast(dict[str, object], client.call(config.paths.control_socket, "status"))
+        status = cast(Status, client.call(config.paths.control_socket, "status"))
     except TidegateError as error:
-        yield Finding("daemon", "fail", str(error), "systemctl enable --now tidegated; journalctl -u tidegated")
-        return
-    yield Finding("daemon", "ok", f"tidegated {status['version']} answers; this host is {status['host_id']}")
+        mend = "systemctl enable --now tidegated; journalctl -u tidegated"
+        return {}, [*found, Finding.fail(error.code, "daemon", str(error), mend)]
+    return status, [*found, _version(status), *_problems(status), _executions(status), _logged(status), *_kept_back(config)]
+
+
+def _version(status: Status) -> Finding:
+    """A package that was upgraded takes effect with the daemon's next start."""
+    if status["version"] != VERSION:
+        detail = f"tidegated {status['version']} runs, and {VERSION} is installed"
+        return Finding.warn("daemon_other_version", "daemon", detail, "systemctl restart tidegated; nobody's session ends by it")
+    return Finding.ok("daemon", f"tidegated {VERSION} answers; this host is {status['host_id']}")
+
+
+def _problems(status: Status) -> Iterator[Finding]:
+    """What the daemon itself says is wrong: sshd's and sudo's configuration, as it proved them, among it."""
+    mend = "mend what it names: a file is taken up at once, all else within 15 s, or by: systemctl kill -s HUP tidegated"
     for problem in cast(list[str], status["problems"]):
-        yield Finding(
-            "daemon",
-            "fail",
-            problem,
-            "mend what it names: a file is taken up at once, all else within 15 s, or by: systemctl kill -s HUP tidegated",
-        )
-
-    yield _executions(status)
-    yield _logged(status)
-    yield from _kept_back(config)
+        codes = _CODE.findall(problem)
+        if codes:
+            yield Finding.fail(codes[-1], "daemon", problem, mend)
+        else:
+            yield Finding.fail("daemon_problem", "daemon", problem, mend)
 
 
-def _executions(status: dict[str, object]) -> Finding:
+def _executions(status: Status) -> Finding:
     """Whether what tenants run is captured from the kernel's audit."""
     found = status.get("executions")
     state = cast(dict[str, object], found) if isinstance(found, dict) else {"absent": "this daemon is older", "limits": []}
     if state["absent"]:
         mend = "a container has no audit of its own; else boot with audit=1 and without enabled 2, and restart tidegated"
-        return Finding("commands", "warn", f"what tenants run is not captured: {state['absent']}", mend)
+        return Finding.warn("execs_unseen", "commands", f"what tenants run is not captured: {state['absent']}", mend)
     limits = cast(list[str], state["limits"])
     if limits:
-        return Finding(
-            "commands", "warn", f"what tenants run may be hidden: {'; '.join(limits)}", "auditctl -l; see docs/SECURITY.md"
-        )
-    return Finding("commands", "ok", "every exec of a tenant is captured from the kernel's audit")
+        detail = f"what tenants run may be hidden: {'; '.join(limits)}"
+        return Finding.warn("execs_hidden", "commands", detail, "auditctl -l; see /usr/share/doc/tidegate/SECURITY.md")
+    return Finding.ok("commands", "every exec of a tenant is captured from the kernel's audit")
 
 
-def _logged(status: dict[str, object]) -> Finding:
+def _logged(status: Status) -> Finding:
     """Whether what sshd and sudo log of tenants is seen."""
     found = status.get("logged")
     absent = found.get("absent") if isinstance(found, dict) else "this daemon is older"
     if absent:
         mend = "it takes systemd-journald; a grant that requires recording is refused port-forwarding until then"
-        return Finding("journal", "warn", f"what tenants forward, and run by sudo, is not seen: {absent}", mend)
-    return Finding("journal", "ok", "what tenants forward, and run by sudo, is seen in the journal")
+        return Finding.warn("log_unread", "journal", f"what tenants forward, and run by sudo, is not seen: {absent}", mend)
+    return Finding.ok("journal", "what tenants forward, and run by sudo, is seen in the journal")
 
 
 def _kept_back(config: Config) -> Iterator[Finding]:
@@ -114,50 +132,58 @@ def _kept_back(config: Config) -> Iterator[Finding]:
     try:
         answer = cast(dict[str, object], client.call(config.paths.control_socket, "tombstones", look=True))
     except TidegateError as error:
-        yield Finding("uids", "warn", f"not known which UIDs are kept back: {error}", "journalctl -u tidegated")
+        yield Finding.warn(error.code, "uids", f"not known which UIDs are kept back: {error}", "journalctl -u tidegated")
         return
     graves = cast(list[dict[str, object]], answer["tombstones"])
     if not graves:
-        yield Finding("uids", "ok", "nothing is left of former tenants")
+        yield Finding.ok("uids", "nothing is left of former tenants")
     for grave in graves[:_GRAVES_SHOWN]:
         left = [found for found in cast(list[dict[str, str]], grave["left"]) if isinstance(found, dict)]
         first = left[0] if left else {"kind": "", "where": "unknown", "detail": ""}
         detail = f"{grave['uid']} ({grave['login']}) is kept back since {grave['since']}, {grave['count']} left, such as "
-        yield Finding("uids", "warn", f"{detail}{first['kind']} {first['where']}: {first['detail']}", advice(first["kind"]))
+        detail += f"{first['kind']} {first['where']}: {first['detail']}"
+        yield Finding.warn("uid_kept_back", "uids", detail, advice(first["kind"]))
     if len(graves) > _GRAVES_SHOWN:
         more = f"{len(graves) - _GRAVES_SHOWN} more UIDs are kept back"
-        yield Finding("uids", "warn", more, "tidegate doctor --json shows no more either; mend the first, and ask again")
+        yield Finding.warn(
+            "uid_kept_back", "uids", more, "tidegate doctor --json shows no more either; mend the first, and ask again"
+        )
 
 
-def _files(config: Config) -> Iterator[Finding]:
+def _files(config: Config, status: Status) -> Iterator[Finding]:
     decoders = policies.decoders(registry())
-    yield _checked("policy", lambda: _policy(config, decoders))
-    yield _checked("keys", lambda: _keys(config))
+    yield from _checked("policy", lambda: _policy(config, decoders, status))
+    yield from _checked("keys", lambda: [keys_finding(config)])
 
 
-def _checked(name: str, look: Callable[[], Finding]) -> Finding:
+def _checked(name: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    mend = "mend the file; the daemon takes it up at once"
     try:
-        return look()
-    except (ConfigError, OSError) as error:
-        return Finding(name, "fail", str(error), "mend the file; the daemon takes it up at once")
+        return list(look())
+    except ConfigError as error:
+        return [Finding.fail(error.code, name, str(error), mend)]
+    except OSError as error:
+        return [Finding.fail("file_unreadable", name, str(error), mend)]
 
 
-def _policy(config: Config, decoders: policies.Decoders) -> Finding:
-    findings = policies.check(config.paths.policy_dir, decoders)
+def _policy(config: Config, decoders: policies.Decoders, status: Status) -> Iterator[Finding]:
+    """Whether it loads, and each line of it that gives root: `tidegate policy check` has the rest."""
+    folder = config.paths.policy_dir
+    findings = policies.check(folder, decoders)
     for finding in findings:
         if finding.level == "error":
-            return Finding("policy", "fail", str(finding), "tidegate policy check")
-    rules = len(policies.load_policy(config.paths.policy_dir, decoders).rules)
-    if not rules:
-        return Finding("policy", "warn", f"{config.paths.policy_dir} has no rule: every grant is refused", "see docs/POLICY.md")
-    warnings = f", {counted(len(findings), 'warning')}: tidegate policy check" if findings else ""
-    return Finding("policy", "ok", f"{counted(rules, 'rule')}{warnings}")
-
-
-def _keys(config: Config) -> Finding:
-    ring = trust.load_keyring(config.paths.trust_dir)
-    if not len(ring):
-        mend = "put the control plane's public JWK Set there as NAME.jwks"
-        return Finding("keys", "warn", f"{config.paths.trust_dir} has no key: nobody can sign a grant for this host", mend)
-    issuers = sorted({issuer for key in ring for issuer in key.issuers})
-    return Finding("keys", "ok", f"{counted(len(ring), 'key')}, for {', '.join(issuers)}")
+            yield Finding.fail(finding.code, "policy", str(finding), "tidegate policy check")
+            return
+    policy = policies.load_policy(folder, decoders)
+    if not policy.rules:
+        yield Finding.warn("no_rule", "policy", f"{folder} has no rule: every grant is refused", "see tidegate-policy(5)")
+        return
+    rest = [finding for finding in findings if finding.code not in _ROOT]
+    warnings = f", {counted(len(rest), 'warning')}: tidegate policy check" if rest else ""
+    yield Finding.ok("policy", f"{counted(len(policy.rules), 'rule')}{warnings}")
+    for finding in findings:
+        if finding.code in _ROOT:
+            mend = "make sure that it is meant, and ask for approvals in the same rule; else take the line out"
+            yield Finding.warn(finding.code, "policy", str(finding), mend)
+    if status:
+        yield from bulletin_findings(status, policy)

@@ -17,10 +17,12 @@ class Commands(LazyGroup):
     """The command's tree."""
 
     lazy: ClassVar[Mapping[str, Where]] = {
+        "config": Where("agent.cli.config", "config"),
         "doctor": Where("agent.cli.doctor", "doctor"),
         "enroll": Where("agent.cli.enroll", "enroll", package="tidegate-courier"),
         "grants": Where("agent.cli.access", "grants"),
         "keygen": Where("agent.cli.tokens", "keygen"),
+        "metrics": Where("agent.cli.metrics", "metrics"),
         "plan": Where("agent.cli.plan", "plan"),
         "policy": Where("agent.cli.policy", "policy"),
         "receipts": Where("agent.cli.receipts", "receipts"),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from agent import VERSION
 from agent.audit import EventKind
-from agent.control import views
+from agent.control import metrics, views
 from agent.control.server import Handler, Peer
 from agent.draining import drain
 from agent.errors import HostError, InvalidGrantError
@@ -15,6 +15,7 @@ from agent.expiry import story
 from agent.expiry.live import LiveGrant
 from agent.host.clock import NS
 from agent.journal import EndCause, GrantRecord
+from agent.model.measures import CONTENT_TYPE, exposition
 from agent.model.text import counted, one_line
 from agent.pipeline import Pipeline
 from agent.sessions.who import Session
@@ -47,6 +48,7 @@ class Handlers:
             "host_key": self._host_key,
             "plan": self._plan,
             "overdue": self._overdue,
+            "metrics": self._metrics,
         }
 
     def _status(self, _peer: Peer, _request: Mapping[str, object]) -> object:
@@ -175,10 +177,14 @@ class Handlers:
 
     def _overdue(self, _peer: Peer, _request: Mapping[str, object]) -> object:
         """For the backstop: grants past their deadline that somebody may still get in by, or lives on in."""
-        pipeline = self._pipeline
-        late = [live for live in pipeline.ledger.all() if live.steps and live.deadline.passed(pipeline.clock)]
-        behind = [live for live in late if live.doors_ns is None or live.last_process_ns is None or live.alive]
-        return {"grants": [live.record.digest for live in behind]}
+        return {"grants": [live.record.digest for live in self._pipeline.ledger.overdue()]}
+
+    def _metrics(self, _peer: Peer, request: Mapping[str, object]) -> object:
+        """Numbers about this daemon; with ``format`` ``text`` as Prometheus reads them."""
+        found = metrics.families(self._pipeline, len(self._problems()))
+        if request.get("format") == "text":
+            return {"content_type": CONTENT_TYPE, "text": exposition(found)}
+        return {"families": [family.to_json() for family in found]}
 
     def _records(self, request: Mapping[str, object]) -> list[GrantRecord]:
         jti = str(request.get("jti"))

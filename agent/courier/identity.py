@@ -21,6 +21,7 @@ _NEW = ".new"
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]{1,65536})-----END CERTIFICATE-----")
 _SEQUENCE, _INTEGER, _VERSION, _UTC, _GENERALIZED = 0x30, 0x02, 0xA0, 0x17, 0x18
 _PEM_MAX = 256 * 1024
+_LAST = 253_402_300_799  # seconds since the epoch: the end of the year 9999
 
 
 def store(places: Places, key: bytes, certificate: bytes, ca: bytes, *, uid: int = 0, gid: int = 0) -> None:
@@ -93,7 +94,10 @@ def _time(der: bytes, at: int) -> tuple[int, int]:
     text = der[begin:end].decode("ascii")
     if tag == _UTC:
         text = ("19" if text[:2] >= "50" else "20") + text
-    return calendar.timegm(time.strptime(text, "%Y%m%d%H%M%SZ")), end
+    seconds = calendar.timegm(time.strptime(text, "%Y%m%d%H%M%SZ"))
+    if seconds > _LAST:  # strptime takes second 61, and with it the year 10000
+        raise ValueError("its time is none")
+    return seconds, end
 
 
 def _new(path: Path) -> Path:

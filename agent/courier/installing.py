@@ -16,11 +16,11 @@ from pathlib import Path
 from agent.config import Config
 from agent.courier.enrolment import Enrolled
 from agent.courier.identity import store
-from agent.courier.places import ACCOUNT, Places
+from agent.courier.places import Places
 from agent.courier.settings import load_settings
 from agent.errors import ConfigError, HostError, RefusedError, TidegateError
 from agent.host import files
-from agent.host.courier import share
+from agent.host.courier import ACCOUNT, share
 from agent.trust import TrustedKey, keyring, load_keyring
 from agent.trust.strictjson import canonical
 
@@ -181,7 +181,7 @@ def speaks(transport: str) -> bool:
 
 def _settings(enrolled: Enrolled, host_id: str, transport: str) -> str:
     """courier.yaml. With nats the URL stays: certificates are renewed there."""
-    lines = ["# Written by tidegate enroll; see docs/CONFIGURATION.md.", f"transport: {transport}", f"url: {enrolled.url.url}"]
+    lines = ["# Written by tidegate enroll; see tidegate.yaml(5).", f"transport: {transport}", f"url: {enrolled.url.url}"]
     lines.append(f"host_id: {_quoted(host_id)}")
     if transport == "nats" and enrolled.nats is not None:
         servers = ", ".join(map(_quoted, enrolled.nats.servers))

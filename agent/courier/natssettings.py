@@ -1,6 +1,5 @@
 """Which broker, and as whom: the value a NATS transport is made of, and the files it names."""
 
-import ipaddress
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +8,12 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from agent.courier.natswire import Credentials, parse_credentials
-from agent.courier.places import Places, host_token
-from agent.courier.settings import Settings
+from agent.courier.places import HOST_URI, Places, host_token
+from agent.courier.settings import Settings, on_loopback
 from agent.errors import ConfigError, CourierError, HostError
 from agent.host.files import read_bounded
 
 _FILE_MAX = 256 * 1024
-_URN = "urn:tidegate:host:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +65,8 @@ def _certified(path: Path) -> str:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, HostError, x509.ExtensionNotFound):
         return ""
-    found = [name for name in names.get_values_for_type(x509.UniformResourceIdentifier) if name.startswith(_URN)]
-    return found[0].removeprefix(_URN) if len(found) == 1 else ""
+    found = [name for name in names.get_values_for_type(x509.UniformResourceIdentifier) if name.startswith(HOST_URI)]
+    return found[0].removeprefix(HOST_URI) if len(found) == 1 else ""
 
 
 def tls(settings: NatsSettings) -> ssl.SSLContext | None:
@@ -77,7 +75,7 @@ def tls(settings: NatsSettings) -> ssl.SSLContext | None:
         raise CourierError("nats_server", "no server is named")
     plain = [urlsplit(server) for server in settings.servers if not server.startswith("tls://")]
     for server in plain:
-        if server.scheme != "nats" or not _loopback(server.hostname or ""):
+        if server.scheme != "nats" or not on_loopback(server.hostname or ""):
             raise CourierError("nats_server", f"{server.geturl()[:200]!r} is neither tls:// nor nats:// on loopback")
     if plain and len(plain) < len(settings.servers):
         raise CourierError("nats_server", "either all servers are tls:// or none is")
@@ -91,13 +89,6 @@ def tls(settings: NatsSettings) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise CourierError("courier_tls", f"the certificate files can't be used: {error}") from error
     return context
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def credentials(path: Path | None) -> Credentials | None:

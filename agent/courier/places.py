@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config import Paths
+from agent.host.courier import status_file
 
-ACCOUNT = "tidegate-courier"
-STATUS = "courier/status.json"  # below the run folder
+HOST_URI = "urn:tidegate:host:"  # then the host token
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Places:
             inbox=paths.inbox,
             outbox=paths.outbox,
             sessions=paths.sessions,
-            status=paths.run_dir / STATUS,
+            status=status_file(paths),
         )
 
     @property
@@ -62,4 +62,4 @@ def host_token(host_id: str) -> str:
 
 def host_uri(host_id: str) -> str:
     """The one SAN URI of the host's client certificate."""
-    return f"urn:tidegate:host:{host_token(host_id)}"
+    return HOST_URI + host_token(host_id)

@@ -87,9 +87,7 @@ class Shipper:
                     while not self._stop.is_set():
                         again = self._round(todo)
                         todo = again | self._news(news, 0.0 if again else self._idle_s())
-            except CourierError as error:
-                self._failed(error.code, error)
-            except HostError as error:
+            except (CourierError, HostError) as error:
                 self._failed(error.code, error)
             except OSError as error:
                 self._failed("sessions_unreadable", error)

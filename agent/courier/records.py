@@ -160,9 +160,7 @@ class Sender:
                             news.wait(min(_LOOK_AGAIN_S, left))
                             self._stop.wait(_TOGETHER_S)
                             news.wait(0)
-            except CourierError as error:
-                self._failed(error.code, error)
-            except HostError as error:
+            except (CourierError, HostError) as error:
                 self._failed(error.code, error)
             except OSError as error:
                 self._failed("outbox_unreadable", error)

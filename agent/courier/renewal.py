@@ -43,11 +43,10 @@ class Renewal:
         self._renewed = places.folder / RENEWED
         self._backoff = Backoff(_BASE_S, _CAP_S)
         self._not_before = 0.0  # by the steady clock
-        self._renews = True
 
     def between(self) -> float:
         """Renew if it is time; returns within how many seconds to ask again. Failures are told, and tried again."""
-        if not self._renews or not self._places.certificate.exists():
+        if not self._places.certificate.exists():
             return _LOOK_S
         try:
             first, last = validity(self._places.certificate)
@@ -64,9 +63,6 @@ class Renewal:
             return min(left, _LOOK_S)
         try:
             self._renew()
-        except NotImplementedError:
-            self._renews = False
-            self._status.problem("certificate", "this transport renews no certificates: put a new one in place in time")
         except (ConfigError, CourierError, HostError, OSError) as error:
             pause = self._backoff.failed()
             self._not_before = self._steady() + pause

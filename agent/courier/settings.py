@@ -1,20 +1,22 @@
 """courier.yaml: how this host reaches its control plane. Read strictly, like every file of the admin's."""
 
+import ipaddress
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from agent.errors import RefusedError
+from agent.forms import COURIER, current
 from agent.settings import Section
 from agent.strictyaml import Node, read_yaml
 
 TRANSPORTS = ("https", "nats")
+SERVER = re.compile(r"(?:tls|nats)://[A-Za-z0-9.:\[\]-]{1,255}")  # of NATS
+BUCKET = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of its key-value store
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|[0-9A-Fa-f:.]{2,45}")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
-_BUCKET = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST_ID = re.compile(r"[!-~]{1,255}")
-_SERVER = re.compile(r"(?:tls|nats)://[A-Za-z0-9.:\[\]-]{1,255}")
 _URL_MAX = 500
 _OFFERED_MAX = 16
 
@@ -81,10 +83,11 @@ def load_settings(path: Path) -> Settings:
     """Read courier.yaml.
 
     Raises:
-        ConfigError: all of :func:`agent.strictyaml.read_yaml` (``file_missing`` among them) and :class:`agent.settings.Section`;
+        ConfigError: all of :func:`agent.strictyaml.read_yaml` (``file_missing`` among them), :func:`agent.forms.current` and
+            :class:`agent.settings.Section`;
             ``url_invalid``, ``proxy_invalid``, ``host_id_invalid``, ``nats_invalid``, ``limit_invalid``, ``unknown_value``.
     """
-    node = read_yaml(path)
+    node = current(read_yaml(path), COURIER)
     section = Section(node, optional=("transport", "url", "proxy", "host_id", "nats", "limits"))
     transport = section.optional("transport", _transport, "https")
     needed = "url" if transport == "https" else "nats"
@@ -176,6 +179,14 @@ def offered_nats(value: object) -> Nats:
     return Nats(found, _bucket(value.get("bucket", "tidegate"), "nats.bucket"))
 
 
+def on_loopback(host: str) -> bool:
+    """Whether a server of that name or address is on this very machine, so that ``nats://``, unencrypted, may do."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _nats(node: Node | None) -> Nats | None:
     if node is None:
         return None
@@ -188,13 +199,13 @@ def _nats(node: Node | None) -> Nats | None:
 
 
 def _server(value: object, key: str) -> str:
-    if not isinstance(value, str) or not _SERVER.fullmatch(value):
+    if not isinstance(value, str) or not SERVER.fullmatch(value):
         raise RefusedError("nats_invalid", "must be tls://HOST[:PORT], or nats:// on loopback", field=key)
     return value
 
 
 def _bucket(value: object, key: str) -> str:
-    if not isinstance(value, str) or not _BUCKET.fullmatch(value):
+    if not isinstance(value, str) or not BUCKET.fullmatch(value):
         raise RefusedError("nats_invalid", "must be a bucket's name of A-Z a-z 0-9 _ -, at most 64", field=key)
     return value
 

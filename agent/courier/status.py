@@ -30,6 +30,7 @@ class Status:
         self._unwritable = False
         self._written = 0.0
         self._since: float | None = None
+        self._contact: float | None = None  # when a connection last ended
         self._error: dict[str, object] | None = None
         self._problems: dict[str, str] = {}
         self._backlog: dict[str, int] = {}
@@ -57,6 +58,7 @@ class Status:
         """Not connected any more, and why."""
         with self._lock:
             again = self._error is not None and self._since is None and self._error["code"] == error.code
+            self._contact = self._contact if self._since is None else time.time()
             self._since, self._dirty = None, True
             self._error = {"code": error.code, "reason": one_line(error.reason, 300), "at": _rfc3339(time.time())}
         if not again:
@@ -139,6 +141,7 @@ class Status:
             **self._value,
             "connected": self._since is not None,
             "since": None if self._since is None else _rfc3339(self._since),
+            "last_contact": None if self._contact is None else _rfc3339(self._contact),
             "problems": [f"{what}: {text}" for what, text in sorted(self._problems.items())],
             "backlog": self._backlog,
             "losses": self._losses,

@@ -98,6 +98,12 @@ class Behind:
             log.error("the backstops of grant %s could not be noted: %s", live.record.jti, error)
 
 
+def armed(live: LiveGrant) -> bool:
+    """Whether a timer was last seen to stand behind it."""
+    note = live.notes.get(NOTE)
+    return isinstance(note, dict) and bool(note.get("stood"))
+
+
 def _name(live: LiveGrant) -> str:
     """Grants that end together, on both clocks, have one timer; after a clock was set they may end together on one only."""
     return f"{live.deadline.wall_ns // NS}-{max(0, live.deadline.boot_ns) // NS}"

@@ -183,6 +183,11 @@ class Ledger(Claims):
         with self._lock:
             return sorted(self._live.values(), key=lambda live: live.id)
 
+    def overdue(self) -> list[LiveGrant]:
+        """Those past their deadline that somebody may still get in by, or lives on in."""
+        late = [live for live in self.all() if live.steps and live.deadline.passed(self._clock)]
+        return [live for live in late if live.doors_ns is None or live.last_process_ns is None or live.alive]
+
     def by_uid(self) -> dict[int, LiveGrant]:
         """Whose each account is that a live grant has made."""
         return {uid: live for live in self.all() for uid in live.tenants}

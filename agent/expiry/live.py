@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from agent.errors import UnenforceableError
 from agent.expiry.deadline import Deadline
+from agent.host.clock import Clock
 from agent.host.lent import Lent, merged
 from agent.journal import EndCause, GrantRecord, GrantState
 from agent.model import Json, Step, lent_by
@@ -43,6 +45,15 @@ class LiveGrant:
     def id(self) -> int:
         """The journal's id."""
         return self.record.id
+
+    def is_over(self, clock: Clock) -> bool:
+        """Whether an opening that is under way has to undo itself: somebody ended the grant, or its time has passed."""
+        return self.cancel or self.deadline.passed(clock)
+
+    def must_go_on(self, clock: Clock, doing: str) -> None:
+        """Asked before each step of whatever opens it. Raises UnenforceableError ``ended_while_opening``."""
+        if self.is_over(clock):
+            raise UnenforceableError("ended_while_opening", f"the grant ended while it {doing}")
 
     @property
     def shown_state(self) -> str:

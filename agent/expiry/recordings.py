@@ -52,6 +52,11 @@ class Recordings:
         with self._lock:
             return next((name for running in self._running.values() for name, pid in running.items() if pid in pids), None)
 
+    def running(self) -> int:
+        """How many recordings of live grants are not over."""
+        with self._lock:
+            return sum(map(len, self._running.values()))
+
     def seal(self, uid: int, pid: int, jti: str, seal: Seal) -> str:
         """The seal, signed by this host's key: a compact JWS. ``pid`` is the session's first process.
 

@@ -1,9 +1,10 @@
 """What happened to a live grant, as audit events. Pure."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from agent.audit import AuditEvent, EventKind, events_of_steps
-from agent.expiry import receipt
+from agent.expiry import receipt, recordings
 from agent.expiry.live import LiveGrant
 from agent.expiry.shut import Shut
 from agent.model import Step
@@ -57,9 +58,13 @@ def mend(live: LiveGrant) -> str:
     return f"it is tried again by itself; once what is in its way is mended, `tidegate revoke {live.record.jti}` tries at once"
 
 
-def opened(live: LiveGrant, at_ns: int, steps: Sequence[Step] | None = None) -> list[AuditEvent]:
-    """Access stands: the grant, and each account, membership and privilege it made, or of these ``steps`` alone."""
-    about = event(live, EventKind.GRANT_OPENED, at_ns)
+def opened(live: LiveGrant, at_ns: int, steps: Sequence[Step] | None = None, *, took_ns: int | None = None) -> list[AuditEvent]:
+    """Access stands: the grant, and each account, membership and privilege it made, or of these ``steps`` alone.
+
+    ``took_ns``: from its first backstop to its last step.
+    """
+    took: dict[str, Any] = {} if took_ns is None else {"opening_ms": round(took_ns / 1_000_000)}
+    about = event(live, EventKind.GRANT_OPENED, at_ns, **took)
     made = [step for _, step in live.steps] if steps is None else steps
     return [about, *events_of_steps(made, False, about=about, uids=live.uids)]
 
@@ -67,11 +72,12 @@ def opened(live: LiveGrant, at_ns: int, steps: Sequence[Step] | None = None) -> 
 def ended(shut: Shut, at_ns: int) -> list[AuditEvent]:
     """Access is over: what was undone, who was cut off, what was left behind."""
     live = shut.live
-    about = event(live, EventKind.GRANT_ENDED, at_ns)
+    late_ms, recorded = receipt.lateness_ms(live)["last_process"], recordings.listed(live)
+    cut = sum(1 for found in recorded if isinstance(found, dict) and not found.get("whole"))
+    about = event(live, EventKind.GRANT_ENDED, at_ns, late_ms=late_ms, recordings=len(recorded), recordings_cut=cut)
     events = list(events_of_steps([step for _, step in reversed(live.steps)], True, about=about, uids=live.uids))
     if live.killed_count:
         events.append(event(live, EventKind.SESSION_SEVERED, at_ns, killed=live.killed_count, named=list(live.killed)))
-    late_ms = receipt.lateness_ms(live)["last_process"]
     if late_ms is not None and late_ms > LATE_MS:
         events.append(event(live, EventKind.TEARDOWN_LATE, at_ns, ok=False, late_ms=late_ms))
     left = [found.to_json() for found in shut.residue if not found.removed]

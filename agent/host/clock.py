@@ -25,6 +25,7 @@ _TFD_TIMER_ABSTIME = 1
 _TFD_TIMER_CANCEL_ON_SET = 2
 _CLOCK_REALTIME = 0
 _CLOCK_BOOTTIME = 7
+_MAXERROR_US = 16_000_000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -93,6 +94,28 @@ class RealClock:
     def up_ns(self) -> int:
         """See :class:`Clock`."""
         return max(0, self.boot_ns() - self._began_ns)
+
+
+class _Timex(ctypes.Structure):
+    """The head of ``struct timex`` (adjtimex(2)), and room for the rest of it."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        *((name, ctypes.c_long) for name in ("offset", "freq", "maxerror", "esterror")),
+        ("rest", ctypes.c_char * 256),
+    )
+
+
+def synchronised() -> bool | None:
+    """Whether the kernel's clock is held by some NTP client, as timedatectl(1) tells it; None where nobody may ask (a container).
+
+    The kernel lets ``maxerror`` grow while nobody corrects the clock; 16 s is where it gives up (NTP_PHASE_LIMIT).
+    """
+    found = _Timex()  # modes 0: changes nothing, and needs no privilege
+    if _libc.adjtimex(ctypes.byref(found)) < 0:
+        return None
+    error_us: int = found.maxerror
+    return error_us < _MAXERROR_US
 
 
 def _began_ns(stat: Path) -> int:

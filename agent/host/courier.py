@@ -1,4 +1,4 @@
-"""What the courier may reach: its own folder, the two spools, and the recordings to read. As packaging/tmpfiles.conf has it."""
+"""The courier, as root knows it: its account, where it says how it stands, what it may reach (as in packaging/tmpfiles.conf)."""
 
 import contextlib
 import os
@@ -6,13 +6,22 @@ import pwd
 from pathlib import Path
 
 from agent.config import Paths
+from agent.host.files import opened_folder
 
 ACCOUNT = "tidegate-courier"
 INBOX_MODE, OUTBOX_MODE, SESSIONS_MODE = 0o1770, 0o2770, 0o2750
 
 
+def status_file(paths: Paths) -> Path:
+    """Where the courier writes how it stands."""
+    return paths.run_dir / "courier/status.json"
+
+
 def share(paths: Paths) -> None:
-    """Owners and modes, on hosts where no tmpfiles.d makes them so. Without the account everything stays root's. Never raises."""
+    """Owners and modes of its own folder, the two spools, and the recordings to read, on hosts where no tmpfiles.d makes them so.
+
+    Without the account everything stays root's. Never raises.
+    """
     try:
         account = pwd.getpwnam(ACCOUNT)
     except KeyError:
@@ -23,10 +32,6 @@ def share(paths: Paths) -> None:
 
 
 def _give(folder: Path, uid: int, gid: int, mode: int) -> None:
-    with contextlib.suppress(OSError):
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.fchown(fd, uid, gid)
-            os.fchmod(fd, mode)
-        finally:
-            os.close(fd)
+    with contextlib.suppress(OSError), opened_folder(folder) as fd:
+        os.fchown(fd, uid, gid)
+        os.fchmod(fd, mode)

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import itertools
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -245,18 +246,38 @@ def names(path: Path, most: int = 10_000) -> tuple[str, ...]:
         return ()
 
 
+def is_own(found: os.stat_result) -> bool:
+    """Whether it is a regular file of this process's own user."""
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+
+
+def own_files(folder: int, name: re.Pattern[str], most: int = 65_536) -> list[tuple[re.Match[str], int]]:
+    """Of an open folder that others may write to: its own files (:func:`is_own`) of such a name, each with its bytes, unsorted.
+
+    Another's under such a name counts for nothing. At most ``most`` entries are looked at. Raises OSError.
+    """
+    found: list[tuple[re.Match[str], int]] = []
+    with os.scandir(folder) as entries:
+        for entry in itertools.islice(entries, most):
+            match = name.fullmatch(entry.name)
+            if match is None:
+                continue
+            with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+                status = entry.stat(follow_symlinks=False)
+                if is_own(status):
+                    found.append((match, status.st_size))
+    return found
+
+
 def make_folder(path: Path, mode: int = 0o755) -> None:
     """A root-owned folder of that mode, with its parents (0755). Raises HostError ``write_failed``."""
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=mode)
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
+        with opened_folder(path) as fd:
             if os.geteuid() == 0:
                 os.fchown(fd, 0, 0)
             os.fchmod(fd, mode)
-        finally:
-            os.close(fd)
     except OSError as error:
         raise HostError("write_failed", f"folder {path} could not be made: {error.strerror}") from error

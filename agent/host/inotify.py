@@ -9,6 +9,7 @@ import select
 import struct
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 from agent.errors import HostError
 
@@ -18,19 +19,18 @@ _EVENTS = _IN_MODIFY | _IN_ATTRIB | _IN_CLOSE_WRITE | _IN_DELETE_SELF | _IN_MOVE
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Changes:
-    """Waits for a file to be written to, closed by its writer, or removed. A change since it was made, or since the last wait,
-    ends the next wait at once."""
+class _Watch:
+    """One inotify descriptor; a context manager. Raises HostError ``watch_unavailable`` where a path can't be watched."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises HostError ``watch_unavailable``."""
-        self._descriptor = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if self._descriptor < 0 or _libc.inotify_add_watch(self._descriptor, os.fsencode(path), _EVENTS) < 0:
-            reason = os.strerror(ctypes.get_errno())
-            self.close()
-            raise HostError("watch_unavailable", f"{path} can't be watched: {reason}")
+    def __init__(self, paths: Iterable[Path], events: int) -> None:
+        self._descriptor: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        for path in paths:
+            if self._descriptor < 0 or _libc.inotify_add_watch(self._descriptor, os.fsencode(path), events) < 0:
+                reason = os.strerror(ctypes.get_errno())
+                self.close()
+                raise HostError("watch_unavailable", f"{path} can't be watched: {reason}")
 
-    def __enter__(self) -> "Changes":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -41,6 +41,15 @@ class Changes:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+class Changes(_Watch):
+    """Waits for a file to be written to, closed by its writer, or removed. A change since it was made, or since the last wait,
+    ends the next wait at once."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises HostError ``watch_unavailable``."""
+        super().__init__([path], _EVENTS)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Whether something happened within that time."""
@@ -57,34 +66,16 @@ _GONE = _IN_DELETE_SELF | _IN_MOVE_SELF | _IN_IGNORED
 _EVENT = struct.Struct("iIII")
 
 
-class Folders:
+class Folders(_Watch):
     """What changes in some folders: files written to, made, moved, removed. ``fileno`` is readable when there is news."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         """Raises HostError ``watch_unavailable``: one is missing or no folder, or the kernel's limits are reached."""
-        self._descriptor: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        for path in paths:
-            mask = _OF_FOLDERS | _IN_DELETE_SELF | _IN_MOVE_SELF | _IN_ONLYDIR
-            if self._descriptor < 0 or _libc.inotify_add_watch(self._descriptor, os.fsencode(path), mask) < 0:
-                reason = os.strerror(ctypes.get_errno())
-                self.close()
-                raise HostError("watch_unavailable", f"{path} can't be watched: {reason}")
-
-    def __enter__(self) -> "Folders":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        super().__init__(paths, _OF_FOLDERS | _IN_DELETE_SELF | _IN_MOVE_SELF | _IN_ONLYDIR)
 
     def fileno(self) -> int:
         """For select(2) and its kin."""
         return self._descriptor
-
-    def close(self) -> None:
-        """No more."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
 
     def names(self) -> frozenset[str] | None:
         """The names that had news, without waiting; None when some were lost, so that everything has to be looked at.

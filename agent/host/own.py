@@ -11,7 +11,7 @@ import stat
 import time
 from collections.abc import Callable
 
-from agent.host.trees import LEFT_MAX, clear_flags, mount_id, opened, printable
+from agent.host.trees import LEFT_MAX, clear_flags, mount_id, name_for_moved, opened, printable
 
 DEPTH = 64  # folders emptied where they are; what lies deeper is moved up first
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -114,13 +114,7 @@ class OwnRemover:
 
     def _lift(self, parent: int, name: str) -> None:
         """A folder too deep to go into is moved up to the outermost one, which gets another pass."""
-        while True:
-            self._lifted += 1
-            target = f".tidegate-moved-{self._lifted}"
-            try:
-                os.lstat(target, dir_fd=self._top)
-            except FileNotFoundError:
-                break
+        self._lifted, target = name_for_moved(self._top, self._lifted)
         self._forced(lambda: os.rename(name, target, src_dir_fd=parent, dst_dir_fd=self._top), parent, name)
 
     def _forced(self, act: Callable[[], None], parent: int, name: str) -> None:

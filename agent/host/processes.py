@@ -226,6 +226,22 @@ class ProcProcesses:
             return b""  # it has ended meanwhile
 
 
+def runs_as(uid: int) -> bool:
+    """Whether any process belongs to that user now (proc(5): a process's folder is its effective user's). Never raises."""
+    try:
+        with os.scandir("/proc") as entries:
+            return any(entry.name.isdigit() and _owner(entry) == uid for entry in entries)
+    except OSError:
+        return False
+
+
+def _owner(entry: os.DirEntry[str]) -> int | None:
+    try:
+        return entry.stat(follow_symlinks=False).st_uid
+    except OSError:
+        return None  # it has ended meanwhile
+
+
 def _kill_in_helper(uids: Collection[int]) -> dict[int, str]:
     """uid → error of those that could not be signalled."""
     argv = [sys.executable, "-I", "-S", killer.__file__, *map(str, uids)]

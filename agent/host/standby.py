@@ -5,9 +5,11 @@ keeps what it runs by itself in a folder that only root reads, on disk, where a 
 needs are the host's.
 """
 
+import ast
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -26,7 +28,7 @@ _PACKAGES = ("agent", "enforcers")
 _SOURCE = Path(__file__).resolve().parents[2]
 
 _LAUNCHER = """\
-# Written by tidegated. Ends what is past its deadline when tidegated does not; started by systemd, see docs/ARCHITECTURE.md.
+# Written by tidegated. Ends what is past its deadline when tidegated does not; started by systemd; see tidegated(8).
 import sys
 
 sys.path.insert(0, {folder!r})
@@ -76,6 +78,16 @@ def keep(config_file: Path | None, home: Path = HOME, unit: Path = UNIT, source:
     return trouble if trouble or program.exists() else f"{program} is missing"
 
 
+def config_file(home: Path = HOME) -> Path | None:
+    """That of the daemon which kept the program last, as its backstop has it; None for the default one."""
+    with contextlib.suppress(HostError, ValueError, SyntaxError):
+        text = (files.read_bounded(home / "current" / PROGRAM) or b"").decode()
+        found = re.search(r"^main\(\[\*(\(.*\)), \*sys\.argv\[1:\]\]\)$", text, re.MULTILINE)
+        words = ast.literal_eval(found[1]) if found else ()
+        return Path(words[1]) if words else None
+    return None
+
+
 def forget(home: Path = HOME, unit: Path = UNIT) -> None:
     """Take both away, when Tidegate leaves this host: nothing is open that they would end."""
     shutil.rmtree(home, ignore_errors=True)
@@ -104,10 +116,7 @@ def _copy(home: Path, source: Path, arguments: tuple[str, ...]) -> None:
         half = home / f".{name}.{secrets.token_hex(4)}"
         try:
             for path in found:
-                place = half / path.relative_to(source)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                _write(place, path.read_bytes())
-                shutil.copystat(path, place)  # the times: by them Python knows that a .pyc is of this source
+                _take_over(path, half / path.relative_to(source))
             _write(half / PROGRAM, _LAUNCHER.format(folder=str(target), arguments=arguments).encode())
             half.rename(target)
         except OSError:
@@ -117,6 +126,19 @@ def _copy(home: Path, source: Path, arguments: tuple[str, ...]) -> None:
     for other in home.iterdir():
         if other.name not in {name, "current"}:
             shutil.rmtree(other, ignore_errors=True)
+
+
+def _take_over(path: Path, place: Path) -> None:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        if path.suffix == ".pyc":
+            return  # a package's script makes byte code anew: Python does without
+        raise
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _write(place, data)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copystat(path, place)  # the times: by them Python knows that a .pyc is of this source
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """What the daemon does around its start: its folders, its word to systemd, and what of sshd's and sudo's files it has seen."""
 
+import asyncio
 import contextlib
 import hashlib
 import logging
@@ -89,3 +90,11 @@ def tell_systemd(state: str) -> None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify, contextlib.suppress(OSError):
         notify.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+def watchdog(loop: asyncio.AbstractEventLoop) -> None:
+    """Tell systemd from now on that the loop goes round, three times in each of its periods (sd_watchdog_enabled(3))."""
+    period_us = os.environ.get("WATCHDOG_USEC", "")
+    if period_us.isdigit() and int(period_us):
+        tell_systemd("WATCHDOG=1")
+        loop.call_later(int(period_us) / 3e6, watchdog, loop)

@@ -7,6 +7,7 @@ bind mount has the same st_dev as what it shows, so the device alone would lead 
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import stat
 import struct
@@ -42,6 +43,17 @@ def names_in(fd: int) -> list[str]:
     """Every name in an open folder."""
     with os.scandir(fd) as entries:
         return [entry.name for entry in entries]
+
+
+def name_for_moved(top: int, last: int) -> tuple[int, str]:
+    """Where to move a folder up to: a name that nothing in that open folder has, and its number, which is above ``last``."""
+    for number in itertools.count(last + 1):
+        name = f".tidegate-moved-{number}"
+        try:
+            os.lstat(name, dir_fd=top)
+        except FileNotFoundError:
+            break
+    return number, name
 
 
 def printable(name: str) -> str:
@@ -107,13 +119,7 @@ class TreeRemover:
         with opened(name, parent) as fd:
             if mount_id(fd) != self._mount:
                 raise OSError(errno.EXDEV, "another file system is mounted there")
-        while True:
-            self._moved += 1
-            target = f".tidegate-moved-{self._moved}"
-            try:
-                os.lstat(target, dir_fd=self._top)
-            except FileNotFoundError:
-                break
+        self._moved, target = name_for_moved(self._top, self._moved)
         _forced(lambda: os.rename(name, target, src_dir_fd=parent, dst_dir_fd=self._top), parent, name)
 
     def _leave(self, shown: str, why: str, *, blocks: str | None = None) -> None:

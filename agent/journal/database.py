@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.errors import JournalError
+from agent.journal.upgrade import SCHEMA_VERSION, bring_up, refuse_newer, version_of
 from agent.model.text import one_line
 
-SCHEMA_VERSION = 1
 _BUSY_MS = 2000
 
 # What sqlite3 raises for a disk that says no, for an integer over 64 bits, and for text that is no UTF-8.
@@ -121,7 +121,7 @@ class Database:
 def _in_memory() -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
-    _bring_up(connection, Path(":memory:"))
+    bring_up(connection, None)
     return connection
 
 
@@ -134,21 +134,12 @@ def _open(path: Path, busy_ms: int) -> sqlite3.Connection:
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        bring_up(connection, path)
         connection.execute("PRAGMA foreign_keys=ON")
-        _bring_up(connection, path)
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _bring_up(connection: sqlite3.Connection, path: Path) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise JournalError("journal_newer", f"{path} was written by a newer Tidegate (schema {version})")
-    if version < SCHEMA_VERSION:
-        script = (Path(__file__).parent / "schema.sql").read_text(encoding="utf-8")
-        connection.executescript(f"BEGIN;\n{script}\nPRAGMA user_version={SCHEMA_VERSION};\nCOMMIT;")
 
 
 def _open_read_only(path: Path) -> sqlite3.Connection:
@@ -158,6 +149,14 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
     else:
         # immutable: no lock, no -shm file is made, nothing on disk changes.
         connection = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True, isolation_level=None, check_same_thread=False)
+        if version_of(connection) < SCHEMA_VERSION:
+            memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            connection.backup(memory)
+            connection.close()
+            connection = memory
+    refuse_newer(connection, path)
+    bring_up(connection, None)  # in memory where it is an older one's
+    connection.execute("PRAGMA query_only=ON")
     connection.row_factory = sqlite3.Row
     return connection
 
@@ -170,5 +169,4 @@ def _copy(path: Path, wal: Path) -> sqlite3.Connection:
             shutil.copyfile(file, Path(folder) / file.name)
         with contextlib.closing(sqlite3.connect(Path(folder) / path.name)) as whole:
             whole.backup(memory)
-    memory.execute("PRAGMA query_only=ON")
     return memory

@@ -1,4 +1,4 @@
-"""What can still be read of a damaged journal, row by row, and how it goes into a new one."""
+"""What can still be read of a damaged journal, or of a newer Tidegate's, row by row, and how it goes into a new one."""
 
 import contextlib
 import json
@@ -13,6 +13,7 @@ from agent.journal.records import EndCause
 Row: TypeAlias = dict[str, object]
 _IDS_TRIED = 100_000
 _TABLES = ("meta", "grants", "steps", "notes", "uids", "receipts")
+_EMPTY: dict[str, object] = {"INTEGER": 0, "BLOB": b""}  # by a column's type, where a row has none; text otherwise
 
 
 @dataclass(slots=True)
@@ -54,8 +55,11 @@ def read(path: Path) -> Salvaged:
 
 
 def set_aside(path: Path, stamp: str) -> Path:
-    """Rename the file, and what SQLite keeps beside it; returns its new name, or ``path`` when there is none. Raises OSError."""
-    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    """Rename the file, and what SQLite keeps beside it; returns its new name, or ``path`` when there is none. Raises OSError.
+
+    ``stamp``: why and when, such as ``damaged-20261122T181500Z``.
+    """
+    aside = path.with_name(f"{path.name}.{stamp}")
     for suffix in ("-shm", "-wal", ""):  # the file itself last: a kill before that leaves it to be found damaged again
         with contextlib.suppress(FileNotFoundError):
             path.with_name(f"{path.name}{suffix}").rename(f"{aside}{suffix}")
@@ -65,12 +69,15 @@ def set_aside(path: Path, stamp: str) -> Path:
 def copy_into(db: sqlite3.Connection, salvaged: Salvaged, why: str) -> None:
     """Put the rows into a new journal, inside its transaction. A row that it would not take is left out.
 
-    A grant that was live is to be ended, and says why; one that has no end on record can't be opened again either.
+    A grant that was live is to be ended, and says why; one that has no end on record can't be opened again either. A column that
+    another version's row does not have is empty: better ended with a gap than not known.
     """
-    for table in ("meta", "grants", "steps", "notes", "uids", "receipts"):
-        columns = {str(row[1]) for row in db.execute(f"PRAGMA table_info({table})")}
+    for table in _TABLES:
+        about = db.execute(f"PRAGMA table_info({table})").fetchall()
+        columns = {str(row[1]) for row in about}
+        needed = {str(row[1]): _EMPTY.get(row[2], "") for row in about if row[3] and row[4] is None and not row[5]}
         for row in salvaged.rows[table]:
-            kept = {name: value for name, value in row.items() if name in columns}
+            kept = needed | {name: value for name, value in row.items() if name in columns}
             if table == "grants":
                 kept |= {name: _list(kept.get(name)) for name in ("logins", "not_containable")}
                 kept["cause"] = kept.get("cause") if kept.get("cause") in set(EndCause) else None

@@ -1,5 +1,6 @@
 """``tidegate policy check``: every bad file, and what a good policy makes easy to regret. Reads files, changes nothing."""
 
+import re
 import stat
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from agent.policy.privileged import privileged_group, root_equivalent
 from agent.settings import yaml_files
 
 LONG_S = 7 * 86400
+_BACKUP = re.compile(r".+\.yaml\.~\d+(\.\d+)?~")  # what `tidegate config migrate` leaves beside a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ def _ignored(where: Path) -> Iterator[Finding]:
     except OSError:
         return  # told as file_unreadable
     for path in there:
-        if path not in taken:
+        if path not in taken and not _BACKUP.fullmatch(path.name):
             yield Finding("warning", "file_ignored", "is not read: policy files end in .yaml and don't begin with '.'", path)
 
 

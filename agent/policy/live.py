@@ -17,6 +17,7 @@ class PolicyStore:
         self._folder = folder
         self._decoders = decoders
         self._state: tuple[Policy, ConfigError | None] = (Policy(), None)
+        self._loaded = False
 
     @property
     def folder(self) -> Path:
@@ -33,6 +34,11 @@ class PolicyStore:
         """Why the files as they are now are not in force, None when they are; ``tidegate status`` shows it."""
         return self._state[1]
 
+    @property
+    def loaded(self) -> bool:
+        """Whether a policy of this folder was ever read whole since the start; until then none is in force."""
+        return self._loaded
+
     def reload(self) -> bool:
         """Read the files again; True when they are now in force, False when the old policy stays (see :attr:`error`)."""
         try:
@@ -40,4 +46,5 @@ class PolicyStore:
         except ConfigError as error:
             self._state = (self._state[0], error)
             return False
+        self._loaded = True
         return True

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from agent.forms import POLICY, current
 from agent.model import fields
 from agent.policy import parse
 from agent.policy.model import Origin, Policy, Role, Rule
@@ -24,12 +25,12 @@ def load_policy(folder: Path, decoders: Decoders) -> Policy:
     Raises:
         ConfigError: any of :data:`agent.policy.codes.FILES`; a name given in two files is told with both.
     """
-    return _policy([read_yaml(path) for path in yaml_files(folder)], decoders)
+    return _policy([current(read_yaml(path), POLICY) for path in yaml_files(folder)], decoders)
 
 
 def load_policy_file(path: Path, decoders: Decoders) -> Policy:
     """One file as a whole policy, for ``verify --policy FILE`` and ``policy check FILE``. Raises ConfigError as above."""
-    return _policy([read_yaml(path)], decoders)
+    return _policy([current(read_yaml(path), POLICY)], decoders)
 
 
 def _policy(roots: Sequence[Node], decoders: Decoders) -> Policy:

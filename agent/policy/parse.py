@@ -39,7 +39,7 @@ RULE_KEYS = ("subjects", "max_duration", "max_ahead", "max_concurrent", "max_con
              "groups", "roles", "ticket", "reason", "recording", "approvals", "fresh_within",
              "privileged_groups", "root_equivalent")  # fmt: skip
 ACCOUNT_KEYS = ("create", "prefix", "shells", "groups", "home", "existing")
-RECORDING_KEYS, RECORDING_MODES = ("mode", "input", "limit", "pause"), ("required", "optional", "off")
+RECORDING_KEYS, RECORDING_MODES = ("mode", "input", "max_bytes", "pause"), ("required", "optional", "off")
 RECORDED_MAX, PAUSE_MAX_S = 1 << 30, 600
 SSH_KEYS = ("keys", "principals", "actions", "source_networks", "require_source_address")
 
@@ -132,7 +132,7 @@ def _recording(node: Node) -> RecordingCeiling:
     return RecordingCeiling(
         mode=section.optional("mode", word, "optional"),
         input=section.optional("input", fields.boolean, False),
-        limit=section.optional("limit", fields.integer(0, RECORDED_MAX), model.DEFAULT_RECORDED_BYTES),
+        limit=section.optional("max_bytes", fields.integer(0, RECORDED_MAX), model.DEFAULT_RECORDED_BYTES),
         pause_s=section.optional("pause", _pause, 0),
     )
 

@@ -14,7 +14,8 @@ _GROUPED = {
     """,
     "is an editor, which writes any file and runs shells": """
         ed editor ee emacs emacsclient ex helix hx jed jmacs joe jstar kak mc mcedit mg micro nano ne nvim pico red rjoe
-        rnano rview rvim sed sensible-editor sudoedit vi view vigr vim vimdiff vipw visudo zile
+        rnano rview rvim sed sensible-editor sudoedit sudoedit-rs sudoedit.ws vi view vigr vim vimdiff vipw visudo
+        visudo-rs visudo.ws zile
     """,
     "is a pager or viewer, which can run a shell": """
         aspell atop bat batcat btop bzless bzmore dpkg-query elinks glances htop iftop info ispell less
@@ -31,9 +32,10 @@ _GROUPED = {
         openvpn openvt parallel perf pexec pg_ctl pg_ctlcluster pidstat pkexec pppd prlimit proxychains rabbitmqctl
         rlwrap run-mailcap run-parts run0 runcon runsv runuser s6-setuidgid screen script scriptreplay scrot
         setarch setlock setpriv setsid setuidgid sg socat softlimit ssh-agent sshuttle start-stop-daemon
-        startx stdbuf su su-exec sudo supervisorctl sv systemd-ask-password systemd-cat systemd-inhibit
-        systemd-nspawn systemd-run systemd-socket-activate taskset time timeout tini tmate tmux torify torsocks
-        uname26 unbuffer unionfs unshare varnishncsa wg-quick x-terminal-emulator x86_64 xargs xdotool xinetd xinit
+        startx stdbuf su su-exec su-rs sudo sudo-rs sudo.ws supervisorctl sv systemd-ask-password systemd-cat
+        systemd-dissect systemd-inhibit systemd-notify systemd-nspawn systemd-pty-forward systemd-run
+        systemd-socket-activate systemd-stdio-bridge systemd-vmspawn taskset time timeout tini tmate tmux torify torsocks
+        uname26 unbuffer unionfs unshare varlinkctl varnishncsa wg-quick x-terminal-emulator x86_64 xargs xdotool xinetd xinit
         xterm xvfb-run zrun
     """,
     "builds or runs what its files say": """
@@ -57,7 +59,7 @@ _GROUPED = {
         lzop magick mariadb mkfifo mkisofs mknod mktemp mmv mongo mongosh mv mysql ncftp nmap objcopy openssl
         pandoc patch patchelf pax pigz prename psql rar rclone rdiff-backup redis-cli rename restic restore rsync
         rtorrent s3cmd scanmem scp sftp shred shuf smbclient sort sos sosreport split sponge sqlite3 sqlplus
-        star strip sysctl systemd-confext systemd-sysext systemd-sysusers systemd-tmpfiles tar tcpdump tee tftp tic
+        star strip sysctl systemd-confext systemd-creds systemd-sysext systemd-sysusers systemd-tmpfiles tar tcpdump tee tftp tic
         touch trace-cmd truncate tshark unar uncompress uniq unrar unsquashfs unxz unzip unzstd update-alternatives
         update-rc.d uudecode uuencode wget wodim x11vnc xdelta xmlstarlet xorriso xxd xz yq zip zpaq zstd
     """,
@@ -68,7 +70,8 @@ _GROUPED = {
         blockdev btrfs cfdisk cryptsetup ddrescue dislocker dmsetup e2fsck eject fdisk fsck fusermount fusermount3
         gdisk growpart hdparm iscsiadm kpartx losetup lvcreate lvextend lvm mdadm mke2fs mkfs mkfs.ext4 mkswap mount
         mount.cifs mount.fuse mount.nfs nvme partclone parted photorec pvcreate qemu-nbd rbd resize2fs sfdisk sgdisk
-        swapoff swapon testdisk tune2fs udisksctl umount vgchange wipefs xfs_db zfs zpool
+        swapoff swapon systemd-cryptenroll systemd-mount systemd-repart systemd-umount
+        testdisk tune2fs udisksctl umount vgchange wipefs xfs_db zfs zpool
     """,
     "reaches another host, or lets its options run programs": """
         autossh check_by_ssh dbclient dropbear mosh mosh-server psftp rexec rlogin rsh slogin ssh ssh-add
@@ -79,8 +82,8 @@ _GROUPED = {
     """,
     "starts containers or virtual machines, which can mount the host": """
         apptainer buildah cloud-localds containerd crictl crun ctr distrobox docker docker-compose dockerd
-        firecracker helm ignite incus incusd k3s k9s kata-runtime kubeadm kubectl lima lxc lxc-attach lxc-start lxd
-        microk8s minikube multipass nerdctl nomad oc podman podman-compose podman-remote qemu qemu-img
+        firecracker helm ignite importctl incus incusd k3s k9s kata-runtime kubeadm kubectl lima lxc lxc-attach lxc-start lxd
+        microk8s minikube multipass nerdctl nomad oc podman podman-compose podman-remote portablectl qemu qemu-img
         qemu-system-x86_64 runc singularity skopeo toolbox vboxmanage virsh virt-customize virt-install
         virt-sandbox
     """,
@@ -105,7 +108,7 @@ _GROUPED = {
     """,
     "resets or rewrites the system": """
         bootctl hostnamectl init kernel-install localectl pivot_root sulogin switch_root systemd systemd-firstboot
-        telinit timedatectl
+        systemd-sysinstall telinit timedatectl
     """,
     "sets the clock that grants end by": """
         adjtimex chronyc hwclock ntpdate rdate sntp

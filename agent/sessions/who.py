@@ -22,6 +22,7 @@ from agent.model.text import one_line
 _SCOPE = re.compile(r"session-([A-Za-z0-9]+)\.scope")
 _WAITER = b"tidegate-session\0"
 _SSHD = re.compile(rb"sshd(?:-session)?: ([a-z][a-z0-9-]{0,30})(?:@([^\0 ]*))?(?: \[(?:priv|net|postauth)\])?\s*\0?.*", re.DOTALL)
+_ROOTS_HALF = (b"[priv]", b"[postauth]")  # OpenSSH 10.6 says the second once somebody is in
 _SHOWN = 8  # commands of one session that are named
 _COMMAND_MAX = 200
 _END_WITHIN_S = 5.0
@@ -92,7 +93,8 @@ class Sessions:
         in_person = {process.pid for process in ours if process.mark == "uid"}
         for process in everything.values():
             uid_of = {login: uid for uid, login in tenants.items()}
-            title = _SSHD.fullmatch(process.words) if b"[priv]" in process.words and process.pid not in inside else None
+            root_half = any(word in process.words for word in _ROOTS_HALF) and process.pid not in inside
+            title = _SSHD.fullmatch(process.words) if root_half else None
             whose = uid_of.get(title[1].decode()) if title else None
             if whose is not None and (process.pid, whose) in sshd:  # by whom it runs as, not by its words alone
                 tree = _tree(process.pid, by_parent)

@@ -7,10 +7,8 @@ import signal
 import stat
 import time
 
-from agent.host.files import open_entry, opened_folder
+from agent.host.files import open_entry
 from agent.model.text import one_line
-
-__all__ = ["is_being_written", "is_passing", "is_regular", "is_single", "open_entry", "opened_folder", "shown"]
 
 _PASSING_SUFFIXES = (".tmp", ".part")
 

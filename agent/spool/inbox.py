@@ -9,7 +9,8 @@ from collections import OrderedDict
 from pathlib import Path
 
 from agent.errors import HostError, UntrustedError
-from agent.spool.entries import is_being_written, is_passing, is_single, open_entry, opened_folder, shown
+from agent.host.files import open_entry, opened_folder
+from agent.spool.entries import is_being_written, is_passing, is_single, shown
 
 MAX_BYTES = 64 * 1024  # twice a grant's: General JSON carries several signatures
 _SCAN_MAX = 65_536

@@ -1,7 +1,6 @@
 """The outbox: answers and receipts for whoever carries them away. Bounded, written whole or not at all."""
 
 import contextlib
-import itertools
 import json
 import logging
 import os
@@ -14,18 +13,16 @@ from pathlib import Path
 
 from agent.errors import HostError, TidegateError
 from agent.host.clock import NS, Clock
-from agent.host.files import atomic_write
+from agent.host.files import TEMPORARY, atomic_write, opened_folder, own_files
 from agent.model.text import one_line
-from agent.spool.entries import opened_folder, shown
+from agent.spool.entries import shown
 
 ANSWER, RECEIPT = "answer", "receipt"
 ANSWER_TYP = "grant-answer+jwt"
 _OURS = re.compile(r"\d{8}T\d{6}\.\d{9}Z-([a-z]+)-[A-Za-z0-9._@-]+")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._@-]+")
 _IDENT_MAX = 128
-_SCAN_MAX = 65_536
 _MODE = 0o640
-_TEMPORARY = ".tidegate-"  # how agent.host.files begins the names of unfinished files
 _TEXT_MAX = 500
 _SPARE = 64  # a full outbox is emptied by one part in so many
 _logger = logging.getLogger("tidegate.outbox")
@@ -142,11 +139,20 @@ class Outbox:
         """Put a signed teardown receipt out, as ``.jws``. Raises HostError as :meth:`put`."""
         return self.put(RECEIPT, jti, jws.encode("ascii") + b"\n", ".jws")
 
+    def backlog(self) -> Mapping[str, tuple[int, int]]:
+        """Kind → ``(files, bytes)`` that nobody has carried away yet; nothing where the folder can't be read."""
+        found = {ANSWER: (0, 0), RECEIPT: (0, 0)}
+        with contextlib.suppress(OSError), opened_folder(self._path) as folder:
+            for file in _listed(folder):
+                files, size = found.get(file.kind, (0, 0))
+                found[file.kind] = files + 1, size + file.size
+        return {kind: found[kind] for kind in (ANSWER, RECEIPT)}
+
     def clean(self) -> None:
         """At start: remove temporary files that a crash left. What can't be removed stays, hidden."""
         with contextlib.suppress(OSError), opened_folder(self._path) as folder, os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith(_TEMPORARY):
+                if entry.name.startswith(TEMPORARY):
                     with contextlib.suppress(OSError):
                         os.unlink(entry.name, dir_fd=folder)
 
@@ -182,18 +188,7 @@ class Outbox:
 
 
 def _listed(folder: int) -> list[_File]:
-    """Our own files there; another's under such a name counts for nothing. At most 65,536 entries are looked at."""
-    files: list[_File] = []
-    with os.scandir(folder) as entries:
-        for entry in itertools.islice(entries, _SCAN_MAX):
-            match = _OURS.fullmatch(entry.name)
-            if match is None:
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                found = entry.stat(follow_symlinks=False)
-                if found.st_uid == os.geteuid():
-                    files.append(_File(entry.name, match[1], found.st_size))
-    return files
+    return [_File(match.string, match[1], size) for match, size in own_files(folder, _OURS)]
 
 
 def _exists(name: str, folder: int) -> bool:

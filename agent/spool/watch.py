@@ -21,7 +21,8 @@ from watchdog import events
 from watchdog.observers.inotify import InotifyObserver
 
 from agent.errors import HostError
-from agent.spool.entries import is_being_written, is_passing, is_regular, opened_folder
+from agent.host.files import opened_folder
+from agent.spool.entries import is_being_written, is_passing, is_regular
 
 _PENDING_MAX = 4096
 _JOIN_S = 5.0

@@ -72,14 +72,25 @@ def decode(
 
 def _parties(reader: FieldReader, signers: Sequence[Signer], host_id: str) -> tuple[str, str]:
     """Who grants and who gets it, once it is known that the signers may say so, and say it to this host."""
+    iss = issuer_for_host(reader, signers, host_id)
+    sub = reader.one("sub", fields.text)
+    _check_approvers(sub, signers)
+    return iss, sub
+
+
+def issuer_for_host(reader: FieldReader, signers: Sequence[Signer], host_id: str) -> str:
+    """Claim ``iss``, once it is known that the signers speak for it, and to this host.
+
+    Raises:
+        UntrustedError: ``key_not_for_issuer``.
+        InvalidGrantError: ``wrong_host``, and those of :mod:`agent.model.fields`.
+    """
     iss = reader.one("iss", fields.text)
     check_issuer(iss, signers)
     aud = reader.one("aud", fields.text)
     if aud != host_id:
         raise InvalidGrantError("wrong_host", f"is for another host: {aud[:100]!a}", field="aud")
-    sub = reader.one("sub", fields.text)
-    _check_approvers(sub, signers)
-    return iss, sub
+    return iss
 
 
 def check_issuer(iss: str, signers: Sequence[Signer]) -> None:

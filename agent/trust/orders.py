@@ -10,7 +10,7 @@ from agent.errors import InvalidGrantError, UntrustedError
 from agent.model import Bulletin, Revocation, Signer, SubjectFormat, VerifiedToken, fields
 from agent.model.fields import FieldReader
 from agent.trust import strictjson
-from agent.trust.decode import IAT_LEEWAY_S, TIME_MAX, check_issuer
+from agent.trust.decode import IAT_LEEWAY_S, TIME_MAX, check_issuer, issuer_for_host
 from agent.trust.token import TYP_BULLETIN, TYP_EVENT
 
 SESSION_REVOKED: Final = "https://schemas.openid.net/secevent/caep/event-type/session-revoked"
@@ -37,7 +37,7 @@ def decode_event(verified: VerifiedToken, *, host_id: str, now_s: float) -> Revo
         raise InvalidGrantError("token_kind", f"is no {TYP_EVENT}")
     required = ("iss", "aud", "iat", "jti", "events", "sub_id")
     reader = FieldReader(strictjson.parse_object(verified.payload), "", required=required, optional=("toe", "txn"))
-    iss = _issuer(reader, verified.signers, host_id)
+    iss = issuer_for_host(reader, verified.signers, host_id)
     iat, jti = _issued(reader, now_s), reader.one("jti", fields.jti)
     reader.optional("toe", _seconds, 0)
     reader.optional("txn", fields.text, "")
@@ -58,7 +58,7 @@ def decode_bulletin(verified: VerifiedToken, *, host_id: str, now_s: float) -> B
         raise InvalidGrantError("token_kind", f"is no {TYP_BULLETIN}")
     required = ("iss", "aud", "iat", "exp", "seq", "revoked")
     reader = FieldReader(strictjson.parse_object(verified.payload), "", required=required)
-    iss = _issuer(reader, verified.signers, host_id)
+    iss = issuer_for_host(reader, verified.signers, host_id)
     iat, exp = _issued(reader, now_s), reader.one("exp", _seconds)
     if not iat < exp:
         raise InvalidGrantError("times_out_of_order", "must be after iat", field="exp")
@@ -83,15 +83,6 @@ def spoken_for(signers: Sequence[Signer]) -> tuple[str, ...]:
             continue
         found.append(issuer)
     return tuple(found)
-
-
-def _issuer(reader: FieldReader, signers: Sequence[Signer], host_id: str) -> str:
-    iss = reader.one("iss", fields.text)
-    check_issuer(iss, signers)
-    aud = reader.one("aud", fields.text)
-    if aud != host_id:
-        raise InvalidGrantError("wrong_host", f"is for another host: {aud[:100]!a}", field="aud")
-    return iss
 
 
 def _issued(reader: FieldReader, now_s: float) -> int:

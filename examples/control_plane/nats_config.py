@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.courier.places import HOST_URI
+
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 _BUCKET = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _NKEY = re.compile(r"U[A-Z2-7]{55}")
@@ -48,7 +50,7 @@ class Tls:
 
 def by_certificate(token: str) -> Login:
     """The login of a host that has the certificate of its enrolment."""
-    return Login(user=f"urn:tidegate:host:{token}")
+    return Login(user=HOST_URI + token)
 
 
 def permissions(token: str, bucket: str = "tidegate") -> dict[str, list[str]]:

@@ -5,23 +5,19 @@ certificate, and Carol follows her session live. Bob breaks the glass for a root
 it must be gone, and the receipts be back at the control plane. Exits 0 only if every line held.
 """
 
-import argparse
 import contextlib
-import json
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from agent.errors import TidegateError
+from agent.host.clock import rfc3339
 from examples.demo import asking
-from examples.demo.asking import claims_of
+from examples.demo.command import Figures, run_as_command
 from examples.demo.plane import Plane
 from examples.demo.scene import ALICE, BOB, HOST_NAME, WITH_SYSTEMD, WITHOUT_SYSTEMD, Scene, machine_address, set_up
 from examples.demo.timeline import MS, Timeline
 from examples.demo.watch import LoginProbe, ProcessWatch
-from tests.hosts.errors import HostError
 from tests.hosts.fallback import available
 from tests.hosts.prepare import install_tidegate, install_tidegate_with_this_python
 from tests.hosts.snapshot import Snapshot, differences
@@ -30,31 +26,19 @@ LIFETIME_S = 25
 ROOT_MARKERS = (b"86401", b"86402")
 ROOT_SHELL = "setsid sleep 86401 </dev/null >/dev/null 2>&1 & exec sleep 86402"
 LEAVE_BEHIND = "nohup sleep 86400 >/dev/null 2>&1 & tmux new-session -d 'sleep 86400'; echo left"
-Figures = dict[str, object]
 
 
-def main() -> None:
-    """Run it; prints the timeline, and with --json one object as the last line."""
-    parser = argparse.ArgumentParser(prog="make demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="end with one JSON object on stdout; the timeline goes to stderr")
-    as_json = parser.parse_args().json
-    timeline = Timeline(quiet=as_json)
-    try:
-        figures = run(timeline)
-    except (HostError, TidegateError, RuntimeError, subprocess.SubprocessError, OSError) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        if as_json:
-            print(json.dumps({"verdict": "fail", "error": str(error), "steps": timeline.steps}))
-        sys.exit(1)
-    verdict = "pass" if timeline.passed else "fail"
-    timeline.title(f"\nVerdict: {verdict.upper()}")
-    if as_json:
-        print(json.dumps({"verdict": verdict, **figures, "steps": timeline.steps}), flush=True)
-    sys.exit(0 if timeline.passed else 1)
+def access(timeline: Timeline) -> Figures:
+    """Alice's, as examples.demo.picture draws it: ``moments`` in milliseconds against ``deadline``, which is RFC 3339."""
+    what = {"who": "alice", "approver": "carol", "host": HOST_NAME, "lifetime_s": LIFETIME_S}
+    return {**what, "deadline": rfc3339(timeline.deadline_ns), "moments": timeline.moments}
 
 
 def run(timeline: Timeline) -> Figures:
-    """The whole story; returns the figures, milliseconds against T (``login_ms``: from the approval; ``live_ms``: from the key)."""
+    """The whole story; returns the figures, milliseconds against T (``login_ms``: from the approval; ``live_ms``: from the key).
+
+    ``access`` among them is alice's, whole.
+    """
     capability = available()
     timeline.title(f"A disposable host ({capability.kind}) boots, with Tidegate installed ...")
     whole = capability.kind == "nspawn"
@@ -71,12 +55,13 @@ def run(timeline: Timeline) -> Figures:
             before = host.snapshot()
             figures = _access(scene, timeline)
             _aftermath(scene, timeline, before)
-            return figures
+            return {**figures, "access": access(timeline)}
 
 
 def _access(scene: Scene, timeline: Timeline) -> Figures:
     figures = _opened(scene, timeline)
     _use_access(scene, timeline)
+    timeline.moments["session"] = timeline.against(time.time_ns())
     live = subprocess.Popen(
         scene.host.ssh_argv(ALICE, scene.key(ALICE), options=("-tt",)),
         stdin=subprocess.PIPE,
@@ -97,9 +82,9 @@ def _opened(scene: Scene, timeline: Timeline) -> Figures:
     approved_ns, exp = asking.approve(scene.carol, found)
     timeline.deadline_ns = exp * 1000 * MS
     timeline.title(f"\nA grant of {LIFETIME_S} s is signed when it is approved; it ends at T. Times are seconds against T.")
-    timeline.say(f"alice asks for {found['template']} on {HOST_NAME}, with a reason and a ticket", at_ns=began_ns)
+    timeline.say(f"alice asks for {found['template']} on {HOST_NAME}, with a reason and a ticket", at_ns=began_ns, moment="asked")
     timeline.say("carol, an approver, finds the request", at_ns=came_ns)
-    timeline.say("carol approves exactly that; a grant is signed and pushed to the host", at_ns=approved_ns)
+    timeline.say("carol approves exactly that; a grant is signed and pushed to the host", at_ns=approved_ns, moment="approved")
     asking.asked(request)
     probe = LoginProbe(scene.host.address, ALICE, scene.key(ALICE)).start()
     first_ns = probe.first_welcome(timeout_s=10)
@@ -108,7 +93,9 @@ def _opened(scene: Scene, timeline: Timeline) -> Figures:
         raise RuntimeError(f"alice could not log in within 10 s{scene.refusal()}")
     login_ms = round((first_ns - approved_ns) / MS, 1)
     timeline.say(
-        f"alice's certificate, for a key made on the spot, accepted by sshd: {login_ms} ms after the approval", at_ns=first_ns
+        f"alice's certificate, for a key made on the spot, accepted by sshd: {login_ms} ms after the approval",
+        at_ns=first_ns,
+        moment="accepted",
     )
     ends = asking.break_glass(scene, exp)
     timeline.say(
@@ -151,13 +138,7 @@ def _marked(scene: Scene) -> bool:
 
 def _followed(scene: Scene, timeline: Timeline, live: "subprocess.Popen[bytes]") -> float | None:
     """Carol looks over alice's shoulder, on the other side of the network."""
-
-    def type_it() -> None:
-        if live.stdin:
-            live.stdin.write(b"echo seen-$((40+2))\n")
-            live.stdin.flush()
-
-    took_ms = asking.follow(scene.carol, ALICE, type_it, "seen-42")
+    took_ms = asking.follow(scene.carol, ALICE, live)
     words = f"carol follows alice's live session at the control plane: a line is there {took_ms or 0:.0f} ms after it was typed"
     timeline.say(words, ok=took_ms is not None)
     return None if took_ms is None else round(took_ms, 1)
@@ -207,16 +188,21 @@ def _verdicts(timeline: Timeline, probe: LoginProbe, watch: ProcessWatch, output
         "the doors are shut: no principal is there any more",
         ok=doors is not None and 0 <= doors < 1000,
         at_ns=watch.doors_ns or None,
+        moment="doors",
     )
-    timeline.say("first login refused after T", ok=first_refuse is not None, at_ns=min(after, default=None))
+    timeline.say("first login refused after T", ok=first_refuse is not None, at_ns=min(after, default=None), moment="refused")
     late = f"; the last seen: {watch.last_seen}" if last_process is None or last_process >= 1000 else ""
     timeline.say(
         f"the last of up to {watch.peak} processes is dead, root's among them{late}",
         ok=last_process is not None and watch.peak > 0 and last_process < 1000,
         at_ns=watch.all_dead_ns or None,
+        moment="last_process",
     )
     timeline.say(
-        "alice's live session is cut, and she is told why", ok=bool(cut_ns) and b"access has ended" in output, at_ns=cut_ns or None
+        "alice's live session is cut, and she is told why",
+        ok=bool(cut_ns) and b"access has ended" in output,
+        at_ns=cut_ns or None,
+        moment="cut",
     )
     return {"last_accept_ms": last_accept, "first_refuse_ms": first_refuse, "doors_ms": doors, "last_process_ms": last_process}
 
@@ -236,12 +222,11 @@ def _aftermath(scene: Scene, timeline: Timeline, before: Snapshot) -> None:
         ok=not changed,
     )
     for grant in asking.ended_grants(scene):
-        host.write("/root/receipt.jws", str(grant["receipt"]))
-        done = host.run("tidegate receipts verify /root/receipt.jws", check=False)
-        late = claims_of(str(grant["receipt"]))["lateness_ms"]
-        what = f"doors {late.get('doors')} ms, last process {late.get('last_process')} ms"
-        ok = done.returncode == 0 and grant["cause"] == "expired"
-        timeline.say(f"{grant['subject']}'s receipt is at the control plane, verifies, and says: {what}", ok=ok)
+        genuine, late = asking.receipt_checked(host, grant)
+        ok = genuine and grant["cause"] == "expired"
+        timeline.say(f"{grant['subject']}'s receipt is at the control plane, verifies, and says: {late}", ok=ok)
+        if ok and grant["subject"] == "alice":
+            timeline.moments |= {name: timeline.against(at_ns) for name, at_ns in asking.told(grant).items()}
 
 
 def _sleep_until(at_ns: int) -> None:
@@ -249,4 +234,4 @@ def _sleep_until(at_ns: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command("demo", __doc__, run)

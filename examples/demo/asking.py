@@ -3,14 +3,15 @@
 import json
 import subprocess
 import time
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agent.trust import base64url
 from examples.control_plane.commands.client import Json
 from examples.demo.plane import Person, finished, listed, wait_for
 from examples.demo.scene import HOST_NAME, Scene
+from tests.hosts.machine import Host
 
 _SOON_S = 20.0
 _KEPT = ("--no-ssh", "--output", "access")
@@ -50,8 +51,18 @@ def asked(process: "subprocess.Popen[str]") -> Json:
     return found
 
 
-def follow(carol: Person, login: str, say_there: Callable[[], None], word: str, *, host: str = HOST_NAME) -> float | None:
-    """Carol watches the newest session of that login live; how long (ms) a word took from the keyboard to her, None if for ever."""
+def type_line(session: "subprocess.Popen[bytes]", line: str) -> None:
+    """As at the keyboard of a session by ssh."""
+    if session.stdin:
+        session.stdin.write(f"{line}\n".encode())
+        session.stdin.flush()
+
+
+def follow(carol: Person, login: str, live: "subprocess.Popen[bytes]", *, host: str = HOST_NAME) -> float | None:
+    """Carol watches the newest session of that login live, which is ``live``.
+
+    Returns how long (ms) a line took from the keyboard to her, None if for ever.
+    """
 
     def newest() -> str:
         running = [each for each in listed(carol.api, "/v1/recordings", "recordings") if each["complete"] is False]
@@ -65,13 +76,19 @@ def follow(carol: Person, login: str, say_there: Callable[[], None], word: str, 
             if stdout is None or not stdout.readline():
                 return None
             said_ns = time.time_ns()
-            say_there()
+            type_line(live, "echo seen-$((40+2))")
             for line in iter(stdout.readline, ""):
-                if word in line:
+                if "seen-42" in line:
                     return (time.time_ns() - said_ns) / 1e6
         finally:
             watching.terminate()
     return None
+
+
+def told(grant: Json) -> dict[str, int]:
+    """When its host says, in the receipt, that it was open, and that all was over and the receipt signed; wall ns."""
+    claims = json.loads(base64url.decode(str(grant["receipt"]).split(".")[1]) or b"{}")
+    return {name: _wall_ns(claims[claim]) for name, claim in (("opened", "opened"), ("receipt", "ended"))}
 
 
 def ended_grants(scene: Scene) -> list[Json]:
@@ -85,11 +102,20 @@ def ended_grants(scene: Scene) -> list[Json]:
     return found
 
 
-def claims_of(jws: str) -> dict[str, Any]:
-    """What a receipt says; whether it is genuine is another question (`tidegate receipts verify`)."""
-    found: dict[str, Any] = json.loads(base64url.decode(jws.split(".")[1]) or b"{}")
-    return found
+def receipt_checked(host: Host, grant: Json) -> tuple[bool, str]:
+    """Whether `tidegate receipts verify` on that host takes the grant's receipt for genuine; how late the receipt says it was."""
+    receipt = str(grant["receipt"])
+    host.write("/root/receipt.jws", receipt)
+    genuine = host.run("tidegate receipts verify /root/receipt.jws", check=False).returncode == 0
+    claims: dict[str, Any] = json.loads(base64url.decode(receipt.split(".")[1]) or b"{}")
+    late = claims["lateness_ms"]
+    return genuine, f"doors {late.get('doors')} ms, last process {late.get('last_process')} ms"
 
 
 def _seconds(text: object) -> int:
     return int(datetime.fromisoformat(str(text)).timestamp())
+
+
+def _wall_ns(text: object) -> int:
+    since = datetime.fromisoformat(str(text)) - datetime.fromtimestamp(0, UTC)
+    return since // timedelta(microseconds=1) * 1000

@@ -5,32 +5,27 @@ three by plain ssh with one certificate. Carol follows one session live. Then Al
 on all three hosts, and their receipts be back at the control plane. Exits 0 only if every line held.
 """
 
-import argparse
 import contextlib
-import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.errors import TidegateError
 from examples.demo import asking
-from examples.demo.asking import claims_of
+from examples.demo.command import Figures, run_as_command
 from examples.demo.fleet_scene import Fleet, fleet
 from examples.demo.plane import listed, wait_for
 from examples.demo.scene import ALICE
 from examples.demo.timeline import MS, Timeline
 from examples.demo.watch import LoginProbe, ProcessWatch
-from tests.hosts.errors import HostError
 
 LIFETIME_S = 600  # long: it is the offboarding that ends it
 SOON_S = 20.0
 SHUT_MS = 1000.0
+_SETTLED_S = 0.2  # nobody seen for so long: over
 LEAVE_BEHIND = "setsid sleep 86400 </dev/null >/dev/null 2>&1 & echo left-$((40+2))"
-Figures = dict[str, object]
 
 
 @dataclass(slots=True)
@@ -55,27 +50,10 @@ class Seat:
         self.cut_ns = time.time_ns()
 
 
-def main() -> None:
-    """Run it; prints the timeline, and with --json one object as the last line."""
-    parser = argparse.ArgumentParser(
-        prog="make demo-fleet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="end with one JSON object on stdout; the timeline goes to stderr")
-    as_json = parser.parse_args().json
-    timeline = Timeline(quiet=as_json)
-    try:
-        with fleet(timeline.title) as made:
-            figures = run(made, timeline)
-    except (HostError, TidegateError, RuntimeError, subprocess.SubprocessError, OSError) as error:
-        print(f"demo-fleet: {error}", file=sys.stderr)
-        if as_json:
-            print(json.dumps({"verdict": "fail", "error": str(error), "steps": timeline.steps}))
-        sys.exit(1)
-    verdict = "pass" if timeline.passed else "fail"
-    timeline.title(f"\nVerdict: {verdict.upper()}")
-    if as_json:
-        print(json.dumps({"verdict": verdict, "hosts": len(made.hosts), **figures, "steps": timeline.steps}), flush=True)
-    sys.exit(0 if timeline.passed else 1)
+def story(timeline: Timeline) -> Figures:
+    """The whole story, on a fleet that is gone after it; returns the figures of :func:`run`, and how many hosts there were."""
+    with fleet(timeline.title) as made:
+        return {"hosts": len(made.hosts), **run(made, timeline)}
 
 
 def run(made: Fleet, timeline: Timeline) -> Figures:
@@ -130,9 +108,7 @@ def _sit_down(made: Fleet, timeline: Timeline, name: str) -> Seat:
 
 
 def _typed(seat: Seat, line: str, word: bytes) -> bool:
-    if seat.session.stdin:
-        seat.session.stdin.write(f"{line}\n".encode())
-        seat.session.stdin.flush()
+    asking.type_line(seat.session, line)
     with contextlib.suppress(RuntimeError):
         return wait_for(lambda: word in seat.said, SOON_S, "the session answers")
     return False
@@ -140,16 +116,10 @@ def _typed(seat: Seat, line: str, word: bytes) -> bool:
 
 def _followed(made: Fleet, timeline: Timeline, seat: Seat) -> float | None:
     """Carol looks over alice's shoulder, with the broker between them."""
-    took_ms = asking.follow(made.carol, ALICE, lambda: _type(seat), "seen-42", host=seat.name)
+    took_ms = asking.follow(made.carol, ALICE, seat.session, host=seat.name)
     words = f"carol follows the session on {seat.name} live: a line is there {took_ms or 0:.0f} ms after it was typed"
     timeline.say(words, ok=took_ms is not None)
     return None if took_ms is None else round(took_ms, 1)
-
-
-def _type(seat: Seat) -> None:
-    if seat.session.stdin:
-        seat.session.stdin.write(b"echo seen-$((40+2))\n")
-        seat.session.stdin.flush()
 
 
 def _offboarded(made: Fleet, timeline: Timeline, seats: dict[str, Seat]) -> Figures:
@@ -177,7 +147,7 @@ def _over(timeline: Timeline, seat: Seat, at_ns: int, figures: dict[str, dict[st
     watch = seat.watch
     assert watch is not None  # noqa: S101  # set a moment ago
     with contextlib.suppress(RuntimeError):
-        wait_for(lambda: watch.all_dead_ns and watch.doors_ns and seat.cut_ns, SOON_S, "the end")
+        wait_for(lambda: watch.dead_for(_SETTLED_S) and watch.doors_ns and seat.cut_ns, SOON_S, "the end")
     watch.stop()
     for what, then_ns in (("doors_ms", watch.doors_ns), ("dead_ms", watch.all_dead_ns), ("cut_ms", seat.cut_ns)):
         if then_ns:
@@ -206,14 +176,11 @@ def _receipts(made: Fleet, timeline: Timeline) -> dict[str, float]:
             timeline.say(f"{name}: its receipt is at the control plane", ok=False)
             continue
         took[name] = timeline.against(time.time_ns())
-        host.write("/root/receipt.jws", str(grant["receipt"]))
-        good = host.run("tidegate receipts verify /root/receipt.jws", check=False).returncode == 0
-        late = claims_of(str(grant["receipt"]))["lateness_ms"]
-        what = f"doors {late.get('doors')} ms, last process {late.get('last_process')} ms after the order"
-        ok = good and grant["cause"] == "revoked"
-        timeline.say(f"{name}: its receipt is at the control plane, verifies, and says: {what}", ok=ok)
+        genuine, late = asking.receipt_checked(host, grant)
+        ok = genuine and grant["cause"] == "revoked"
+        timeline.say(f"{name}: its receipt is at the control plane, verifies, and says: {late} after the order", ok=ok)
     return took
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command("demo-fleet", __doc__, story)

@@ -4,7 +4,6 @@ import json
 import os
 import select
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import IO, Any, Self, TypeVar
 
 from examples.control_plane.commands.client import Api, Json
 from examples.control_plane.commands.profile import Profile, Server
+from tests.hosts.ports import free_port
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,18 +75,14 @@ class Person:
 
     def request(self, *words: str) -> "subprocess.Popen[str]":
         """`tidegate-request`, started."""
-        return self._start(_REQUEST, words)
+        return self._started(_REQUEST, words)
 
     def admin(self, *words: str) -> "subprocess.Popen[str]":
         """`tidegate-cp`, started."""
-        return self._start(_ADMIN, words)
+        return self._started(_ADMIN, words)
 
-    def _start(self, module: str, words: tuple[str, ...]) -> "subprocess.Popen[str]":
-        argv = [sys.executable, "-m", module, "--url", self.server.url, "--ca-file", str(self.server.ca_file), *words]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            argv, cwd=self.home, env=_environment(self.home), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
-        )
+    def _started(self, module: str, words: tuple[str, ...]) -> "subprocess.Popen[str]":
+        return _started(module, self.home, "--url", self.server.url, "--ca-file", str(self.server.ca_file), *words)
 
 
 def finished(process: "subprocess.Popen[str]") -> str:
@@ -108,7 +104,7 @@ class Plane:
         """``more``: more of the configuration."""
         self._folder = folder
         self._data, self._config = folder / "data", folder / "config.yaml"
-        people, hosts = _free_port("127.0.0.1"), _free_port(address)
+        people, hosts = free_port(), free_port(address)
         words = {"issuer": ISSUER, "people": people, "hosts": hosts, "address": address, "allowed": allowed}
         self._config.write_text(CONFIG.format(**words, recorded="true" if recorded else "false") + more)
         self._config.chmod(0o600)
@@ -121,12 +117,12 @@ class Plane:
 
     def server(self, *words: str) -> str:
         """Another command of the control plane's own program; before it serves, too. Returns what it prints."""
-        return _run(_SERVER, self._folder, words[0], *self._where, *words[1:])
+        return finished(_started(_SERVER, self._folder, words[0], *self._where, *words[1:]))
 
     def make(self) -> Self:
         """Its keys and its admin, once."""
         if not self._password:
-            made = json.loads(_run(_ADMIN, self._folder, "init", *self._where, "--admin", "root", "--json"))
+            made = json.loads(finished(_started(_ADMIN, self._folder, "init", *self._where, "--admin", "root", "--json")))
             self._password = str(made["password"])
         return self
 
@@ -206,19 +202,11 @@ def listed(api: Api, path: str, name: str) -> list[Json]:
     return list(found)
 
 
-def _run(module: str, folder: Path, *words: str) -> str:
-    argv = [sys.executable, "-m", module, *words]
-    pipe = subprocess.PIPE
-    return finished(
-        subprocess.Popen(argv, cwd=ROOT, env=_environment(folder), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
-    )
+def _started(module: str, home: Path, *words: str) -> "subprocess.Popen[str]":
+    argv, pipe = [sys.executable, "-m", module, *words], subprocess.PIPE
+    return subprocess.Popen(argv, cwd=home, env=_environment(home), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
 
 
 def _environment(home: Path) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("TIDEGATE_", "XDG_", "SSH_"))}
     return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT)}
-
-
-def _free_port(address: str) -> int:
-    with socket.create_server((address, 0)) as server:
-        return int(server.getsockname()[1])

@@ -98,6 +98,10 @@ class ProcessWatch:
         """How many marked root processes were found at the start."""
         return len(self._marked)
 
+    def dead_for(self, seconds: float) -> bool:
+        """Whether none has been seen for so long: a look at /proc may miss one that the next finds."""
+        return bool(self.all_dead_ns) and time.time_ns() - self.all_dead_ns >= seconds * 1e9
+
     def start(self) -> "ProcessWatch":
         """Begin."""
         self._thread.start()

@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import select
-import socket
 import ssl
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from examples.control_plane.people import People, local, provisioning
 from examples.control_plane.people.person import PEOPLE_SCHEMA
 from examples.control_plane.setup import make
 from examples.control_plane.store import Store
+from tests.hosts.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "correct horse battery staple"
@@ -188,12 +188,6 @@ def answered(response: http.client.HTTPResponse) -> Answer:
     kind = response.headers.get_content_type()
     parsed = json.loads(data) if data and "json" in kind and "ndjson" not in kind else data.decode("utf-8")
     return Answer(response.status, parsed, dict(response.headers))
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def prepared(folder: Path, more: str = "") -> ControlPlane:

@@ -104,3 +104,9 @@ def test_the_document_is_served_as_it_is_obeyed(control_plane: ControlPlane) -> 
     assert len(idents) == len(set(idents)) >= 40
     health = control_plane.call("GET", "/v1/health")
     assert json.dumps(health.body["status"]) == '"ok"'
+
+
+def test_no_cache_keeps_what_is_answered_well(control_plane: ControlPlane) -> None:
+    found = raw(control_plane, "GET", "/v1/offers", None, {})
+    assert found.status == 200
+    assert found.headers["Cache-Control"] == "no-store"

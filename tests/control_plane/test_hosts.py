@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from agent import trust
+from agent.courier.places import HOST_URI
 from agent.trust import jwk
 from examples.control_plane.signing import ca
 from examples.control_plane.signing import keys as signing_keys
@@ -97,7 +98,7 @@ def test_a_known_host_is_replaced_only_where_an_admin_said_so(control_plane: Con
     assert new.tokens()["tokens"] == []
 
 
-def forged(host: TestHost, authority: ca.Authority, token: str, uri: str = ca.HOST_URI) -> TestHost:
+def forged(host: TestHost, authority: ca.Authority, token: str, uri: str = HOST_URI) -> TestHost:
     """The host with a certificate that this authority makes for that token."""
     found = TestHost(host.plane, host.name)
     builder = x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(authority.certificate.subject)

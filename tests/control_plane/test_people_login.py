@@ -17,7 +17,8 @@ from examples.control_plane.people.keyset import discover
 from tests.control_plane.host import TestHost
 from tests.control_plane.people_kit import REQUEST, Desk, Done, OpenHost, finished, log_in, opening
 from tests.control_plane.provider import ALICE, CLIENT, Browser, RunningProvider, authority, running
-from tests.control_plane.running import ControlPlane, free_port, prepared
+from tests.control_plane.running import ControlPlane, prepared
+from tests.hosts.ports import free_port
 
 PEOPLE = """
 people:

@@ -19,6 +19,8 @@ WORDS = (
     "receipts",
     "receipt",
     "host_key",
+    "metrics",
+    "format",
     "plan",
     "jti",
     "subject",

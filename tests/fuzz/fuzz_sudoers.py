@@ -49,7 +49,7 @@ def check(data: bytes) -> None:
         "run_as": [source.mostly(_LOGINS) for _ in range(1 + source.number(2))],
         "commands": [_command(source) for _ in range(1 + source.number(3))],
     }
-    until, timeout_s = 1_800_000_000 + source.number(1 << 32), source.number(90 * 86400)
+    until, timeout_s = 1_800_000_000 + source.number(1 << 32), 1 + source.number(90 * 86400)
     try:
         want = _ENFORCER.decode(body, "entry")
     except InvalidGrantError as error:
@@ -57,13 +57,10 @@ def check(data: bytes) -> None:
         return
     if not all(map(shutil.which, TOOLS)):
         return
-    for rule in (
-        Rule(want.identifier, want.run_as, want.commands, until, timeout_s),
-        Rule(want.identifier, want.run_as, want.commands),
-    ):
-        text = sudoers_rule.render(rule)
-        assert text.count("\n") == 1 and text.isascii() and text.replace("\n", "").isprintable(), text
-        _means(rule, want, text)
+    rule = Rule(want.identifier, want.run_as, want.commands, until, timeout_s)
+    text = sudoers_rule.render(rule)
+    assert text.count("\n") == 1 and text.isascii() and text.replace("\n", "").isprintable(), text
+    _means(rule, want, text)
 
 
 def _command(source: Source) -> str:
@@ -83,8 +80,8 @@ def _means(rule: Rule, want: SudoWant, text: str) -> None:
         assert allowed["runasusers"] == [{"username": name} for name in want.run_as] and "runasgroups" not in allowed, text
         options = {key: value for option in allowed["Options"] for key, value in option.items()}
         assert options.pop("authenticate") is False and options.pop("setenv") is False, text
-        assert options.pop("noexec", True) is True and options.pop("notafter", None) == rule.stamp, text
-        assert options.pop("command_timeout", None) == (rule.timeout_s or None) and not options, text
+        assert options.pop("noexec", True) is True and options.pop("notafter") == rule.stamp, text
+        assert options.pop("command_timeout") == rule.timeout_s and not options, text
     _said(["visudo", "-c", "-f", "-"], text)
     sudoers_rule.prove(rule, text, _Reader())  # type: ignore[arg-type]  # all of a Reader that the proof asks
 

@@ -53,7 +53,7 @@ def main(order: dict[str, Any]) -> dict[str, Any]:
 def _grant(order: dict[str, Any]) -> Grant:
     now = int(time.time())
     wants = tuple(ENFORCERS[body["type"]].decode(body, "body") for body in order["bodies"])
-    exp = now + order.get("seconds", 600)
+    exp = order.get("exp", now + 600)
     return Grant("i", "a", "s", now, now, exp, order["jti"], wants, (), "", reason="a test")
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from tests.host.scene import ISSUER, Scene, account, group, public, set_up, sleep_until, ssh, sudo
 from tests.hosts.machine import Host
-from tests.hosts.prepare import install_tidegate
+from tests.hosts.prepare import install_tidegate_beside_a_person
 
 pytestmark = pytest.mark.host
 ALICE, BOB = "jit-alice", "jit-bob"
@@ -34,20 +33,19 @@ RECORDS, ROWS = "userdb", "passwd"
 
 def prepare(root: Path, backend: str) -> None:
     """With a person's account that was there before, and one of the two kinds of accounts."""
-    install_tidegate(root)
-    subprocess.run(["chroot", str(root), "useradd", "-m", "-s", "/bin/bash", "deploy"], check=True)
+    install_tidegate_beside_a_person(root)
     (root / "etc/tidegate/conf.d/backend.yaml").write_text(f"account_backend: {backend}\n")
 
 
-def scene_on(backend: str) -> Iterator[Scene]:
-    with Host.boot(prepare=lambda root: prepare(root, backend)) as host:
+def scene_on(backend: str, suite: str) -> Iterator[Scene]:
+    with Host.boot(suite=suite, prepare=lambda root: prepare(root, backend)) as host:
         host.run(["systemctl", "enable", "tidegated"])
         yield set_up(host, POLICY)
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Scene]:
-    yield from scene_on(RECORDS)
+def shared(suite: str) -> Iterator[Scene]:
+    yield from scene_on(RECORDS, suite)
 
 
 @pytest.fixture
@@ -63,8 +61,8 @@ def scene(shared: Scene) -> Iterator[Scene]:
 
 
 @pytest.fixture
-def fresh() -> Iterator[Scene]:
-    yield from scene_on(ROWS)
+def fresh(suite: str) -> Iterator[Scene]:
+    yield from scene_on(ROWS, suite)
 
 
 def opened(scene: Scene, key: Path, lifetime: int = 7) -> dict[str, Any]:
@@ -150,6 +148,7 @@ def test_a_healthy_daemon_ends_it_and_the_backstop_keeps_quiet(scene: Scene, ssh
     assert "does not do its job" not in scene.host.journal()
 
 
+@pytest.mark.host(everywhere=True)
 def test_killed_and_masked_before_its_deadline(scene: Scene, ssh_key: Path) -> None:
     claims = opened(scene, ssh_key)
     scene.host.run("systemctl mask --runtime tidegated; kill -KILL $(systemctl show -P MainPID tidegated)")

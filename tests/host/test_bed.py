@@ -109,6 +109,11 @@ def test_a_host_is_a_whole_debian_in_seconds() -> None:
         assert host.run("id root", env={"EXTRA": "1"}).returncode == 0
 
 
+@pytest.mark.host(everywhere=True)
+def test_the_host_is_of_its_suite(shared_host: Host, suite: str) -> None:
+    assert shared_host.run("cut -d' ' -f3 /etc/apt/sources.list").stdout.split() == [suite]
+
+
 @pytest.mark.host
 def test_a_user_logs_in_by_key_over_the_network(shared_host: Host, ssh_key: Path) -> None:
     add_user(shared_host, "walter", ssh_key)
@@ -456,7 +461,7 @@ def test_where_hosts_are_required_their_lack_is_a_failure(tmp_path: Path) -> Non
 
 
 def test_more_packages_leave_the_cached_root_alone(host_factory: HostFactory) -> None:
-    base = root.ensure()
+    base = root.ensure(root.chosen())
     host = host_factory(packages=("git",))
     assert host.run("git --version").stdout.startswith("git version")
-    assert root.ensure() == base and not (base / "usr/bin/git").exists()
+    assert root.ensure(root.chosen()) == base and not (base / "usr/bin/git").exists()

@@ -99,7 +99,7 @@ def test_every_answer_has_its_documented_members(scene: Scene, live: str, ended:
     assert asked(scene, "policy", "check").keys() == {"ok", "path", "findings"}
     doctor = asked(scene, "doctor")
     assert doctor.keys() == {"ok", "checks"}
-    assert all(check.keys() == {"name", "level", "detail", "mend"} for check in doctor["checks"])
+    assert all(check.keys() == {"name", "level", "code", "detail", "mend"} for check in doctor["checks"])
     gone = asked(scene, "revoke", live, "--reason", "done")
     assert [found.keys() for found in gone["revoked"]] == [{"jti", "subject", "ended", "doors_ms", "last_process_ms", "error"}]
     assert asked(scene, "revoke", "--all") == {"revoked": [], "draining": []}

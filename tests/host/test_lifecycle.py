@@ -11,11 +11,11 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from examples.demo import picture
 from examples.demo.watch import offer_key
 from tests.host.scene import ALLOWED, ISSUER, Scene, account, group, public, set_up, sleep_until, ssh, sudo
 from tests.hosts.machine import Host
-from tests.hosts.prepare import REPOSITORY, install_tidegate
-from tests.hosts.snapshot import differences
+from tests.hosts.prepare import REPOSITORY, install_tidegate_beside_a_person
 
 pytestmark = pytest.mark.host
 ALICE = "jit-alice"
@@ -31,29 +31,13 @@ rules:
 """
 
 
-def prepare(root: Path) -> None:
-    """With a person's account that was there before."""
-    install_tidegate(root)
-    subprocess.run(["chroot", str(root), "useradd", "-m", "-s", "/bin/bash", "deploy"], check=True)
-
-
 @pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
-    with Host.boot(prepare=prepare) as host:
+def scene(suite: str) -> Iterator[Scene]:
+    with Host.boot(suite=suite, prepare=install_tidegate_beside_a_person) as host:
         yield set_up(host, POLICY)
 
 
-@pytest.fixture
-def clean(scene: Scene) -> Iterator[Scene]:
-    """The scene, which must be as it was when the test is over."""
-    before = scene.state()
-    yield scene
-    scene.tidegate("revoke", "--all")
-    scene.host.wait_for(lambda: not scene.status()["grants"], what="everything is shut")
-    time.sleep(0.3)
-    assert differences(before.files, scene.host.snapshot()) == []
-
-
+@pytest.mark.host(everywhere=True)
 def test_access_ends_at_its_second_and_leaves_nothing(clean: Scene, ssh_key: Path) -> None:
     claims = clean.claims(account(groups=["games"]), ssh(ALICE, public(ssh_key)), sudo(), lifetime=4)
     assert clean.answer_for(clean.drop(clean.sign(claims)))["verdict"] == "accepted"
@@ -132,6 +116,7 @@ def test_a_grant_that_begins_later_is_judged_again_by_the_policy_of_then(clean: 
     assert found["opened"] is None
 
 
+@pytest.mark.host(everywhere=True)
 def test_revoking_shuts_at_once_and_says_so(clean: Scene, ssh_key: Path) -> None:
     jti = clean.open(account(), ssh(ALICE, public(ssh_key)))
     live = subprocess.Popen(
@@ -173,6 +158,7 @@ def test_the_tenant_is_warned_a_minute_before(clean: Scene, ssh_key: Path) -> No
     assert b"your access ends in 1 minute" in output
 
 
+@pytest.mark.host(everywhere=True)
 def test_sudo_gives_exactly_what_the_grant_says(clean: Scene, ssh_key: Path) -> None:
     entry = sudo(ALICE, "/usr/bin/id", "/usr/bin/id -u", run_as=["games"])
     clean.open(account(), ssh(ALICE, public(ssh_key)), entry)
@@ -191,6 +177,7 @@ def test_sudo_gives_exactly_what_the_grant_says(clean: Scene, ssh_key: Path) -> 
         assert (clean.host.ssh(ALICE, ssh_key, command).returncode == 0) == allowed, command
 
 
+@pytest.mark.host(everywhere=True)
 def test_an_account_that_was_there_keeps_what_it_had_and_loses_what_it_was_given(clean: Scene) -> None:
     listed_before = clean.host.run("id -nG deploy; sudo -n -l -U deploy", check=False).stdout
     jti = clean.open(group("deploy", "games"), sudo("deploy", "/usr/bin/id"))
@@ -225,7 +212,7 @@ def test_a_home_to_be_archived_is_packed_away_for_the_admin(clean: Scene, ssh_ke
 
 def test_homes_that_take_long_to_pack_keep_nobody_in(ssh_key: Path) -> None:
     """A sparse file costs its tenant nothing and the packing much; meanwhile others end on their second, a restart too."""
-    with Host.boot(prepare=prepare) as host:
+    with Host.boot(prepare=install_tidegate_beside_a_person) as host:
         scene, exp = set_up(host, POLICY), int(time.time()) + 12
         for number in range(5):
             login = f"jit-pack{number}"
@@ -267,7 +254,7 @@ def test_what_expired_while_the_daemon_was_stopped_is_gone_when_it_starts(clean:
 
 @pytest.mark.parametrize("clean_shutdown", [True, False])
 def test_a_grant_stands_again_after_a_reboot_and_one_that_ended_does_not(ssh_key: Path, clean_shutdown: bool) -> None:
-    with Host.boot(prepare=prepare) as host:
+    with Host.boot(prepare=install_tidegate_beside_a_person) as host:
         scene = set_up(host, POLICY)
         host.run(["systemctl", "enable", "tidegated"])
         standing = scene.open(account(), ssh(ALICE, public(ssh_key)), sudo(), lifetime=120)
@@ -300,3 +287,4 @@ def test_the_demo_passes_and_its_last_line_is_one_object(kind: str) -> None:
     assert found["last_accept_ms"] < 0 <= found["first_refuse_ms"]
     assert all(isinstance(found[name], int | float) for name in ("login_ms", "doors_ms", "last_process_ms"))
     assert all(set(step) == {"at_ms", "what", "ok"} for step in found["steps"])
+    assert picture.draw(found["access"]).startswith("<svg ")

@@ -58,6 +58,7 @@ def over(scene: Scene, jti: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.host(everywhere=True)
 def test_every_forwarded_connection_is_an_event_and_counted(scene: Scene, grant: Callable[[], str], ssh_key: Path) -> None:
     jti, before = grant(), len(told(scene))
     assert through(scene.host, ssh_key, "127.0.0.1:22").startswith("SSH-2.0")
@@ -85,6 +86,7 @@ def test_a_session_without_forwards_counts_none(scene: Scene, grant: Callable[[]
     assert over(scene, jti) == {"absent": "", "count": 0, "told": 0, "gaps": 0}
 
 
+@pytest.mark.host(everywhere=True)
 def test_every_command_by_sudo_is_an_event_also_one_that_was_refused(scene: Scene, ssh_key: Path) -> None:
     jti = scene.open(account(LOGIN), ssh(LOGIN, public(ssh_key)), sudo(LOGIN, "/usr/bin/id"))
     folder = "'; USER=root ; COMMAND=fake'"

@@ -14,7 +14,6 @@ from agent.trust import TYP_BULLETIN, TYP_EVENT
 from tests.host.scene import ALLOWED, ISSUER, OTHER_ISSUER, SUBJECT, Scene, account, public, role, set_up, ssh, sudo
 from tests.hosts.machine import Host
 from tests.hosts.prepare import install_tidegate
-from tests.hosts.snapshot import differences
 
 pytestmark = pytest.mark.host
 ALICE = "jit-alice"
@@ -49,17 +48,6 @@ def scene() -> Iterator[Scene]:
         found = set_up(host, POLICY)
         found.new_key("fresh", FRESH)
         yield found
-
-
-@pytest.fixture
-def clean(scene: Scene) -> Iterator[Scene]:
-    """The scene, which must be as it was when the test is over."""
-    before = scene.state()
-    yield scene
-    scene.tidegate("revoke", "--all")
-    scene.host.wait_for(lambda: not scene.status()["grants"], what="everything is shut")
-    time.sleep(0.3)
-    assert differences(before.files, scene.host.snapshot()) == []
 
 
 def event(scene: Scene, sub_id: dict[str, str], **more: object) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.host.scene import ALLOWED, ISSUER, Scene, account, set_up, ssh, sudo
 from tests.hosts.machine import Host
-from tests.hosts.prepare import install_tidegate
+from tests.hosts.prepare import install_tidegate_beside_a_person
 
 pytestmark = pytest.mark.host
 ALICE = "jit-alice"
@@ -28,8 +28,7 @@ SABOTAGE = "/etc/ssh/sshd_config.d/00-other.conf"
 
 def prepare(root: Path) -> None:
     """With a person's account that has a sudo rule of its own, and the host's user CA."""
-    install_tidegate(root)
-    subprocess.run(["chroot", str(root), "useradd", "-m", "-s", "/bin/bash", "deploy"], check=True)
+    install_tidegate_beside_a_person(root)
     (root / "etc/sudoers.d/person").write_text("deploy ALL=(root) NOPASSWD: /usr/bin/whoami\n")
     ca = root / "root/ca"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(ca)], check=True)
@@ -38,8 +37,8 @@ def prepare(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
-    with Host.boot(prepare=prepare) as host:
+def scene(suite: str) -> Iterator[Scene]:
+    with Host.boot(suite=suite, prepare=prepare) as host:
         yield set_up(host, POLICY)
 
 
@@ -85,6 +84,7 @@ def end(scene: Scene, jti: str) -> None:
     scene.host.wait_for(lambda: not scene.status()["grants"], 30, "it is over")
 
 
+@pytest.mark.host(everywhere=True)
 def test_sshd_and_sudo_say_that_it_is_open_and_then_that_it_is_shut(scene: Scene, tmp_path: Path) -> None:
     keys = [key(tmp_path, "one"), key(tmp_path, "two", "rsa"), key(tmp_path, "three", "ecdsa")]
     scene.host.run("rm -rf /run/sshd")  # as between two logins with socket activation

@@ -106,6 +106,7 @@ class Terminal:
         os.close(self.master)
 
 
+@pytest.mark.host(everywhere=True)
 def test_a_terminal_session_is_recorded_whole_and_stands_in_the_receipt(scene: Scene, ssh_key: Path, alice: str) -> None:
     terminal = Terminal(scene, ssh_key)
     terminal.wait_for(r"\$ ")
@@ -156,6 +157,7 @@ def test_a_hundred_megabytes_pass_untouched(scene: Scene, ssh_key: Path, alice: 
     assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(data).digest()
 
 
+@pytest.mark.host(everywhere=True)
 def test_a_file_sent_by_sftp_is_told_with_its_hash(scene: Scene, ssh_key: Path, alice: str, tmp_path: Path) -> None:
     sent = tmp_path / "report"
     sent.write_bytes(b"quarterly" * 1000)
@@ -201,6 +203,7 @@ def test_the_old_terminal_is_out_of_its_users_reach(scene: Scene, ssh_key: Path,
     assert sum(text.count("SMUGGLED") for text in texts) >= smuggled
 
 
+@pytest.mark.host(everywhere=True)
 def test_without_its_recorder_nobody_gets_in_who_must_be_recorded(scene: Scene, ssh_key: Path, alice: str) -> None:
     scene.host.run(f"systemctl mask --runtime --now {RECORDER}")
     try:

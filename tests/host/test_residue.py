@@ -11,7 +11,7 @@ import pytest
 
 from tests.host.scene import ISSUER, Scene, account, group, public, set_up, ssh, sudo
 from tests.hosts.machine import Host
-from tests.hosts.prepare import install_tidegate
+from tests.hosts.prepare import install_tidegate_beside_a_person
 from tests.hosts.snapshot import differences
 
 pytestmark = pytest.mark.host
@@ -64,8 +64,7 @@ echo "/bin/true" | at now + 1 hour 2>/dev/null
 
 
 def prepare(root: Path) -> None:
-    install_tidegate(root)
-    subprocess.run(["chroot", str(root), "useradd", "-m", "-s", "/bin/bash", "deploy"], check=True)
+    install_tidegate_beside_a_person(root)
     for path in ("srv/shared", "mnt/extra", "mnt/evil", "home/deploy/.ssh", "var/lib/systemd/linger"):
         (root / path).mkdir(parents=True, exist_ok=True)
     (root / "srv/shared").chmod(0o777)

@@ -18,8 +18,8 @@ FOLDER = "/etc/sudoers.d"
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    with Host.boot() as found:
+def host(suite: str) -> Iterator[Host]:
+    with Host.boot(suite=suite) as found:
         yield found
 
 
@@ -57,6 +57,7 @@ def wants() -> list[SudoWant]:
     return found
 
 
+@pytest.mark.host(everywhere=True)
 def test_sudo_lists_exactly_what_was_granted(host: Host) -> None:
     asked = wants()
     assert any(len(words) > 1 for want in asked for words in want.commands)
@@ -76,6 +77,7 @@ def test_sudo_lists_exactly_what_was_granted(host: Host) -> None:
         assert said == ", ".join(" ".join([words[0], *(words[1:] or ('""',))]) for words in want.commands), line
 
 
+@pytest.mark.host(everywhere=True)
 def test_sudo_runs_what_was_granted_word_for_word_and_nothing_else(host: Host) -> None:
     for want in wants()[:5]:
         for words in want.commands:

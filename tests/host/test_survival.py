@@ -1,16 +1,14 @@
 """Nothing that a tenant left running outlives its grant: the quick rows of `make survive`, and what comes after the end."""
 
-import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.host.scene import ISSUER, Scene, account, group, set_up, sudo
 from tests.hosts.fallback import available
 from tests.hosts.machine import Host
-from tests.hosts.prepare import install_tidegate
+from tests.hosts.prepare import install_tidegate_beside_a_person
 from tests.survival.rows import ROWS
 from tests.survival.stage import play
 
@@ -26,15 +24,9 @@ rules:
 """
 
 
-def prepare(root: Path) -> None:
-    """With a person's account that was there before."""
-    install_tidegate(root)
-    subprocess.run(["chroot", str(root), "useradd", "-m", "-s", "/bin/bash", "deploy"], check=True)
-
-
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
-    with Host.boot(prepare=prepare) as host:
+    with Host.boot(prepare=install_tidegate_beside_a_person) as host:
         yield set_up(host, POLICY)
 
 

@@ -23,7 +23,7 @@ def main() -> int:
     shell.add_argument("--run", metavar="COMMAND", help="run by bash, as root, on the booted host before the shell starts")
     shell.add_argument("--name", help="its hostname")
     for command in (build, shell):
-        command.add_argument("--suite", default=root.DEFAULT_SUITE, help="Debian suite (default: %(default)s)")
+        command.add_argument("--suite", default=root.chosen(), help="Debian suite (default: %(default)s)")
     commands.add_parser("sweep", help="take down hosts whose owner was killed, remove half-built and outdated roots")
     arguments = parser.parse_args()
     try:

@@ -34,7 +34,7 @@ rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d
 """
 
 
-def ensure(packages: Sequence[str], suite: str = root.DEFAULT_SUITE) -> Path:
+def ensure(packages: Sequence[str], suite: str) -> Path:
     """What a host with these packages is booted on: ``layer:root``; the layer is made now if it is not in the cache yet.
 
     Raises:

@@ -25,6 +25,7 @@ from tests.hosts.supervisor import Spec
 Prepare = Callable[[Path], None]
 
 DEFAULT_PIDS_MAX = 2048
+_SSHD_SESSION = "usr/lib/openssh/sshd-session"
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _TAKE_DOWN_S = 30.0
 _live: "set[Host]" = set()
@@ -38,12 +39,13 @@ class Host(Shell, ssh.Network):
     snapshot_paths: ClassVar[tuple[str, ...]] = snapshot.DEFAULT_PATHS
     programs: ClassVar[tuple[str, ...]] = ("systemd-nspawn", "ip", "nsenter", "ssh", "ssh-keygen")
 
-    def __init__(self, name: str | None, pids_max: int, boot_timeout: float, lower: Path) -> None:
+    def __init__(self, name: str | None, suite: str, pids_max: int, boot_timeout: float, lower: Path) -> None:
         # What all of this host is called on the machine: folder, lock, cgroup, mounts.
         self.id = cleanup.PREFIX + secrets.token_hex(6)
         self.name = name or self.id
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,62}", self.name):
             raise ValueError(f"not a host name: {self.name!r}")
+        self.suite = suite
         self._folder = cache.run_folder() / self.id
         self._leader = 0
         self._address = ""
@@ -70,7 +72,7 @@ class Host(Shell, ssh.Network):
     def boot(
         cls,
         name: str | None = None,
-        suite: str = root.DEFAULT_SUITE,
+        suite: str | None = None,
         prepare: Prepare | None = None,
         pids_max: int = DEFAULT_PIDS_MAX,
         boot_timeout: float = 30.0,
@@ -78,7 +80,7 @@ class Host(Shell, ssh.Network):
     ) -> Self:
         """A host that answers ssh. `name` is its hostname; `prepare` is called on its file tree before it boots.
 
-        `packages` are Debian's, added to what the root has (see `layer`).
+        `suite` is the Debian it runs (default: `root.chosen`); `packages` are Debian's, added to what the root has (see `layer`).
 
         Raises:
             HostUnavailable: this machine cannot run it.
@@ -89,8 +91,9 @@ class Host(Shell, ssh.Network):
             raise HostUnavailable("test hosts need root")
         tools.need(*cls.programs)
         _sweep_once()
+        suite = suite or root.chosen()
         lower = layer.ensure(packages, suite) if packages else cls._lower(suite)
-        host = cls(name, pids_max, boot_timeout, lower)
+        host = cls(name, suite, pids_max, boot_timeout, lower)
         _live.add(host)
         try:
             made = host._answer()
@@ -193,6 +196,9 @@ class Host(Shell, ssh.Network):
         (etc / "hostname").write_text(f"{self.name}\n")
         (etc / "hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{self.address} {self.name}\n")
         (etc / "machine-id").write_text(f"{secrets.token_hex(16)}\n")
+        if (self.root / _SSHD_SESSION).exists():
+            # OpenSSH 9.8, which split sshd in two, also shuts out an address after a few refused logins, such as tests make.
+            (etc / "ssh/sshd_config.d/99-test-host.conf").write_text("PerSourcePenalties no\n")
 
     def _start_up(self, timeout: float) -> None:
         self._leader = int(self._ask("boot")["leader"])

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.hosts import ssh
+from tests.hosts import ssh, suites
 from tests.hosts.errors import HostError
 from tests.hosts.fallback import available
 from tests.hosts.machine import Host
@@ -36,6 +36,8 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
     if capability.kind != "nspawn" and os.environ.get("TIDEGATE_REQUIRE_HOSTS") == "1":
         raise pytest.UsageError(f"host tests cannot run: {capability.reason}")
     config.stash[_NOT_RUN] = (0, capability.reason)
+    if capability.kind == "nspawn":
+        suites.build(config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -64,14 +66,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Whoever judges by the clock goes before whoever does not, where two workers share the machine."""
     if "PYTEST_XDIST_WORKER" in os.environ and os.geteuid() == 0:
-        mark = item.get_closest_marker("host")
-        os.setpriority(os.PRIO_PROCESS, 0, 0 if mark and not mark.kwargs.get("beside") else _GIVES_WAY)
+        mark = suites.of_host(item)
+        os.setpriority(os.PRIO_PROCESS, 0, 0 if mark is not None and not mark.get("beside") else _GIVES_WAY)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the host tests which cannot run on this machine."""
     items.sort(key=lambda item: not item.get_closest_marker("host"))  # the longest first; stable
-    marked = [(item, mark) for item in items if (mark := item.get_closest_marker("host"))]
+    marked = [(item, mark) for item in items if (mark := suites.of_host(item)) is not None]
     if not marked or config.option.collectonly:
         return
     capture = config.pluginmanager.getplugin("capturemanager")
@@ -80,7 +82,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     else:
         with capture.global_and_fixture_disabled():  # the first call may take a minute, and says what it does
             capability = available()
-    lost = [item for item, mark in marked if capability.kind not in mark.kwargs.get("kinds", ("nspawn",))]
+            if capability.kind == "nspawn" and any(suites.everywhere(item) for item, _ in marked):
+                suites.build(config)
+    lost = [item for item, mark in marked if capability.kind not in mark.get("kinds", ("nspawn",))]
     if not lost:
         return
     if os.environ.get("TIDEGATE_REQUIRE_HOSTS") == "1":
@@ -105,13 +109,9 @@ def pytest_runtest_makereport(
     """Add the end of the host's journal to the report of a failed test: the host is gone when it is read."""
     report = yield
     if report.failed and call.when == "call":
-        for host in {*item.stash.get(_HOSTS, []), *(used for used in _fixtures(item) if isinstance(used, Host))}:
+        for host in {*item.stash.get(_HOSTS, []), *suites.hosts_of(item)}:
             report.sections.append((f"journal of {host.name}", _journal(host)))
     return report
-
-
-def _fixtures(item: pytest.Item) -> list[object]:
-    return list(getattr(item, "funcargs", {}).values())
 
 
 def _journal(host: Host) -> str:
@@ -126,13 +126,13 @@ def _boot(**options: Any) -> Host:
 
 
 @pytest.fixture
-def host_factory(request: pytest.FixtureRequest) -> Iterator[HostFactory]:
+def host_factory(request: pytest.FixtureRequest, suite: str) -> Iterator[HostFactory]:
     """A function that boots one more host, with the options of `Host.boot`; all are stopped after the test."""
     booted: list[Host] = []
     request.node.stash[_HOSTS] = booted
 
     def boot(**options: Any) -> Host:
-        booted.append(_boot(**options))
+        booted.append(_boot(**{"suite": suite, **options}))
         return booted[-1]
 
     yield boot
@@ -141,16 +141,16 @@ def host_factory(request: pytest.FixtureRequest) -> Iterator[HostFactory]:
 
 
 @pytest.fixture
-def host() -> Iterator[Host]:
+def host(suite: str) -> Iterator[Host]:
     """A fresh host, for this test alone, without Tidegate."""
-    with _boot() as host:
+    with _boot(suite=suite) as host:
         yield host
 
 
 @pytest.fixture(scope="module")
-def shared_host() -> Iterator[Host]:
+def shared_host(suite: str) -> Iterator[Host]:
     """A host for all tests of a module, without Tidegate."""
-    with _boot() as host:
+    with _boot(suite=suite) as host:
         yield host
 
 
@@ -162,16 +162,16 @@ def session_host() -> Iterator[Host]:
 
 
 @pytest.fixture
-def tidegate_host() -> Iterator[Host]:
+def tidegate_host(suite: str) -> Iterator[Host]:
     """A fresh host with Tidegate installed, for this test alone."""
-    with _boot(prepare=install_tidegate) as host:
+    with _boot(suite=suite, prepare=install_tidegate) as host:
         yield host
 
 
 @pytest.fixture(scope="module")
-def shared_tidegate_host() -> Iterator[Host]:
+def shared_tidegate_host(suite: str) -> Iterator[Host]:
     """A host with Tidegate installed, for all tests of a module."""
-    with _boot(prepare=install_tidegate) as host:
+    with _boot(suite=suite, prepare=install_tidegate) as host:
         yield host
 
 

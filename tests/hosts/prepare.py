@@ -31,6 +31,16 @@ def install_tidegate(root: Path) -> None:
         raise NotInstallable(f"packaging/install.sh failed with status {failure.returncode}:\n{printed}") from failure
 
 
+def install_tidegate_beside_a_person(root: Path) -> None:
+    """The same on a host where a person, `deploy`, had an account before.
+
+    Raises:
+        NotInstallable: as `install_tidegate`.
+    """
+    install_tidegate(root)
+    tools.run(["chroot", str(root), "useradd", "-m", "-s", "/bin/bash", "deploy"])
+
+
 def install_tidegate_with_this_python(root: Path) -> None:
     """The same for a host of this machine's own files: its /usr/bin/python3 may lack the libraries, this Python has them.
 

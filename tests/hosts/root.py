@@ -12,6 +12,7 @@ from tests.hosts import cache, mounts, tools
 from tests.hosts.errors import BuildFailed, HostUnavailable
 
 DEFAULT_SUITE = "bookworm"
+VARIABLE = "TIDEGATE_SUITE"  # of the environment, so that whatever a test starts boots the same Debian
 
 # Raise this whenever CONFIGURE or the way of building changes: roots made by another recipe are not used.
 _RECIPE = 1
@@ -89,13 +90,18 @@ def key(suite: str) -> str:
     return hashlib.sha256(recipe.encode()).hexdigest()[:12]
 
 
-def built(suite: str = DEFAULT_SUITE) -> Path | None:
+def chosen() -> str:
+    """The Debian suite that hosts are booted on where nobody names another: `$TIDEGATE_SUITE`, else `DEFAULT_SUITE`."""
+    return os.environ.get(VARIABLE) or DEFAULT_SUITE
+
+
+def built(suite: str) -> Path | None:
     """The folder of the finished root of `suite`, or None."""
     root = cache.folder() / "roots" / f"{suite}-{key(suite)}"
     return root if root.is_dir() else None
 
 
-def ensure(suite: str = DEFAULT_SUITE) -> Path:
+def ensure(suite: str) -> Path:
     """The folder of the root of `suite`, built now if it is not in the cache (about a minute, told on stderr).
 
     Raises:

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import os
-import random
 import shutil
 import signal
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from tests.hosts import cache
 from tests.hosts.errors import BuildFailed, HostUnavailable
+from tests.hosts.ports import free_port
 
 _NO_NETWORK = (
     "Could not resolve",
@@ -71,16 +71,6 @@ def _run(argv: list[str], folder: Path) -> None:
     if done.returncode:
         said = (done.stdout + done.stderr)[-2000:]
         raise (HostUnavailable if any(word in said for word in _NO_NETWORK) else BuildFailed)(f"{' '.join(argv)}: {said}")
-
-
-def free_port(address: str = "127.0.0.1") -> int:
-    """A port of that address below those that the kernel gives to clients: a server that is started again must get it again."""
-    for _ in range(100):
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((address, port))
-            return port
-    raise HostUnavailable(f"no free port on {address}")
 
 
 def _with_us() -> None:

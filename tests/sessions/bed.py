@@ -14,7 +14,6 @@ from tests.host.scene import ISSUER, Scene, account, set_up, ssh
 from tests.hosts import tools
 from tests.hosts.machine import Host
 from tests.hosts.prepare import install_tidegate
-from tests.hosts.root import DEFAULT_SUITE
 from tests.hosts.ssh import make_key
 
 RECORDED, PLAIN = "jit-rec-a", "jit-off-a"  # of one length, so that what is laid out by it looks the same
@@ -172,7 +171,7 @@ def booted(
     tenants: Sequence[Tenant] = BOTH,
     also: Callable[[Path], None] = lambda _: None,
     packages: Sequence[str] = PACKAGES,
-    suite: str = DEFAULT_SUITE,
+    suite: str | None = None,
 ) -> Iterator[Bed]:
     """Boot, install, open a grant for each tenant; gone after the ``with``. ``also`` is done to the file tree before.
 

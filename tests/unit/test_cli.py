@@ -171,7 +171,7 @@ def test_doctor_says_which_configuration_it_read(run: Run, tmp_path: Path) -> No
     path.write_text(f"paths: {{control_socket: {tmp_path}/control.sock}}\n")
     path.chmod(0o644)
     checks = json.loads(run("--config", str(path), "doctor", "--json")[1])["checks"]
-    assert checks[0] == {"name": "config", "level": "ok", "detail": str(path), "mend": ""}
+    assert checks[0] == {"name": "config", "level": "ok", "code": "", "detail": str(path), "mend": ""}
     daemon = next(found for found in checks if found["name"] == "daemon")
     assert f"{tmp_path}/control.sock" in daemon["detail"], "and it was used"
 

@@ -341,6 +341,14 @@ def test_an_ssh_ca_is_added_to_those_that_are_there(ground: Ground, plane: Contr
 # What is shown of the courier
 
 
+def test_a_courier_that_waits_to_be_enrolled_is_mended_by_enrolling(ground: Ground) -> None:
+    config = load_config(ground.root / "etc/tidegate.yaml")
+    ground.places.status.write_text('{"connected": false}')
+    found = courier_finding(config)
+    assert found.code == "courier_trouble"
+    assert "tidegate enroll URL --token-file FILE --ca-fingerprint F" in found.mend
+
+
 def test_nothing_of_the_couriers_file_is_trusted(ground: Ground) -> None:
     config = load_config(ground.root / "etc/tidegate.yaml")
     assert courier_status(config) is None
@@ -348,6 +356,7 @@ def test_nothing_of_the_couriers_file_is_trusted(ground: Ground) -> None:
     ground.configure("url: https://a\n")
     assert courier_status(config) == {"running": False}
     assert courier_finding(config).level == "warn"
+    assert "journalctl -u tidegate-courier" in courier_finding(config).mend
     status = ground.places.status
     odd = {"connected": "yes", "losses": [1], "backlog": {"\x1b": 1, "a": "x"}}
     long = {"url": "\x1b]0;x\x07\u202e" * 1000, "connected": True, "problems": ["\x1b[2J"] * 1000, "losses": {"events": 10**30}}

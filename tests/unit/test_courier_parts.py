@@ -1,10 +1,12 @@
 """The courier's small parts: waiting, pace, server-sent events, courier.yaml, proxies, certificates on disk, answers."""
 
+import base64
 import contextlib
 import os
 import random
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -211,6 +213,24 @@ def test_a_certificate_that_is_none_is_told_whatever_its_bytes(tmp_path: Path) -
             validity(tmp_path / "pem")
         except ConfigError as error:
             assert error.code == "courier_certificate_invalid"
+
+
+@pytest.mark.parametrize(("ends", "good"), [(b"99991231235959Z", True), (b"99991231235961Z", False), (b"20261399000000Z", False)])
+def test_a_certificate_ends_at_a_time_that_there_is(tmp_path: Path, ends: bytes, good: bool) -> None:
+    """An hour has 61 seconds for strptime, the calendar ends with the year 9999: what shows the time must not fall over it."""
+
+    def wrapped(tag: int, content: bytes) -> bytes:
+        return bytes([tag, len(content)]) + content
+
+    times = wrapped(0x30, wrapped(0x18, b"20260101000000Z") + wrapped(0x18, ends))
+    der = wrapped(0x30, wrapped(0x30, wrapped(2, b"\1") + wrapped(0x30, b"") + wrapped(0x30, b"") + times))
+    (tmp_path / "pem").write_bytes(b"-----BEGIN CERTIFICATE-----\n" + base64.b64encode(der) + b"\n-----END CERTIFICATE-----\n")
+    if good:
+        assert datetime.fromtimestamp(validity(tmp_path / "pem")[1], UTC).year == 9999
+        return
+    with pytest.raises(ConfigError) as error:
+        validity(tmp_path / "pem")
+    assert error.value.code == "courier_certificate_invalid"
 
 
 @pytest.mark.parametrize("last", range(1, 14))

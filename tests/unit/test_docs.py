@@ -18,13 +18,20 @@ import pytest
 
 from agent import policy, trust
 from agent.assembly import registry
+from agent.audit import AuditEvent, EventKind, HostIdentity
+from agent.audit.journald import MESSAGE_IDS, fields_of
+from agent.audit.ocsf import to_ocsf
+from agent.cli import courier_metrics, metrics
 from agent.cli.main import cli
 from agent.config import Config, Paths, load_config
+from agent.control import metrics as daemon_metrics
+from agent.control.metrics import families
 from agent.policy.codes import CODES
 from agent.policy.parse import RULE_KEYS
 from agent.settings import Section
 from agent.strictyaml import read_yaml
 from examples.control_plane.config.fleet import read_nats
+from tests.unit.lifecycle_kit import World
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
@@ -77,7 +84,7 @@ def resolves(dotted: str) -> bool:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_dotted_name_exists(page: Path) -> None:
     names = {name for text in inline(page) for name in re.findall(r"\b(?:agent|enforcers)(?:\.\w+)+", text)}
-    names = {name for name in names if not name.endswith((".py", ".json", ".sql"))}
+    names = {name for name in names if not name.endswith((".py", ".json", ".sql"))} - {kind.value for kind in EventKind}
     assert not {name for name in names if not resolves(name)}
 
 
@@ -150,7 +157,7 @@ def find(words: list[str]) -> tuple[click.Command, list[str]]:
 
 
 @pytest.mark.parametrize(("where", "words"), list(command_lines()), ids=lambda value: value if isinstance(value, str) else "")
-def test_every_command_line_parses(where: str, words: list[str]) -> None:
+def test_every_command_line_parses(where: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """As click parses it; a line that names a command without its arguments, as prose does, only has to name one."""
     if words in (["--version"], ["-h"], ["--help"]):
         return
@@ -163,7 +170,7 @@ def test_every_command_line_parses(where: str, words: list[str]) -> None:
         arguments = [value for value in rest if not value.startswith("/etc")]
         for parameter in command.params:  # whether a file is there is not the question
             if isinstance(parameter.type, click.Path):
-                parameter.type.exists = False
+                monkeypatch.setattr(parameter.type, "exists", False)
         command.make_context("tidegate", list(arguments), resilient_parsing=isinstance(command, click.Group))
 
 
@@ -171,7 +178,7 @@ def test_every_command_and_option_stands_in_cli_md() -> None:
     page = texts(ROOT / "docs/CLI.md")
     for words in (["status"], ["grants", "list"], ["grants", "show"], ["revoke"], ["receipts", "list"], ["receipts", "show"],
                   ["receipts", "key"], ["receipts", "verify"], ["plan"], ["verify"], ["keygen"], ["sign"], ["policy", "check"],
-                  ["doctor"], ["enroll"]):  # fmt: skip
+                  ["config", "migrate"], ["doctor"], ["metrics"], ["enroll"]):  # fmt: skip
         heading = f"\n## tidegate {' '.join(words)}"
         assert heading in page
         section = page.split(heading, 1)[1].split("\n## ", 1)[0]
@@ -213,7 +220,9 @@ def test_every_yaml_block_loads(page: str, block: str, tmp_path: Path) -> None:
     path = tmp_path / "block.yaml"
     path.write_text(block)
     path.chmod(0o644)
-    if page == "CONFIGURATION.md":
+    if page == "METRICS.md":  # Prometheus's own; test_every_metric_has_its_row_and_every_alert_its_metric reads it
+        assert read_yaml(path).value
+    elif page == "CONFIGURATION.md":
         assert load_config(path) == Config()
     elif page == "FLEET.md":  # a section of the control plane's
         assert read_nats(Section(read_yaml(path), required=("nats",)).member("nats"))
@@ -247,6 +256,45 @@ def test_the_tables_of_configuration_and_policy_are_complete(tmp_path: Path) -> 
     assert read_yaml(probe).value
 
 
+# Metrics and events
+
+
+def test_every_metric_has_its_row_and_every_alert_its_metric() -> None:
+    page = texts(ROOT / "docs/METRICS.md")
+    every = {**daemon_metrics.CATALOGUE, **metrics.CATALOGUE, **courier_metrics.CATALOGUE}
+    rows = re.findall(r"^\| `(tidegate_\w+)` \| (\w+) \| (?:`\w+`)? ?\| (.+?) \|$", page, re.MULTILINE)
+    assert [name for name, _, _ in rows] == list(every)
+    for name, kind, said in rows:
+        assert (kind, said.startswith(every[name][1])) == (every[name][0], True), name
+    known = {*every, *(f"{name}{end}" for name, (kind, _) in every.items() if kind == "histogram" for end in ("_bucket", "_sum"))}
+    named = re.findall(r"\btidegate_[a-z_]+\b", page)
+    assert {name for name in named if not name.endswith("_")} <= known
+
+
+def test_every_label_in_the_table_is_the_one_that_is_told() -> None:
+    world = World()
+    world.start()
+    told = {each.name: {label for sample in each.samples for label, _ in sample.labels} for each in families(world.pipeline, 0)}
+    world.close()
+    rows = re.findall(r"^\| `(tidegate_\w+)` \| \w+ \| (?:`(\w+)`)? ?\|", texts(ROOT / "docs/METRICS.md"), re.MULTILINE)
+    seldom = {"tidegate_grants_refused_total", "tidegate_bulletin_expiry_timestamp_seconds", "tidegate_disk_free_bytes"}
+    assert {name: labels for name, labels in told.items() if name not in seldom} == {
+        name: {label} - {""} for name, label in rows if name in told and name not in seldom
+    }
+
+
+def test_every_event_has_its_row_with_its_message_id() -> None:
+    rows = re.findall(r"^\| `([a-z]+\.[a-z]+)` \| `([0-9a-f]{32})` \| \S", texts(ROOT / "docs/EVENTS.md"), re.MULTILINE)
+    assert rows == [(kind.value, MESSAGE_IDS[kind]) for kind in EventKind]
+
+
+def test_every_journal_field_stands_in_the_page_of_events() -> None:
+    event = AuditEvent(EventKind.GRANT_ENDED, 0, "j", "i", "s", "l", 1, "c", "r", "t")
+    fields = fields_of(event, to_ocsf(event, HostIdentity.of_this_host("h", "0")))
+    page = texts(ROOT / "docs/EVENTS.md")
+    assert {name for name in fields if f"`{name}`" not in page} == {"MESSAGE", "SYSLOG_IDENTIFIER"}
+
+
 # Codes
 
 
@@ -272,7 +320,7 @@ def test_every_code_that_a_page_names_exists(page: Path) -> None:
 
 def test_no_table_of_codes_has_one_twice() -> None:
     made = load_make_codes()
-    assert len(made.ADVICE) == sum(map(len, (made.INBOX, made.ENFORCERS, made.HOST, made.COMMAND, made.COURIER)))
+    assert len(made.ADVICE) == sum(map(len, (made.INBOX, made.ENFORCERS, made.HOST, made.COMMAND, made.COURIER, made.DOCTOR)))
 
 
 # The protocol, by other means

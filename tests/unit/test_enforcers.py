@@ -40,6 +40,7 @@ ACCOUNT = {"type": "account", "identifier": "jit-alice"}
 SSH = {"type": "ssh", "identifier": "jit-alice", "keys": [KEY]}
 SUDO = {"type": "sudo", "identifier": "deploy", "commands": ["/usr/bin/id"]}
 GROUP = {"type": "group", "identifier": "deploy", "groups": ["adm"]}
+TIMES = "NOTAFTER=20270115080000Z TIMEOUT=60"  # NBF as sudoers writes it, and a minute
 
 
 def steps_of(host: FakeHost, *bodies: dict[str, Any], **claims: Any) -> tuple[Step, ...]:
@@ -530,27 +531,31 @@ def test_every_command_we_take_is_provable_by_the_real_cvtsudoers(lines: list[li
 @pytest.mark.parametrize(
     "text",
     [
-        "jit-a ALL=(root) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id\n",
-        'jit-a ALL=(root) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id "", ALL\n',
-        'jit-a ALL=(root) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\njit-a ALL=(ALL) ALL\n',
-        'jit-a ALL=(ALL) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
-        'jit-a ALL=(root:root) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
-        'jit-a ALL=(root) NOPASSWD:SETENV:NOEXEC: /usr/bin/id ""\n',
-        'jit-a ALL=(root) NOSETENV:NOEXEC: /usr/bin/id ""\n',
-        'ALL ALL=(root) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
-        'jit-a, jit-b ALL=(root) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
-        'Defaults !authenticate\njit-a ALL=(root) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
-        "jit-a ALL=(root) NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id *\n",
-        'jit-a ALL=(root) NOPASSWD:NOSETENV:NOEXEC: !/usr/bin/id ""\n',
+        f"jit-a ALL=(root) {TIMES} NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id\n",
+        f'jit-a ALL=(root) {TIMES} NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id "", ALL\n',
+        f'jit-a ALL=(root) {TIMES} NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\njit-a ALL=(ALL) ALL\n',
+        f'jit-a ALL=(ALL) {TIMES} NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
+        f'jit-a ALL=(root:root) {TIMES} NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
+        f'jit-a ALL=(root) {TIMES} NOPASSWD:SETENV:NOEXEC: /usr/bin/id ""\n',
+        f'jit-a ALL=(root) {TIMES} NOSETENV:NOEXEC: /usr/bin/id ""\n',
+        f'ALL ALL=(root) {TIMES} NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
+        f'jit-a, jit-b ALL=(root) {TIMES} NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
+        f'Defaults !authenticate\njit-a ALL=(root) {TIMES} NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
+        f"jit-a ALL=(root) {TIMES} NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id *\n",
+        f'jit-a ALL=(root) {TIMES} NOPASSWD:NOSETENV:NOEXEC: !/usr/bin/id ""\n',
+        'jit-a ALL=(root) NOTAFTER=20270115080001Z TIMEOUT=60 NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
+        'jit-a ALL=(root) NOTAFTER=20270115080000Z TIMEOUT=61 NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
         'jit-a ALL=(root) NOTAFTER=20270115080000Z NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
-        'jit-a ALL=(root) NOPASSWD:NOEXEC: /usr/bin/id ""\n',
-        'jit-a ALL=(root) NOPASSWD:NOSETENV: /usr/bin/id ""\n',
+        'jit-a ALL=(root) TIMEOUT=60 NOPASSWD:NOSETENV:NOEXEC: /usr/bin/id ""\n',
+        f'jit-a ALL=(root) {TIMES} NOPASSWD:NOEXEC: /usr/bin/id ""\n',
+        f'jit-a ALL=(root) {TIMES} NOPASSWD:NOSETENV: /usr/bin/id ""\n',
         "",
         "nonsense\n",
     ],
 )
 def test_a_text_that_says_anything_else_is_not_proved(text: str) -> None:
-    rule = Rule("jit-a", ("root",), (("/usr/bin/id",),))
+    rule = Rule("jit-a", ("root",), (("/usr/bin/id",),), NBF, 60)
+    assert TIMES in render(rule)
     prove(rule, render(rule), FakeHost(commands={"cvtsudoers": real}))
     with pytest.raises(HostError, match="sudo_rule_unprovable"):
         prove(rule, text, FakeHost(commands={"cvtsudoers": real}))
@@ -575,13 +580,11 @@ def test_each_key_file_names_the_backstop_that_a_receipt_tells() -> None:
     assert "expiry-time=" in str(step.data["text"]) and "expiry-time" in str(step.data["backstops"])
 
 
-def test_a_sudo_without_backstops_is_used_without_and_the_step_says_so() -> None:
+@pytest.mark.parametrize("says", [answer("sudo-rs 0.2.15\n"), answer(stderr="sudo-rs 0.2.5\n"), answer(), answer("doas\n")])
+def test_a_sudo_that_would_not_keep_to_the_rule_is_refused(says: Any) -> None:
     host = fake_host()
-    host.commands = {**host.commands, "sudo": answer("sudo-rs 0.2.5\n")}
-    (step,) = steps_of(host, SUDO)
-    assert "NOTAFTER" not in str(step.data["text"])
-    assert "no NOTAFTER" in step.summary
-    ENFORCERS["sudo"].apply(step, host)
+    host.commands = {**host.commands, "sudo": says}
+    assert refusal(host, SUDO) == "sudo_unsupported"
 
 
 @needs_cvtsudoers

@@ -1,7 +1,5 @@
 """How old an issuer's word is: by both clocks, over restarts and reboots, and never younger than it is."""
 
-from pathlib import Path
-
 import pytest
 
 from agent.errors import JournalError, UntrustedError
@@ -91,11 +89,6 @@ def test_after_a_reboot_with_the_clock_set_back_the_latest_time_ever_seen_counts
     again = Freshness(later)  # and what was carried over is not carried again
     assert again.load(moved, last_ns) == []
     assert not again.holds(CP, WITHIN)
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "state.db")
 
 
 def taken(journal: Journal, clock: FakeClock, bulletin: Bulletin, *, again: bool = False) -> None:

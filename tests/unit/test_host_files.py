@@ -1,6 +1,7 @@
 """Files and trees: whole or not at all, and never out of the tree they were pointed at."""
 
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -303,3 +304,25 @@ def test_a_folders_removals_are_synced_and_a_disk_that_will_not_is_said_so(tmp_p
 
 def _no_space(fd: int) -> None:
     raise OSError(28, "No space left on device")
+
+
+@as_root
+def test_of_a_folder_that_others_write_to_only_own_files_of_the_name_count(tmp_path: Path) -> None:
+    (tmp_path / "n.1").write_bytes(b"12345")
+    (tmp_path / "n.2").write_bytes(b"another's")
+    os.chown(tmp_path / "n.2", UID, UID)
+    (tmp_path / "n.3").mkdir()
+    (tmp_path / "n.4").symlink_to("n.1")
+    os.mkfifo(tmp_path / "n.5")
+    (tmp_path / "xn.6").write_bytes(b"of another name")
+    with files.opened_folder(tmp_path) as folder:
+        found = files.own_files(folder, re.compile(r"n\.(\d)"))
+    assert [(match.string, match[1], size) for match, size in found] == [("n.1", "1", 5)]
+
+
+def test_of_a_folder_that_others_write_to_no_more_than_so_many_entries_are_looked_at(tmp_path: Path) -> None:
+    for number in range(10):
+        (tmp_path / str(number)).touch()
+    with files.opened_folder(tmp_path) as folder:
+        assert len(files.own_files(folder, re.compile(r"\d"), most=7)) == 7
+        assert len(files.own_files(folder, re.compile(r"\d"))) == 10

@@ -10,19 +10,13 @@ import pytest
 from agent.errors import JournalError, UntrustedError
 from agent.host.clock import Mark
 from agent.journal import EndCause, GrantRecord, GrantState, Journal, StepState
-from agent.journal.database import SCHEMA_VERSION, Database
+from agent.journal.database import Database
 from agent.journal.records import Refusal
+from agent.journal.upgrade import SCHEMA_VERSION
 from agent.model import Plan
 from tests.unit.journal_kit import NS, WALL, grant, plan
 
 BOOT = ("boot-1", 5 * NS)
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    found = Journal(tmp_path / "state.db")
-    yield found
-    found.close()
 
 
 def accept(journal: Journal, jti: str = "g-1", *, exp: int = WALL + 600, planned: Plan | None = None) -> GrantRecord:

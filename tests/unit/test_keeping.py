@@ -1,6 +1,5 @@
 """A damaged journal or key: what is read from it, what is begun anew, and what is refused from then on."""
 
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,7 +99,7 @@ def test_no_uid_comes_back_that_the_damaged_journal_still_names(tmp_path: Path) 
     assert (salvaged.last_uid(), salvaged.unread) == (UID + 8, 0)
     assert len(salvaged.live()) == 8
     path = made.paths.state_db
-    aside = salvage.set_aside(path, "now")
+    aside = salvage.set_aside(path, "damaged-now")
     fresh = Journal(path)
     fresh.anew.adopt(salvage.read(aside), "why")
     assert (fresh.last_uid(), len(fresh.live())) == (UID + 8, 8)
@@ -125,17 +124,6 @@ def test_a_damaged_key_ends_what_is_open_and_a_new_one_is_made(tmp_path: Path, d
     assert "key" in kept.closing
     assert [record.state for record in kept.journal.live()] == [GrantState.SHUTTING]
     assert len(list(tmp_path.glob("host.jwk.damaged-*"))) == (damage == "garbage")
-
-
-def test_a_newer_versions_journal_is_not_damaged(tmp_path: Path) -> None:
-    made = config(tmp_path)
-    with_grants(made)
-    with sqlite3.connect(made.paths.state_db) as db:
-        db.execute("PRAGMA user_version=99")
-    db.close()
-    with pytest.raises(JournalError, match="journal_newer"):
-        open_kept(made)
-    assert not list(tmp_path.glob("*.damaged-*"))
 
 
 def test_a_look_replaces_nothing(tmp_path: Path) -> None:
@@ -174,6 +162,7 @@ def test_the_copy_of_the_program_is_whole_and_follows_the_code(tmp_path: Path) -
     assert standby.keep(Path("/etc/other.yaml"), home, unit, source) == ""
     program = home / "current" / standby.PROGRAM
     assert "/etc/other.yaml" in program.read_text()
+    assert standby.config_file(home) == Path("/etc/other.yaml")
     assert str(program) in unit.read_text()
     assert home.stat().st_mode & 0o777 == 0o700
     before = (home / "current").resolve()
@@ -181,6 +170,7 @@ def test_the_copy_of_the_program_is_whole_and_follows_the_code(tmp_path: Path) -
     assert standby.keep(None, home, unit, source) == ""
     assert (home / "current" / "agent" / "__init__.py").read_text() == "two\n"
     assert not before.exists()
+    assert standby.config_file(home) is None
 
 
 def test_a_copy_that_cannot_be_made_is_told_and_the_earlier_one_stays(tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
 """The live grants: whoever races whom, each is shut, once, and no alarm is lost."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -252,13 +251,6 @@ def test_how_late_it_is_is_asked_for_once_a_minute_while_anything_is_live() -> N
 
 
 # Over restarts and reboots, with the real journal
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    found = Journal(tmp_path / "state.db")
-    yield found
-    found.close()
 
 
 def open_one(journal: Journal, clock: FakeClock, lasts_s: int = 600, *, pending: bool = False, jti: str = "g-1") -> None:

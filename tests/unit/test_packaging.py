@@ -34,6 +34,8 @@ def built(checkout: Path, out: Path, **environment: str) -> dict[str, str]:
 
 
 def test_two_builds_of_one_commit_are_the_same_bytes_wherever_and_by_whomever(tmp_path: Path) -> None:
+    date = "1790000000"
+    first = built(ROOT, tmp_path / "first", SOURCE_DATE_EPOCH=date)
     other = tmp_path / "elsewhere"
     other.mkdir()
     for name in SOURCES:
@@ -43,8 +45,6 @@ def test_two_builds_of_one_commit_are_the_same_bytes_wherever_and_by_whomever(tm
     for path in other.rglob("*"):
         path.chmod(path.stat().st_mode & 0o700 | 0o020)
         os.utime(path, (1, 1))
-    date = "1790000000"
-    first = built(ROOT, tmp_path / "first", SOURCE_DATE_EPOCH=date)
     assert len(first) == 6
     assert built(other, tmp_path / "second", SOURCE_DATE_EPOCH=date, TZ="Asia/Tokyo", LC_ALL="C.UTF-8", USER="x") == first
     assert not set(built(ROOT, tmp_path / "third", SOURCE_DATE_EPOCH="1790000001").values()) & set(first.values())
@@ -71,7 +71,9 @@ def test_a_packages_modules_need_no_package_that_it_does_not_depend_on(count: in
     named = sorted(name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in names)
     named = [name for name in named if not name.endswith(("__main__", "sessions.waiter"))]  # programs
     folder = str(tmp_path / "usr/lib/tidegate")
+    # A checkout that is installed as editable would be found in place of a module that is missing.
     code = f"import sys, importlib\nsys.path.insert(0, {folder!r})\nsys.modules['nats'] = None\n"
+    code += "sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in repr(finder)]\n"
     code += f"for name in {named!r}: importlib.import_module(name)"
     done = subprocess.run([sys.executable, "-I", "-B", "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -116,6 +118,26 @@ def test_libraries_that_are_imported_are_dependencies_of_both_packages() -> None
     for kind, said in yaml.safe_load((ROOT / "packaging/nfpm.yaml").read_text())["packages"]["tidegate"]["overrides"].items():
         needs = {line.split()[0].removeprefix("python3-") for line in [*said["depends"], *said["recommends"]]}
         assert not {name for name in used & set(known) if not set(known[name].split("|")) & needs}, kind
+
+
+def test_every_link_in_a_page_of_the_package_leads_to_a_file_of_the_package(tmp_path: Path) -> None:
+    folder = staged("tidegate", tmp_path) / "usr/share/doc/tidegate"
+    pages = sorted(folder.rglob("*.md"))
+    links = [
+        (page, link.partition("#")[0])
+        for page in pages
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    ]
+    assert (folder / "openapi.yaml").is_file() and len(list((folder / "decisions").glob("*.md"))) > 40 and len(links) > 50
+    dead = [(page.name, link) for page, link in links if link and not (page.parent / link).resolve().is_file()]
+    assert not dead
+
+
+def test_no_page_of_the_manual_has_a_control_character_and_a_list_keeps_its_lines() -> None:
+    pages = load("docs", "make_man").pages()
+    for name, text in pages.items():
+        assert not [char for char in text if char < " " and char != "\n"], name
+    assert ".nf\nAt 3 a.m.:\n  tidegate status " in pages["tidegate.1"]
 
 
 def test_the_manual_pages_are_up_to_date() -> None:

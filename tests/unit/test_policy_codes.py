@@ -9,7 +9,7 @@ from agent.policy.codes import CODES, DENIALS, FILES, WARNINGS
 ROOT = Path(__file__).parents[2]
 SOURCES = [
     *sorted((ROOT / "agent/policy").glob("*.py")),
-    *(ROOT / "agent" / name for name in ("config.py", "settings.py", "strictyaml.py")),
+    *(ROOT / "agent" / name for name in ("config.py", "forms.py", "settings.py", "strictyaml.py")),
 ]
 # callable → position of its code
 POSITIONS = {

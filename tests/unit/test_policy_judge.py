@@ -316,7 +316,7 @@ def test_recording_is_required_when_either_side_requires_it(tmp_path: Path) -> N
         ("", False, Recording()),
         ("recording: off", False, None),
         ("recording: off", True, Recording(required=True)),
-        ("recording: {mode: required, limit: 0, pause: 30s}", False, Recording(required=True, limit=0, pause_s=30)),
+        ("recording: {mode: required, max_bytes: 0, pause: 30s}", False, Recording(required=True, limit=0, pause_s=30)),
         ("recording: {input: true}", True, Recording(required=True, input=True)),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent import forms
 from agent.errors import ConfigError
 from agent.policy import Allowed, Policy, PolicyStore, check, load_policy, load_policy_file, parse
 from agent.strictyaml import parse_yaml, read_yaml
@@ -121,7 +122,9 @@ def test_the_examples_are_one_policy_whose_only_warnings_are_meant() -> None:
 def test_schema_and_loader_know_the_same_settings() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     rule = SCHEMA["$defs"]["rule"]
-    assert set(SCHEMA["properties"]) == set(parse.TOP_KEYS)
+    assert set(SCHEMA["properties"]) == {*parse.TOP_KEYS, forms.KEY}
+    assert SCHEMA["properties"][forms.KEY]["const"] == forms.POLICY.version
+    assert SCHEMA["$id"].endswith(f":{forms.POLICY.version}")
     assert set(rule["properties"]) == {"name", "issuers", *parse.RULE_KEYS}
     assert set(rule["properties"]["accounts"]["properties"]) == set(parse.ACCOUNT_KEYS)
     assert set(rule["properties"]["ssh"]["properties"]) == set(parse.SSH_KEYS)
@@ -166,7 +169,10 @@ def test_check_tells_every_bad_file_at_once(tmp_path: Path) -> None:
 
 
 def test_check_warns_of_what_is_easy_to_regret(tmp_path: Path) -> None:
-    write(tmp_path / "x.yml", "")
+    for name in ("x.yml", "p.yaml.~old~", ".yaml.~1~"):
+        write(tmp_path / name, "")
+    for backup in ("p.yaml.~1~", "p.yaml.~2.3~"):  # of `tidegate config migrate`: they are to lie there
+        write(tmp_path / backup, "")
     text = rule_text(
         "max_duration: 30d\nssh: {keys: false}\ngroups: [docker, adm]\nprivileged_groups: [docker]\n"
         "sudo: {commands: [/bin/bash, /usr/bin/less a]}\nroot_equivalent: [/bin/bash]"
@@ -175,7 +181,7 @@ def test_check_warns_of_what_is_easy_to_regret(tmp_path: Path) -> None:
     found = check(tmp_path, DECODERS, known_issuers=["a"])
     assert {finding.level for finding in found} == {"warning"}
     assert sorted(finding.code for finding in found) == [
-        "always_denied", "always_denied", "duration_long", "file_ignored", "gives_privileged_group", "gives_root",
+        "always_denied", "always_denied", "duration_long", *["file_ignored"] * 3, "gives_privileged_group", "gives_root",
         "issuer_unmatchable", "issuer_unmatchable", "role_unused", "rule_empty", "ssh_unusable",
     ]  # fmt: skip
     assert [finding.code for finding in check(tmp_path / "none", DECODERS)] == ["file_missing"]

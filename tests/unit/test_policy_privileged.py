@@ -160,6 +160,19 @@ ROOT_EQUIVALENT = """
 /usr/bin/unshare
 /usr/sbin/chroot /srv
 /usr/bin/systemd-run ls
+/usr/bin/run0
+/usr/bin/sudo-rs
+/usr/bin/su-rs
+/usr/bin/sudo.ws
+/usr/bin/sudoedit-rs /etc/motd
+/usr/bin/visudo-rs
+/usr/bin/varlinkctl call x y {}
+/usr/bin/systemd-notify --exec
+/usr/bin/systemd-pty-forward ls
+/usr/bin/systemd-stdio-bridge
+/usr/bin/systemd-mount /dev/sdb1
+/usr/bin/systemd-creds decrypt a b
+/usr/bin/systemd-sysinstall
 /usr/bin/ctr images
 /usr/bin/kubectl get pods
 /usr/bin/virsh list

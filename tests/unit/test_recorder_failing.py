@@ -124,7 +124,7 @@ def test_a_recording_that_reaches_its_cap_ends_its_session(tmp_path: Path) -> No
         terminal = Terminal(recorder.argv("head -c 1000000 /dev/zero; sleep 60"))
         assert b"has reached its greatest size" in terminal.rest()
         assert terminal.status() != 0
-        assert recorder.port.cuts
+        wait_for(lambda: recorder.port.cuts)
         assert Command(recorder.argv("echo in")).talk() == (b"in\n", b"")
 
 

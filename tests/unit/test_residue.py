@@ -1,6 +1,5 @@
 """What is looked for when a grant has ended, what keeps its UID from coming back, and how a UID becomes free again."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -26,13 +25,6 @@ from tests.unit.test_journal import accept
 from tests.unit.test_teardown import Scene
 
 ARCHIVE = Path("/var/lib/tidegate/archive")
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    found = Journal(tmp_path / "state.db")
-    yield found
-    found.close()
 
 
 def step_of(enforcer: str, action: str, **data: Any) -> Step:

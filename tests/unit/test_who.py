@@ -112,8 +112,9 @@ def test_a_command_without_terminal_has_none(world: World) -> None:
     assert (found.tty, found.remote, found.commands) == ("", "", ("bash -c sleep 9\\x1b[2J",))
 
 
-def test_without_a_scope_it_is_the_tree_below_sshd(world: World) -> None:
-    world.process(10, "sshd-session: jit-bob [priv]", uid=BOB, mark="sshd")
+@pytest.mark.parametrize("title", ["sshd: jit-bob [priv]", "sshd-session: jit-bob [priv]", "sshd-session: jit-bob [postauth]"])
+def test_without_a_scope_it_is_the_tree_below_sshd(world: World, title: str) -> None:
+    world.process(10, title, uid=BOB, mark="sshd")
     world.process(11, "sshd-session: jit-bob@pts/1", parent=10, uid=BOB)
     world.process(12, "-sh", parent=11, uid=BOB)
     world.process(30, "stranger", parent=1, uid=BOB)

@@ -22,7 +22,6 @@ import functools
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -34,6 +33,7 @@ from typing import Any, Self, TypeVar
 
 from tests.hosts import cache, tools
 from tests.hosts.errors import HostFailed
+from tests.hosts.ports import free_port
 from tests.hosts.ssh import Network
 from tests.vm import image
 from tests.vm.channel import PATIENCE_S, Channel, Unreachable
@@ -134,7 +134,7 @@ class Machine(Network):
         """Power on; returns when the agent answers, which is early in the boot. ``incoming``: go on from frozen memory."""
         if self._process is not None:
             raise HostFailed("the machine is on")
-        self.port = _free_port()
+        self.port = free_port()
         for name in ("qmp", "agent"):
             (self.folder / name).unlink(missing_ok=True)
         with (self.folder / "qemu.log").open("ab") as log:
@@ -370,11 +370,6 @@ os.fsync(fd)
 os.rename(temporary, path)
 os.fsync(os.open(os.path.dirname(path), os.O_RDONLY))
 """
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @atexit.register

@@ -7,8 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
-from examples.control_plane.api.problems import Problem
-from examples.control_plane.api.requests import Handler, party
+from examples.control_plane.api.problems import Handler, Problem
+from examples.control_plane.api.requests import party
 from examples.control_plane.events.kinds import Kind
 from examples.control_plane.hosts import enrolment
 from examples.control_plane.plane import PLANE, Hub

@@ -1,16 +1,14 @@
 """The listener for people: for every request who it is, whether they may, whether it is well formed; then one handler."""
 
 import contextlib
-import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 
 from aiohttp import web
 
-from agent.model.text import one_line
 from examples.control_plane.api import admin, looking, requests, watching
 from examples.control_plane.api.limits import Limiter
-from examples.control_plane.api.problems import Problem
+from examples.control_plane.api.problems import Handler, Problem, problems
 from examples.control_plane.api.spec import BODY_MAX, Operation, Spec, body, parameters
 from examples.control_plane.people.person import Person
 from examples.control_plane.people.routes import routes as people_routes
@@ -21,14 +19,12 @@ from examples.control_plane.store.database import GUARD
 LOGINS, LOGINS_PER_S = 10, 60.0
 _SPEC = web.AppKey("spec", Spec)
 _LIMITER = web.AppKey("limiter", Limiter)
-_log = logging.getLogger("tidegate.control_plane")
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def application(plane: Plane, recordings: Recordings) -> web.Application:
     """The whole API for people. Raises ValueError when it is not what openapi.yaml says."""
     spec = Spec()
-    app = web.Application(middlewares=[_problems, _checked], client_max_size=BODY_MAX)
+    app = web.Application(middlewares=[problems, _uncached, _checked], client_max_size=BODY_MAX)
     app[PLANE], app[_SPEC], app[_LIMITER] = plane, spec, Limiter(LOGINS, LOGINS_PER_S)
     app[watching.RECORDINGS] = recordings
     handlers = {**requests.HANDLERS, **looking.HANDLERS, **watching.HANDLERS, **admin.HANDLERS, "document": document}
@@ -47,24 +43,9 @@ async def document(request: web.Request) -> web.Response:
 
 
 @web.middleware
-async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        response = await handler(request)
-    except Problem as problem:
-        return problem.response()
-    except web.HTTPException as raised:
-        if raised.status < 400:
-            raise
-        codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
-        answer = Problem(codes.get(raised.status, "request_malformed"), raised.reason).response()
-        if "Allow" in raised.headers:
-            answer.headers["Allow"] = raised.headers["Allow"]
-        return answer
-    except (ConnectionError, TimeoutError):
-        raise
-    except Exception:
-        _log.exception("%s %s failed", request.method, one_line(request.path))
-        return Problem("internal", "something is wrong here; the log says what").response()
+async def _uncached(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """No cache keeps what is answered well, unless its handler says otherwise."""
+    response = await handler(request)
     if not response.prepared:
         response.headers.setdefault("Cache-Control", "no-store")
     return response

@@ -10,7 +10,8 @@ from typing import Any
 from aiohttp import web
 
 from agent import VERSION
-from examples.control_plane.api.requests import Handler, party
+from examples.control_plane.api.problems import Handler
+from examples.control_plane.api.requests import party
 from examples.control_plane.plane import PLANE, Plane
 from examples.control_plane.signing import keys as signing_keys
 from examples.control_plane.signing import ssh

@@ -1,9 +1,16 @@
 """Errors as people's and hosts' programs get them: application/problem+json (RFC 9457) with a stable code."""
 
 import json
+import logging
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from aiohttp import web
+
+from agent.model.text import one_line
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_log = logging.getLogger("tidegate.control_plane")
 
 # code → HTTP status. Whoever raises a Problem has its code here.
 CODES: dict[str, int] = {
@@ -119,3 +126,25 @@ class Problem(Exception):  # noqa: N818  # RFC 9457's own word
             headers["WWW-Authenticate"] = "Bearer"
         text = json.dumps(body, ensure_ascii=True)
         return web.Response(status=self.status, text=text, content_type="application/problem+json", headers=headers)
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every refusal as problem+json; what nobody expected as `internal`, with a line in the log."""
+    try:
+        return await handler(request)
+    except Problem as problem:
+        return problem.response()
+    except web.HTTPException as raised:
+        if raised.status < 400:
+            raise
+        codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+        answer = Problem(codes.get(raised.status, "request_malformed"), raised.reason).response()
+        if "Allow" in raised.headers:
+            answer.headers["Allow"] = raised.headers["Allow"]
+        return answer
+    except (ConnectionError, TimeoutError):
+        raise
+    except Exception:
+        _log.exception("%s %s failed", request.method, one_line(request.path))
+        return Problem("internal", "something is wrong here; the log says what").response()

@@ -3,18 +3,16 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
 
-from examples.control_plane.api.problems import Problem
+from examples.control_plane.api.problems import Handler, Problem
 from examples.control_plane.outside import tickets
 from examples.control_plane.plane import PLANE, Plane
 from examples.control_plane.workflow import acts, certificates, decide, ending, leaving, rows
 from examples.control_plane.workflow.model import Ask, Party, Request
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def party(request: web.Request) -> Party:

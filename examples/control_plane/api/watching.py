@@ -17,8 +17,8 @@ from agent.sessions.recording.export import FORMATS
 from agent.sessions.recording.reader import opened
 from agent.sessions.recording.sealing import seal_key
 from examples.control_plane.api.looking import still_in
-from examples.control_plane.api.problems import Problem
-from examples.control_plane.api.requests import Handler, party
+from examples.control_plane.api.problems import Handler, Problem
+from examples.control_plane.api.requests import party
 from examples.control_plane.events.kinds import Kind
 from examples.control_plane.plane import PLANE, Plane
 from examples.control_plane.recordings.following import Growing, lines

@@ -1,18 +1,15 @@
 """The section ``nats``: the servers of a fleet, and how the control plane and the hosts reach them. docs/FLEET.md says what for."""
 
-import ipaddress
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from agent.courier.settings import BUCKET, SERVER, on_loopback
 from agent.errors import RefusedError
 from agent.model import fields
 from agent.settings import Section
 from agent.strictyaml import Node
 
-_SERVER = re.compile(r"(?:tls|nats)://[A-Za-z0-9.:\[\]-]{1,255}")
-_BUCKET = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SERVERS_MAX = 16
 _FILES = ("ca", "certificate", "key", "credentials", "accounts_file", "pid_file")
 
@@ -66,27 +63,20 @@ def read_nats(node: Node | None) -> Nats | None:
 def _server(value: object, field: str) -> str:
     """``tls://`` anywhere, ``nats://`` to this very machine only."""
     text = fields.text(value, field)
-    if not _SERVER.fullmatch(text) or not (text.startswith("tls://") or _loopback(urlsplit(text).hostname or "")):
+    if not SERVER.fullmatch(text) or not (text.startswith("tls://") or on_loopback(urlsplit(text).hostname or "")):
         raise RefusedError("nats_invalid", "must be tls://HOST[:PORT], or nats:// on loopback", field=field)
     return text
 
 
 def _encrypted(value: object, field: str) -> str:
     text = fields.text(value, field)
-    if not _SERVER.fullmatch(text) or not text.startswith("tls://"):
+    if not SERVER.fullmatch(text) or not text.startswith("tls://"):
         raise RefusedError("nats_invalid", "must be tls://HOST[:PORT]", field=field)
     return text
 
 
 def _bucket(value: object, field: str) -> str:
     text = fields.text(value, field)
-    if not _BUCKET.fullmatch(text):
+    if not BUCKET.fullmatch(text):
         raise RefusedError("nats_invalid", "must be of A-Z a-z 0-9 _ -, at most 64", field=field)
     return text
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -1,15 +1,13 @@
 """The listener for hosts: routes, and what comes in as plain values. One way in needs no client certificate: enrolment."""
 
 import json
-import logging
-from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from agent.model.text import one_line
 from agent.sessions.recording.catalogue import IDENT
 from examples.control_plane.api.limits import Limiter
-from examples.control_plane.api.problems import Problem
+from examples.control_plane.api.problems import Problem, problems
 from examples.control_plane.api.spec import bounded
 from examples.control_plane.events.kinds import Kind
 from examples.control_plane.hosts import enrolment, records, stream
@@ -23,8 +21,6 @@ ENROL_MAX = 32 * 1024
 TRIES, TRIES_PER_S = 120, 60.0  # of one address: a site behind one may enrol many
 _TAKING = web.AppKey("taking", Taking)
 _LIMITER = web.AppKey("limiter", Limiter)
-_log = logging.getLogger("tidegate.control_plane")
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def application(plane: Plane, taking: Taking) -> web.Application:
@@ -43,28 +39,6 @@ def application(plane: Plane, taking: Taking) -> web.Application:
         ]
     )
     return app
-
-
-@web.middleware
-async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every refusal as problem+json; what nobody expected as `internal`, with a line in the log."""
-    try:
-        return await handler(request)
-    except Problem as problem:
-        return problem.response()
-    except web.HTTPException as raised:
-        codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
-        if raised.status < 400:
-            raise
-        answer = Problem(codes.get(raised.status, "request_malformed"), raised.reason).response()
-        if "Allow" in raised.headers:
-            answer.headers["Allow"] = raised.headers["Allow"]
-        return answer
-    except (ConnectionError, TimeoutError):
-        raise
-    except Exception:
-        _log.exception("%s %s failed", request.method, one_line(request.path))
-        return Problem("internal", "something is wrong here; the log says what").response()
 
 
 async def enrol(request: web.Request) -> web.Response:

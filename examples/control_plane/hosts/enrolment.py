@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent import trust
+from agent.courier.places import host_token
 from agent.errors import ConfigError, RefusedError
 from agent.model import fields
 from agent.model.fields import FieldReader
 from agent.trust import base64url, jwk
 from examples.control_plane.api.problems import Problem
 from examples.control_plane.events.kinds import Kind
-from examples.control_plane.hosts.identity import Caller, host_token
+from examples.control_plane.hosts.identity import Caller
 from examples.control_plane.plane import Plane
 from examples.control_plane.signing import ca, ssh
 from examples.control_plane.store import audit, touch

@@ -1,6 +1,5 @@
 """Which host speaks: by its client certificate alone, which must be one that was issued here and not taken back since."""
 
-import hashlib
 import re
 import sqlite3
 import ssl
@@ -9,10 +8,9 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from agent.trust import base64url
+from agent.courier.places import HOST_URI
 from examples.control_plane.api.problems import Problem
 from examples.control_plane.plane import Plane
-from examples.control_plane.signing.ca import HOST_URI
 
 _URI = re.compile(re.escape(HOST_URI) + r"([A-Za-z0-9_-]{43})")
 _SEEN_EVERY_S = 30
@@ -29,11 +27,6 @@ class Caller:
     key: str
     record_bytes: int
     recording_bytes: int
-
-
-def host_token(host_id: str) -> str:
-    """T of the protocol: 43 characters that name the host."""
-    return base64url.encode(hashlib.sha256(host_id.encode("utf-8")).digest())
 
 
 async def caller(plane: Plane, request: web.Request) -> Caller:

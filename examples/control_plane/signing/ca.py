@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from agent.courier.places import HOST_URI
 from examples.control_plane.api.problems import Problem
 
 CA_DAYS = 3650
 SERVER_DAYS = 30
 CSR_MAX = 8 * 1024  # characters
-HOST_URI = "urn:tidegate:host:"
 PLANE_URI = "urn:tidegate:control-plane"  # no host has it: theirs go on with 43 characters behind HOST_URI
 _BACKDATED = timedelta(minutes=2)  # for clocks that are behind
 _CURVES = ("secp256r1", "secp384r1")
