@@ -90,8 +90,8 @@ def load_config(path: Path | None = None, *, default: Path = DEFAULT_PATH) -> Co
 
     Raises:
         ConfigError: whatever :func:`agent.strictyaml.read_yaml`, :func:`agent.forms.current` and :class:`agent.settings.Section`
-            refuse, and
-            ``path_invalid``, ``host_id_invalid``, ``group_invalid``, ``groups_equal``, ``uids_invalid``, ``unknown_value``.
+            refuse, and ``path_invalid``, ``host_id_invalid``, ``group_invalid``, ``groups_equal``, ``uids_invalid``,
+            ``unknown_value``.
     """
     main = path if path is not None else default
     chosen: dict[str, Node] = {}

@@ -116,17 +116,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if os.geteuid() != 0:
         sys.exit(f"{PROGRAM}: must be run by root")
     ran = _systemctl("is-active")
-    left: Sequence[str] = ["nothing is known of it"]
+    over = False
     try:
         left = leave(_config(chosen.config), chosen.reason or (_OLDER if chosen.end_only else _REMOVED), end_only=chosen.end_only)
+        over = not left
     except TidegateError as error:
         sys.exit(f"tidegate: {error}")
     finally:
-        if left and ran:  # it stays, so it goes on: revocations, new grants, and another try at what would not end
+        if ran and not over:  # it stays, so it goes on: revocations, new grants, and another try at what would not end
             _systemctl("start")
     for line in left:
         print(f"tidegate: still live: {line}", file=sys.stderr)
-    sys.exit(1 if left else 0)
+    sys.exit(0 if over else 1)
 
 
 def _config(named: Path | None) -> Config:

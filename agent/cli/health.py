@@ -99,15 +99,14 @@ def _accounts(config: Config) -> Finding:
         text = Path("/etc/nsswitch.conf").read_bytes()
     except OSError:
         text = b""
-    named, loads = nsswitch_has_systemd(text), _resolver()
-    userdb = named and loads
+    named = nsswitch_has_systemd(text)
     if config.account_backend == "userdb" and not named:
         mend = "add systemd to passwd: and group: in /etc/nsswitch.conf, or set account_backend: auto"
         return Finding.fail("nsswitch_without_systemd", "accounts", "nsswitch.conf resolves no records in /run/userdb", mend)
-    if config.account_backend != "passwd" and named and not loads:
+    if config.account_backend != "passwd" and named and not _resolver():
         detail = "nsswitch.conf names systemd, and libnss_systemd is not installed: accounts are rows of /etc/passwd"
         return Finding.warn("nss_systemd_missing", "accounts", detail, "install libnss-systemd, then restart tidegated")
-    chosen = config.account_backend if config.account_backend != "auto" else ("userdb" if userdb else "passwd")
+    chosen = config.account_backend if config.account_backend != "auto" else ("userdb" if named else "passwd")
     where = "records in /run/userdb (gone at a reboot)" if chosen == "userdb" else "rows of /etc/passwd, removed exactly"
     return Finding.ok("accounts", f"backend {chosen}: {where}")
 

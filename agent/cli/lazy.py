@@ -44,11 +44,14 @@ class LazyGroup(click.Group):
 
 
 def _absent(name: str, package: str) -> click.Command:
-    @click.command(name, short_help=f"Not installed here: package {package}.", context_settings={"ignore_unknown_options": True})
+    said = f"Comes with the package {package}, which is not installed here."
+
+    @click.command(
+        name, help=said, short_help=f"Not installed here: package {package}.", context_settings={"ignore_unknown_options": True}
+    )
     @click.argument("rest", nargs=-1, type=click.UNPROCESSED)
     def absent(rest: tuple[str, ...]) -> None:
         error = HostError("not_installed", f"`tidegate {name}` comes with the package {package}, which is not installed here")
         fail(error, as_json="--json" in rest)
 
-    absent.help = f"Comes with the package {package}, which is not installed here."
     return absent

@@ -73,7 +73,7 @@ def families(pipeline: Pipeline, problems: int) -> list[Family]:
     found: dict[str, list[Sample]] = {}
     parts: tuple[Callable[[], Found], ...] = (
         lambda: _daemon(pipeline, problems + stuck),
-        lambda: _grants(pipeline, live),
+        lambda: _grants(pipeline, live, stuck),
         lambda: _totals(pipeline),
         lambda: _files(pipeline),
         lambda: _seen(pipeline),
@@ -103,16 +103,15 @@ def _daemon(pipeline: Pipeline, problems: int) -> Found:
     yield _one("tidegate_clock_shift_seconds", round(shift_ns / NS, 3))
 
 
-def _grants(pipeline: Pipeline, live: list[LiveGrant]) -> Found:
+def _grants(pipeline: Pipeline, live: list[LiveGrant], stuck: int) -> Found:
     states = dict.fromkeys(_STATES, 0)
     for each in live:
         states[each.shown_state] = states.get(each.shown_state, 0) + 1
-    backed = sum(map(armed, live))
     yield _by("tidegate_grants", "state", states)
     yield _one("tidegate_grants_overdue", len(pipeline.ledger.overdue()))
-    yield _one("tidegate_grants_stuck", sum(1 for each in live if each.error))
+    yield _one("tidegate_grants_stuck", stuck)
     yield _one("tidegate_grants_unbacked", sum(1 for each in live if each.state is GrantState.OPEN and not armed(each)))
-    yield _one("tidegate_backstops_armed", backed)
+    yield _one("tidegate_backstops_armed", sum(map(armed, live)))
     tenants = {uid: login for each in live for uid, login in each.tenants.items()}
     yield _one("tidegate_sessions", len(pipeline.sessions.of(tenants)) if tenants else 0)
     yield _one("tidegate_uids_kept_back", len(pipeline.tombstones.all()))

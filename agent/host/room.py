@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Free for root on the file system that holds it; None where it can't be asked."""
+    """Free on the file system that holds it, what is kept for root not counted; None where it can't be asked."""
     try:
         return shutil.disk_usage(folder).free
     except OSError:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.errors import JournalError
-from agent.host.files import TEMPORARY
+from agent.host.files import TEMPORARY, opened_folder
 
 # 2: several shapes had gone by the number 1. From here on every change of schema.sql has a number of its own.
 SCHEMA_VERSION = 2
@@ -119,8 +119,5 @@ def _keep_copy(path: Path, version: int) -> None:
     for other in path.parent.glob(f"{path.name}.~*~"):
         if other != copy:
             other.unlink()
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with opened_folder(path.parent) as folder:
         os.fsync(folder)
-    finally:
-        os.close(folder)
