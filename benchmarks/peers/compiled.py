@@ -1,20 +1,22 @@
 """Programs in C that are compiled when they are needed: what a thing costs with nothing around it."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
 from benchmarks.frame.row import Absent
+from tests.hosts import tools
+from tests.hosts.errors import HostError
 
 
 def compiled(text: str, made: Path, *options: str) -> Path:
-    """The program of that source, at ``made``. Raises Absent: there is no compiler, or it does not take it."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if not compiler:
-        raise Absent("there is no C compiler")
+    """The program of that source, at ``made``. Raises Absent: there is no compiler to be had, or it does not take it."""
+    try:
+        tools.need("cc")
+    except HostError as error:
+        raise Absent(str(error)) from error
     source = made.with_suffix(".c")
     source.write_text(text)
-    ran(compiler, "-O2", "-o", str(made), str(source), *options)
+    ran("cc", "-O2", "-o", str(made), str(source), *options)
     return made
 
 

@@ -4,10 +4,13 @@ import contextlib
 import os
 import select
 import time
+from collections.abc import Callable
 
 from benchmarks.frame.row import OURS, Absent, Goal, Plot, Row, Run
 from benchmarks.ground import cpu_s, of_unit
-from benchmarks.rows.sessions_bed import PLAIN, TLOG, WAYS, bed, copy_on, typing
+from benchmarks.peers import log_server
+from benchmarks.rows.sessions_bed import PLAIN, SUDO, TLOG, WAYS, bed, by_sudo, copy_on, typing
+from tests.sessions.bed import Person
 
 _ECHO, _ADDED = "echo", "added to the echo"
 _COPY, _SCRIPT = "copy", "script"
@@ -19,10 +22,15 @@ def measure(run: Run) -> None:
     took: dict[str, list[float]] = {}
     with bed(run) as (host, people), contextlib.ExitStack() as stack:
         ways = {OURS: (people[OURS], ""), PLAIN: (people[PLAIN], "")}
-        try:
-            ways[_COPY] = (people[PLAIN], copy_on(host))
-        except Absent as absent:
-            run.leave_out(_COPY, absent)
+        made: dict[str, Callable[[], tuple[Person, str]]] = {
+            _COPY: lambda: (people[PLAIN], copy_on(host)),
+            SUDO: lambda: (by_sudo(host), log_server.AROUND),
+        }
+        for way, make in made.items():
+            try:
+                ways[way] = make()
+            except Absent as absent:
+                run.leave_out(way, absent)
         ways[_SCRIPT] = (people[PLAIN], "script -q /dev/null -c \"sh -c 'echo ready; cat >/dev/null'\" #")
         ways |= {TLOG: (people[TLOG], "")} if TLOG in people else {}
         open_ = {}

@@ -13,16 +13,17 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.frame.row import OURS, Absent, Run
 from benchmarks.ground import note_versions
-from benchmarks.peers import recorders
+from benchmarks.peers import log_server, recorders
 from tests.hosts.errors import HostError
 from tests.sessions.bed import Bed, Person, booted, person
 
-PLAIN, TLOG, SSHD = "plain", "tlog", "sshd"
+PLAIN, TLOG, SSHD, SUDO = "plain", "tlog", "sshd", "sudo"
 WAYS = {
     OURS: "Tidegate, recorded",
     PLAIN: "Tidegate, not recorded",
     SSHD: "plain sshd",
     TLOG: "tlog as login shell",
+    SUDO: "sudo, to its own log server",
 }
 TLOG_SHELL = "/usr/bin/tlog-rec-session"
 _READY_S = 20.0
@@ -51,6 +52,12 @@ def ordinary(host: Bed, login: str, shell: str) -> Person:
     script = f"useradd -m -s {shell} {login}; install -d -o {login} -m 700 ~{login}/.ssh; cat > ~{login}/.ssh/authorized_keys"
     host.host.run(script, input=public)
     return person(host.host, login, known.key, known.folder.parent)
+
+
+def by_sudo(host: Bed) -> Person:
+    """Whose commands, run by sudo, go to its own log server. Raises Absent."""
+    log_server.start(host.host)
+    return ordinary(host, log_server.LOGIN, "/bin/bash")
 
 
 def copy_on(host: Bed) -> str:
