@@ -5,6 +5,7 @@ Both are of accounts that useradd made, with a key in their own home.
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.frame.row import Absent
@@ -22,6 +23,7 @@ exit 0
 """
 _SCRIPT_PATH = "/usr/local/sbin/end-access"
 _BARE_PATH = "/usr/local/sbin/end-bare"
+_EACH_S = 30.0  # for one, and for a hundred more
 # The least that ends everything of one login at a moment: no journal, no check, no receipt. Arguments: uid, key file, ns of T.
 _BARE = r"""
 #define _GNU_SOURCE
@@ -83,17 +85,26 @@ class Endings:
 
     def account(self, login: str, public: str) -> int:
         """By useradd, with that key; returns the uid."""
-        script = (
-            f"useradd -m -s /bin/bash -p '*' {login} && install -d -o {login} -g {login} -m 700 ~{login}/.ssh && "
-            f"cat > ~{login}/.ssh/authorized_keys && chown {login}: ~{login}/.ssh/authorized_keys && id -u {login}"
-        )
-        return int(self._host.run(script, input=f"{public}\n").stdout)
+        return self.accounts([login], public)[0]
 
-    def queue(self, login: str, minute: float, offset_s: float) -> None:
-        """An at job for that minute (seconds since the epoch), which sleeps the rest: at knows minutes only."""
+    def accounts(self, logins: Sequence[str], public: str) -> list[int]:
+        """Many of them, one after the other."""
+        script = (
+            "set -e; while read login; do useradd -m -s /bin/bash -p '*' $login; keys=/home/$login/.ssh; "
+            f"install -d -o $login -g $login -m 700 $keys; echo '{public}' > $keys/authorized_keys; "
+            "chown $login: $keys/authorized_keys; id -u $login; done"
+        )
+        return [int(uid) for uid in self._each(script, logins).split()]
+
+    def queue(self, logins: Sequence[str], minute: float, offset_s: float) -> None:
+        """An at job for each, for that minute (seconds since the epoch), which sleeps the rest: at knows minutes only."""
         when = time.strftime("%Y%m%d%H%M", time.gmtime(minute))
-        job = f"sleep {offset_s:g}; {_SCRIPT_PATH} {login}\n"
-        self._host.run(["at", "-t", when], input=job, env={"TZ": "UTC"})
+        job = f'echo "sleep {offset_s:g}; {_SCRIPT_PATH} $login" | TZ=UTC at -t {when}'
+        self._each(f"while read login; do {job} 2>/dev/null || exit 1; done", logins)
+
+    def _each(self, script: str, logins: Sequence[str]) -> str:
+        given = "".join(f"{login}\n" for login in logins)
+        return self._host.run(script, input=given, timeout=_EACH_S + len(logins) * _EACH_S / 100).stdout
 
     def bare(self, login: str, uid: int, at_ns: int) -> None:
         """The program in C, that waits for its moment by itself; returns at once. Raises Absent."""

@@ -46,7 +46,7 @@ def _minute(run: Run, ground: Ground, endings: Endings, agent: GuestAgent | None
     for number in range(0 if run.quick else turns):
         login = f"at{int(starts_s)}x{number}"
         uids[number] = login, endings.account(login, public(ground.key))
-        endings.queue(login, starts_s, _FIRST_S + number * _TURN_S)
+        endings.queue([login], starts_s, _FIRST_S + number * _TURN_S)
     for number in range(turns):
         due_s = starts_s + _FIRST_S + number * _TURN_S
         run.tell(f"knocking, {number + 1} of {turns}")

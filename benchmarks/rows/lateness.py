@@ -143,7 +143,7 @@ def _prepare(ground: Ground, endings: Endings, batch: Sequence[_Slot]) -> None:
             if turn.way in {AT, BARE}:
                 turn.uid = endings.account(turn.login, key)
             if turn.way == AT:
-                endings.queue(turn.login, batch[0].starts_s, turn.due_s - batch[0].starts_s)
+                endings.queue([turn.login], batch[0].starts_s, turn.due_s - batch[0].starts_s)
     time.sleep(max(0.0, batch[0].starts_s - time.time()))
 
 
