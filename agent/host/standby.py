@@ -64,8 +64,6 @@ Nice=-10
 CPUWeight=1000
 LimitNOFILE=65536
 UMask=0077
-# One starts at each end, and says nothing where tidegated does it.
-LogLevelMax=notice
 """
 
 

@@ -3,7 +3,6 @@
 import re
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 from benchmarks.frame.row import OURS, Absent, Goal, Plot, Row, Run
 from benchmarks.ground import Ground, standing
@@ -19,7 +18,7 @@ _STARTS = re.compile(r"^(\w+ +\d+ [\d:.]+) .*systemd\[1\]: Starting tidegate-bac
 
 def measure(run: Run) -> None:
     """Grants that end one after the other, all opened before the daemon is killed and kept from starting."""
-    with standing(run, also=_say_starts) as ground:
+    with standing(run) as ground:
         count = run.times(20, 3)
         first_s = int(time.time() + _SET_UP_S * count + 4)
         due = {f"jit-dead{number}": first_s + number * _APART_S for number in range(count)}
@@ -36,13 +35,6 @@ def measure(run: Run) -> None:
             else:
                 run.add(_CASE, OURS, "ms", dead_ns / 1e6 - due_s * 1e3)
         _parts(run, ground, due)
-
-
-def _say_starts(root: Path) -> None:
-    """The program's unit keeps what systemd says of its starts out of the log."""
-    drop_in = root / "etc/systemd/system/tidegate-backstop@.service.d/10-measured.conf"
-    drop_in.parent.mkdir(parents=True)
-    drop_in.write_text("[Service]\nLogLevelMax=info\n")
 
 
 def _open(ground: Ground, login: str, due_s: int) -> int:

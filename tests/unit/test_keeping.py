@@ -167,6 +167,7 @@ def test_the_copy_of_the_program_is_whole_and_follows_the_code(tmp_path: Path) -
     places = (str(paths.run_dir / lock.ALIVE), str(paths.state_db), str(paths.control_socket))
     assert f"early.begin(*{places!r}, sys.argv[1:])" in program.read_text()
     assert f"-I -S {program}" in unit.read_text()
+    assert "LogLevelMax" not in unit.read_text()  # journald would keep what it tells the audit trail to itself
     assert home.stat().st_mode & 0o777 == 0o700
     before = (home / "current").resolve()
     (source / "agent" / "__init__.py").write_text("two\n")
