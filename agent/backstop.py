@@ -24,7 +24,7 @@ from agent.expiry.ledger import SWEEPS_MS
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act
 from agent.expiry.shut import Shut
-from agent.host import command, lock, standby, start
+from agent.host import command, lock, service, standby, start
 from agent.host.config_store import ConfigStore
 from agent.journal import EndCause, GrantState
 from agent.keeping import open_kept, take_in_found
@@ -258,7 +258,7 @@ def main(argv: Sequence[str] | None = None, begun: early.Begun | None = None) ->
     mode.add_argument("--boot", action="store_true", help="the host is starting")
     mode.add_argument("--check", action="store_true", help="only see whether it could work")
     chosen = parser.parse_args(argv)
-    start.log_to_stderr(False)
+    service.log_to_stderr(False)
     if os.geteuid() != 0:
         sys.exit(f"{standby.PROGRAM}: must be run by root")
     try:

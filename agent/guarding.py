@@ -9,7 +9,7 @@ import sys
 from agent import VERSION, keeping
 from agent.control.port import Port
 from agent.errors import TidegateError
-from agent.host import command, lock, recorder, standby, start
+from agent.host import command, lock, recorder, service, standby
 from agent.host.config_store import ConfigStore
 from agent.host.timers import SystemdTimers
 from agent.keeping import Kept
@@ -114,7 +114,7 @@ class Guarding:
     def _say_closing(self) -> None:
         closing = self._pipeline.closing
         self._note("closing only", f"nothing is opened before all is ended: {closing}" if closing else "")
-        start.tell_systemd(f"STATUS=CLOSING ONLY: {one_line(closing)}" if closing else "STATUS=open for grants")
+        service.tell_systemd(f"STATUS=CLOSING ONLY: {one_line(closing)}" if closing else "STATUS=open for grants")
 
     def _note(self, what: str, trouble: str) -> None:
         if trouble:
