@@ -33,6 +33,7 @@ class Acting:
         pipeline.prover.ready(pools)
         self._beside = pipeline.teardown.beside = pools(4, "units")
         self._looking = pools(1, "look")
+        self._marking = pools(1, "mark")  # every few seconds: of several that wait, Python wakes two for each job
 
     def act(self, alarms: Sequence[Alarm]) -> None:
         """Set off what these alarms ask for; returns at once."""
@@ -54,7 +55,7 @@ class Acting:
         if swept or lent:
             submit(self._again, self._pipeline.sweep, swept, lent)
         if any(alarm.act is Act.MARK for alarm in alarms):
-            submit(self._again, self._mark)
+            submit(self._marking, self._mark)
         if any(alarm.act is Act.LOOK for alarm in alarms):
             submit(self._looking, self._pipeline.tombstones.look_again)
         for alarm in alarms:
@@ -77,7 +78,7 @@ class Acting:
     def stop(self) -> None:
         """Wait for what is under way; the journal has the rest for the next start."""
         self._pipeline.writer.remains.stop()
-        for pool in (self._cutting, self._again, self._clearing, self._beside, self._looking):
+        for pool in (self._cutting, self._again, self._clearing, self._beside, self._looking, self._marking):
             pool.shutdown(cancel_futures=True)
 
     def _mark(self) -> None:

@@ -1,7 +1,8 @@
 """tidegate-backstop: ends what is past its deadline when tidegated does not. Started by a timer of systemd's, and at boot.
 
 The same teardown by the same parts, in a process of its own that needs nothing of the daemon: not its memory, not its locks, and
-not the files it was installed as (see :mod:`agent.host.standby`). A daemon that answers and does its job is left alone. Both at
+not the files it was installed as (see :mod:`agent.host.standby`). Where no daemon lives, :mod:`agent.early` has killed before any
+of this was imported. A daemon that answers and does its job is left alone. Both at
 work on one grant do no harm: every undo is idempotent, and the journal takes one end.
 """
 
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agent import trust
+from agent import early, trust
 from agent.assembly import assemble
 from agent.config import Config, config_path
 from agent.control import client
@@ -23,7 +24,7 @@ from agent.expiry.ledger import SWEEPS_MS
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act
 from agent.expiry.shut import Shut
-from agent.host import command, lock, standby, start
+from agent.host import command, lock, service, standby, start
 from agent.host.config_store import ConfigStore
 from agent.journal import EndCause, GrantState
 from agent.keeping import open_kept, take_in_found
@@ -55,10 +56,12 @@ class Backstop:
         self._at_work_s = at_work_s
         self._mine: dict[int, LiveGrant] = {}
 
-    def end_overdue(self) -> bool:
-        """Cut, clear and write down all that is over; True when nothing of it is left."""
+    def end_overdue(self, begun: early.Begun | None = None) -> bool:
+        """Cut, clear and write down all that is over; True when nothing of it is left. ``begun``: who was killed before."""
         pipeline = self._pipeline
         pipeline.ledger.read(pipeline.journal)
+        for live in pipeline.ledger.all():
+            _take_over(live, begun or early.Begun())
         shuts = self._cut(lambda live: self._alone and live.state is GrantState.OPENING, EndCause.FAILED, "nobody was opening it")
 
         def over(live: LiveGrant) -> bool:
@@ -127,15 +130,27 @@ class Backstop:
         return [live for live in self._mine.values() if live.state is not GrantState.ENDED]
 
 
-def at_deadline(config: Config) -> bool:
+def _take_over(live: LiveGrant, begun: early.Begun) -> None:
+    """Receipts name them too. When the last one died is for the teardown to find: its walk proves it, a signal does not."""
+    for uid in live.tenants:
+        count, named = begun.killed(uid)
+        live.killed_count += count
+        live.killed += named
+
+
+def at_deadline(config: Config, begun: early.Begun) -> bool:
     """What a timer starts: True when nothing is left to do, or the daemon does it."""
+    if begun.gone:
+        log.warning("tidegated is not there or says nothing, so the backstop does its job")
+    if begun.trouble:
+        log.warning("%s", begun.trouble)
     opening = lock.Lock(config.paths.run_dir / lock.OPENING)
     try:
         alone = _take(opening)
-        if not alone and daemon_does_it(config):
+        if not alone and not begun.gone and daemon_does_it(config):
             return True
         pipeline = _pipeline(config, alone)
-        done = Backstop(pipeline, alone, sweep=True).end_overdue()
+        done = Backstop(pipeline, alone, sweep=True).end_overdue(begun)
         pipeline.journal.close()
         return done
     finally:
@@ -232,20 +247,26 @@ def _daemon_starts() -> str:
     return said[0] if said else "not there"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run by systemd, as root. Exit status 0: nothing is left to do; 1: some of it is, and systemd starts this again."""
+def main(argv: Sequence[str] | None = None, begun: early.Begun | None = None) -> None:
+    """Run by systemd, as root; ``begun``: what :mod:`agent.early` has done.
+
+    Exit status 0: nothing is left to do; 1: some of it is, and systemd starts this again.
+    """
     parser = argparse.ArgumentParser(prog=standby.PROGRAM, description=__doc__)
     parser.add_argument("--config", type=Path)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--boot", action="store_true", help="the host is starting")
     mode.add_argument("--check", action="store_true", help="only see whether it could work")
     chosen = parser.parse_args(argv)
-    start.log_to_stderr(False)
+    service.log_to_stderr(False)
     if os.geteuid() != 0:
         sys.exit(f"{standby.PROGRAM}: must be run by root")
     try:
         config = ConfigStore(config_path(chosen.config)).config
-        done = (at_boot if chosen.boot else check if chosen.check else at_deadline)(config)
+        if chosen.boot or chosen.check:
+            done = (at_boot if chosen.boot else check)(config)
+        else:
+            done = at_deadline(config, begun or early.Begun())
     except TidegateError as error:
         sys.exit(f"{standby.PROGRAM}: {error}")
     sys.exit(0 if done else 1)

@@ -12,14 +12,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import click
-
 from agent import VERSION, keeping, trust
 from agent.acting import Acting
+from agent.arguments import parser
 from agent.assembly import assemble
 from agent.audit import EventKind
 from agent.config import config_path
@@ -27,7 +26,8 @@ from agent.control.handlers import Handlers
 from agent.control.server import ControlServer
 from agent.errors import TidegateError
 from agent.guarding import Guarding, keep_program
-from agent.host import start
+from agent.heartbeat import Heartbeat
+from agent.host import service, start
 from agent.host.clock import DeadlineTimer
 from agent.host.config_store import ConfigStore
 from agent.host.threads import pool_of, submit
@@ -56,6 +56,7 @@ class Daemon:
         self._taking = pool_of(1, "take")
         self._answering = pool_of(4, "answer")
         self._timer = DeadlineTimer()
+        self._heartbeat = Heartbeat(loop)
         self._problems: dict[str, str] = {}
         self._reloads: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -101,15 +102,15 @@ class Daemon:
         control = self._control()
         await self._start_control(control)
         await loop.run_in_executor(self._answering, self._guarding.serve_recorder)
-        start.tell_systemd("READY=1")
-        start.watchdog(loop)
+        service.tell_systemd("READY=1")
+        self._heartbeat.begin()
         if self._guarding.stuck:
             self._later("disk", self._start_anew_if_writable, _RETRY_PREPARE_S)
         self._reloading.tell(EventKind.AGENT_STARTED, ok=not self.pipeline.closing, reason=self._guarding.greeting())
         self._job(self._answering, self._guarding.check_backstop)
         log.info("tidegated %s is ready: host id %s", VERSION, self.pipeline.host_id)
         await self._stopping.wait()
-        start.tell_systemd("RELOADING=1" if self._anew else "STOPPING=1")
+        service.tell_systemd("RELOADING=1" if self._anew else "STOPPING=1")
         self._reloading.tell(EventKind.AGENT_STOPPED, reason="to start anew" if self._anew else "told to stop")
         control.close()
         self._watching.stop()
@@ -198,6 +199,7 @@ class Daemon:
     def _on_timer(self) -> None:
         if self._timer.acknowledge():
             log.warning("the clock of this host was set; deadlines are held on the boot clock too")
+        self._heartbeat.awake()
         try:
             self._acting.act(self.pipeline.ledger.take_due())
         finally:
@@ -297,19 +299,14 @@ class Daemon:
             self._loop.call_soon_threadsafe(call, *arguments)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), envvar="TIDEGATE_CONFIG", help="Another configuration file."
-)
-@click.option("--verbose", is_flag=True, help="Say more.")
-@click.version_option(VERSION, prog_name="tidegated")
-def main(config_file: Path | None, verbose: bool) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """The Tidegate daemon. Run by tidegated.service; talk to it with the command tidegate."""
-    start.log_to_stderr(verbose)
+    asked = parser(main.__doc__).parse_args(argv)
+    service.log_to_stderr(asked.verbose)
     if os.geteuid() != 0:
         sys.exit("tidegated: must be run by root")
     try:
-        anew = asyncio.run(_serve(config_file))
+        anew = asyncio.run(_serve(asked.config))
     except TidegateError as error:
         sys.exit(f"tidegated: {error}")
     if anew:

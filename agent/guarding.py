@@ -9,7 +9,7 @@ import sys
 from agent import VERSION, keeping
 from agent.control.port import Port
 from agent.errors import TidegateError
-from agent.host import command, lock, recorder, standby, start
+from agent.host import command, lock, recorder, service, standby
 from agent.host.config_store import ConfigStore
 from agent.host.timers import SystemdTimers
 from agent.keeping import Kept
@@ -18,6 +18,7 @@ from agent.pipeline import Pipeline
 
 log = logging.getLogger("tidegate")
 _WAIT_FOR_BACKSTOP_S = 30
+_WAIT_FOR_ASKERS_S = 1  # who asks whether a daemon lives holds its lock for a moment
 
 
 class Guarding:
@@ -30,6 +31,7 @@ class Guarding:
         self._problems = problems
         self._port = Port(pipeline)
         self._opening = lock.Lock(configured.config.paths.run_dir / lock.OPENING)
+        self._alive = lock.Lock(configured.config.paths.run_dir / lock.ALIVE)
 
     @property
     def stuck(self) -> bool:
@@ -65,6 +67,8 @@ class Guarding:
         try:
             with lock.held(self._opening.path.with_name(lock.BACKSTOP), 0):
                 pass  # it is there from the start on: nothing that a backstop does later leaves a file
+            if not self._alive.take(_WAIT_FOR_ASKERS_S):
+                log.error("backstops take this daemon for dead; they end what is over beside it")
             if not self._opening.take(_WAIT_FOR_BACKSTOP_S):
                 log.error("a backstop has been at work for %d s; going on beside it", _WAIT_FOR_BACKSTOP_S)
         except TidegateError as error:
@@ -105,11 +109,12 @@ class Guarding:
         """Nothing is opened from here on."""
         self._port.close()
         self._opening.release()
+        self._alive.release()
 
     def _say_closing(self) -> None:
         closing = self._pipeline.closing
         self._note("closing only", f"nothing is opened before all is ended: {closing}" if closing else "")
-        start.tell_systemd(f"STATUS=CLOSING ONLY: {one_line(closing)}" if closing else "STATUS=open for grants")
+        service.tell_systemd(f"STATUS=CLOSING ONLY: {one_line(closing)}" if closing else "STATUS=open for grants")
 
     def _note(self, what: str, trouble: str) -> None:
         if trouble:
@@ -121,7 +126,7 @@ class Guarding:
 
 def keep_program(configured: ConfigStore, problems: dict[str, str]) -> None:
     """The program that timers start, as it is in this version. Before the journal is brought up: an older can't read a newer."""
-    trouble = "" if SystemdTimers().absent else standby.keep(configured.main)
+    trouble = "" if SystemdTimers().absent else standby.keep(configured.main, configured.config)
     if trouble:
         problems["backstop"] = trouble
         log.error("backstop: %s", trouble)

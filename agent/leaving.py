@@ -23,7 +23,7 @@ from agent.config import Config, config_path
 from agent.control import client
 from agent.errors import TidegateError
 from agent.expiry.ledger import SWEEPS_MS
-from agent.host import command, files, standby, start
+from agent.host import command, files, service, standby
 from agent.host.config_store import ConfigStore
 from agent.host.system import SystemHost
 from agent.host.timers import SystemdTimers, timer_unit
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--reason", metavar="TEXT", help="what receipts say of why")
     parser.add_argument("--config", type=Path, help="another configuration (default: the one that the daemon ran with last)")
     chosen = parser.parse_args(argv)
-    start.log_to_stderr(False)
+    service.log_to_stderr(False)
     if os.geteuid() != 0:
         sys.exit(f"{PROGRAM}: must be run by root")
     ran = _systemctl("is-active")

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from agent import VERSION  # noqa: E402
+from agent.arguments import parser as daemon_parser  # noqa: E402
 from agent.cli.main import cli  # noqa: E402
 from agent.courier.main import parser as courier_parser  # noqa: E402
 from agent.daemon import main as daemon  # noqa: E402
@@ -166,21 +167,24 @@ def _command_page() -> str:
 
 
 def _daemon_page() -> str:
+    parser = daemon_parser(daemon.__doc__)
     parts = [_head("tidegated", 8, "opens access by signed grants, and shuts it on the second")]
-    parts += [".SH SYNOPSIS\n.B tidegated\n[\\fIOPTIONS\\fR]\n.SH DESCRIPTION\n", _help(daemon.help or ""), _help(_DAEMON)]
-    parts += [".SH OPTIONS\n", _options(daemon), _SIGNALS, _ENVIRONMENT, _FILES]
+    parts += [".SH SYNOPSIS\n.B tidegated\n[\\fIOPTIONS\\fR]\n.SH DESCRIPTION\n", _help(parser.description or ""), _help(_DAEMON)]
+    parts += [".SH OPTIONS\n", *_arguments(parser), _SIGNALS, _ENVIRONMENT, _FILES]
     return "".join([*parts, _see_also("tidegate(1), tidegate.yaml(5), tidegate-policy(5), tidegate-recorder(8)")])
 
 
 def _program_page(name: str, about: str, text: str, parser: argparse.ArgumentParser, see: str) -> str:
     """Of a program beside the daemon, by its own parser."""
     parts = [_head(name, 8, about), f".SH SYNOPSIS\n.B /usr/lib/tidegate/{_escaped(name)}\n[\\fIOPTIONS\\fR]\n.SH DESCRIPTION\n"]
-    parts += [_help(text), ".SH OPTIONS\n"]
+    return "".join([*parts, _help(text), ".SH OPTIONS\n", *_arguments(parser), _see_also(see)])
+
+
+def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         value = "" if action.nargs == 0 else f" \\fI{_escaped(str(action.metavar or action.dest.upper()))}\\fR"
         names = ", ".join(f"\\fB{_escaped(name)}\\fR" for name in action.option_strings)
-        parts.append(f".TP\n{names}{value}\n{_escaped(action.help or f'Default {action.default}.')}\n")
-    return "".join([*parts, _see_also(see)])
+        yield f".TP\n{names}{value}\n{_escaped(action.help or f'Default {action.default}.')}\n"
 
 
 def subcommands(group: click.Group) -> list[tuple[str, click.Command]]:

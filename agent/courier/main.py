@@ -9,7 +9,7 @@ from pathlib import Path
 from agent.config import config_path, load_config
 from agent.courier.service import Service, refuse_root
 from agent.errors import TidegateError
-from agent.host.start import log_to_stderr
+from agent.host.service import log_to_stderr
 
 
 def parser() -> argparse.ArgumentParser:

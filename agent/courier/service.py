@@ -25,7 +25,7 @@ from agent.courier.transport import Transport
 from agent.courier.waiting import Bell, News
 from agent.errors import ConfigError, HostError, TidegateError
 from agent.host.files import clear_unfinished, read_bounded
-from agent.host.start import tell_systemd
+from agent.host.service import tell_systemd
 
 _SETTLE_S = 0.2  # an editor writes more than once
 _JOIN_S = 1.0

@@ -11,6 +11,7 @@ from agent.errors import HostError
 
 OPENING = "opening.lock"  # in the run folder; the daemon's as long as it opens grants
 BACKSTOP = "backstop.lock"  # one backstop at a time clears away
+ALIVE = "alive.lock"  # the daemon's as long as it lives: what a backstop asks first (agent.early)
 _PAUSE_S = 0.05
 
 

@@ -16,8 +16,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from agent.config import Config
 from agent.errors import HostError
-from agent.host import files
+from agent.host import files, lock
 from agent.host.timers import PREFIX
 
 HOME = Path("/var/lib/tidegate/backstop")
@@ -33,9 +34,17 @@ import sys
 
 sys.path.insert(0, {folder!r})
 
+from agent import early
+
+begun = early.begin(*{places!r}, sys.argv[1:])
+if sys.flags.no_site:  # what follows needs the host's libraries
+    import site
+
+    site.main()
+
 from agent.backstop import main
 
-main([*{arguments!r}, *sys.argv[1:]])
+main([*{arguments!r}, *sys.argv[1:]], begun)
 """
 _UNIT = """\
 # Written by tidegated; changes are overwritten.
@@ -46,7 +55,7 @@ CollectMode=inactive-or-failed
 
 [Service]
 Type=oneshot
-ExecStart={python} -I {program}
+ExecStart={python} -I -S {program}
 Restart=on-failure
 RestartSec=5s
 TimeoutStartSec=10min
@@ -58,15 +67,17 @@ UMask=0077
 """
 
 
-def keep(config_file: Path | None, home: Path = HOME, unit: Path = UNIT, source: Path = _SOURCE) -> str:
+def keep(main_file: Path | None, config: Config, home: Path = HOME, unit: Path = UNIT, source: Path = _SOURCE) -> str:
     """Have the copy and the unit as this code is now; returns what is wrong, empty when nothing is. Never raises.
 
+    ``main_file``: of the configuration, None for the default one; ``config``: as it is in force.
     A copy that can't be made (a full disk) leaves the earlier one in use, or the code where it is.
     """
-    arguments = ("--config", str(config_file)) if config_file else ()
+    arguments = ("--config", str(main_file)) if main_file else ()
+    places = tuple(map(str, (config.paths.run_dir / lock.ALIVE, config.paths.state_db, config.paths.control_socket)))
     trouble = ""
     try:
-        _copy(home, source, arguments)
+        _copy(home, source, {"arguments": arguments, "places": places})
     except (HostError, OSError) as error:
         trouble = f"no copy of the backstop's program could be made in {home}: {error}"
     program = home / "current" / PROGRAM
@@ -82,7 +93,7 @@ def config_file(home: Path = HOME) -> Path | None:
     """That of the daemon which kept the program last, as its backstop has it; None for the default one."""
     with contextlib.suppress(HostError, ValueError, SyntaxError):
         text = (files.read_bounded(home / "current" / PROGRAM) or b"").decode()
-        found = re.search(r"^main\(\[\*(\(.*\)), \*sys\.argv\[1:\]\]\)$", text, re.MULTILINE)
+        found = re.search(r"^main\(\[\*(\(.*\)), \*sys\.argv\[1:\]\](?:, begun)?\)$", text, re.MULTILINE)
         words = ast.literal_eval(found[1]) if found else ()
         return Path(words[1]) if words else None
     return None
@@ -102,10 +113,10 @@ def write_unit(program: Path = CURRENT / PROGRAM, unit: Path = UNIT) -> None:
         files.atomic_write(unit, text, 0o644)
 
 
-def _copy(home: Path, source: Path, arguments: tuple[str, ...]) -> None:
+def _copy(home: Path, source: Path, told: dict[str, tuple[str, ...]]) -> None:
     """A folder for each state of the code, named by its digest; ``current`` leads to it, exchanged in one rename."""
     found = list(_files(source))
-    digest = hashlib.sha256(repr(arguments).encode())
+    digest = hashlib.sha256(repr(told).encode())
     for path in found:
         if path.suffix != ".pyc":
             digest.update(f"{path.relative_to(source)}\0".encode() + path.read_bytes() + b"\0")
@@ -117,7 +128,7 @@ def _copy(home: Path, source: Path, arguments: tuple[str, ...]) -> None:
         try:
             for path in found:
                 _take_over(path, half / path.relative_to(source))
-            _write(half / PROGRAM, _LAUNCHER.format(folder=str(target), arguments=arguments).encode())
+            _write(half / PROGRAM, _LAUNCHER.format(folder=str(target), **told).encode())
             half.rename(target)
         except OSError:
             shutil.rmtree(half, ignore_errors=True)

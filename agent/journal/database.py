@@ -14,6 +14,7 @@ from agent.journal.upgrade import SCHEMA_VERSION, bring_up, refuse_newer, versio
 from agent.model.text import one_line
 
 _BUSY_MS = 2000
+_CACHE_KIB = 512  # of the file, in memory: SQLite would take 2 MB; the kernel has it all the same
 
 # What sqlite3 raises for a disk that says no, for an integer over 64 bits, and for text that is no UTF-8.
 _UNWRITABLE = (sqlite3.Error, OverflowError, UnicodeEncodeError)
@@ -134,6 +135,7 @@ def _open(path: Path, busy_ms: int) -> sqlite3.Connection:
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         bring_up(connection, path)
         connection.execute("PRAGMA foreign_keys=ON")
     except BaseException:

@@ -1,12 +1,16 @@
 """The protocol of an enforcer: one mechanism, one file in ``enforcers/``, one line in its registry."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from agent.host.contract import Reader, Writer
 from agent.model.grant import Grant, Want
 from agent.model.plan import Residue, Step
+
+if TYPE_CHECKING:  # the recorder has values of the model, and no use for what this brings along
+    from agent.host.contract import Reader, Writer
 
 
 @dataclass(frozen=True, slots=True)

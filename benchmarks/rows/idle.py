@@ -22,6 +22,13 @@ _WAKES, _CPU, _MEMORY = "wake-ups", "processor time", "memory"
 _UNITS = {"tidegated": UNIT, "recorder": "tidegate-recorder.service", "courier": "tidegate-courier.service"}
 _GRANTS, _USERS = 100, 10
 _SETTLE_S = 12.0
+_WITHOUT_SSL = "import sys; sys.modules['ssl'] = None; "  # as tidegated does it
+# What each of the three can't be without: no code of ours in them.
+_LIBRARIES = (
+    "asyncio, sqlite3, ctypes, yaml, watchdog.observers, systemd.journal, cryptography.hazmat.primitives.asymmetric.ed25519",
+    "argparse, ctypes, dataclasses, hashlib, json, logging, socket, subprocess",
+    "argparse, ctypes, dataclasses, hashlib, json, logging, socket, ssl, subprocess, yaml",
+)
 
 
 def measure(run: Run) -> None:
@@ -33,6 +40,8 @@ def measure(run: Run) -> None:
             seconds = 15.0 if run.quick else 60.0
             run.tell(f"idle for {seconds:.0f} s, stretch {number + 1}")
             _stretch(run, scene, agent, seconds)
+        _libraries(run, scene.host)
+        _by_itself(run, scene.host, seconds)
 
 
 def _stretch(run: Run, scene: Scene, agent: guest_agent.GuestAgent | None, seconds: float) -> None:
@@ -52,6 +61,29 @@ def _stretch(run: Run, scene: Scene, agent: guest_agent.GuestAgent | None, secon
             run.part(_WAKES, f"{name}, {thread}", "/s", count / seconds)
         run.part(_CPU, name, "ms/s", (cpu_s(pids) - busy_before[name]) * 1000 / seconds)
         run.part(_MEMORY, name, "MiB", pss_kib(pids) / 1024)
+
+
+def _libraries(run: Run, host: Host) -> None:
+    """Interpreters as ours have them, with the libraries and no code of ours; all at once, since they share what they can."""
+    for what, imports in (("bare", ("os",) * 3), ("with the libraries that ours need", _LIBRARIES)):
+        units = [f"measured-{number}" for number in range(len(imports))]
+        for unit, names in zip(units, imports, strict=True):
+            code = f"{_WITHOUT_SSL if 'asyncio' in names else ''}import {names}, time; time.sleep(600)"
+            host.run(["systemd-run", "--quiet", "--unit", unit, "python3", "-I", "-c", code])
+        time.sleep(3)
+        pids = [pid for unit in units for pid in of_unit(host, unit)]
+        run.part(_MEMORY, f"three interpreters, {what}", "MiB", pss_kib(pids) / 1024)
+        host.run(["systemctl", "stop", *units])
+
+
+def _by_itself(run: Run, host: Host, seconds: float) -> None:
+    """Without the courier: nothing comes from a control plane, which has a word for each open connection every ten seconds."""
+    host.run(["systemctl", "stop", _UNITS["courier"]])
+    time.sleep(_SETTLE_S)
+    pids = [pid for name in ("tidegated", "recorder") for pid in of_unit(host, _UNITS[name])]
+    before = _wakes(pids)
+    time.sleep(seconds)
+    run.part(_WAKES, "tidegated and the recorder, with the courier stopped", "/s", (_wakes(pids) - before) / seconds)
 
 
 def _wakes(pids: Sequence[int]) -> int:
@@ -114,9 +146,11 @@ ROW = Row(
     name="idle",
     title="Idle with 100 live grants",
     about="tidegated with its helpers, the recorder, and the courier with its connection to a control plane, for a minute "
-    "at a time while nothing happens: how often a thread of theirs went to sleep by itself (proc(5), voluntary "
-    "switches: once for each time it was woken), processor time by the scheduler's count, PSS. Beside them, in the "
-    "same time, GCE's guest agent with ten accounts.",
+    "at a time while no grant comes or goes: how often a thread of theirs went to sleep by itself (proc(5), voluntary "
+    "switches: once for each time it was woken), processor time by the scheduler's count, PSS. Nothing polls; what wakes "
+    "them is a word to systemd's watchdog (each half of 30 s; tidegated's goes with the next), the mark of the time that tidegated "
+    "writes down every 10 s, so that a power cut and a clock set back win no more than that, and what the control plane sends: a "
+    "sign of life every 10 s, a bulletin every minute. Beside them, in the same time, GCE's guest agent with ten accounts.",
     measure=measure,
     goals=(Goal(_WAKES, "median", 0.0), Goal(_CPU, "median", 0.0), Goal(_MEMORY, "median", 50.0)),
     ways={OURS: "Tidegate, all three processes", _GUEST: "GCE's guest agent"},

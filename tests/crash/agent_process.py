@@ -14,7 +14,7 @@ from pathlib import Path
 import agent.assembly
 import agent.daemon
 from agent.daemon import Daemon
-from agent.host import start
+from agent.host import service
 from agent.host.clock import DeadlineTimer, RealClock
 from agent.host.config_store import ConfigStore
 from agent.journal.database import Database
@@ -46,7 +46,7 @@ def serve(config: Path, flags: Flags) -> None:
     agent.assembly.RealClock = Clock  # type: ignore[attr-defined]
     agent.daemon.DeadlineTimer = Timer  # type: ignore[attr-defined]
     Database.transaction = _killing(flags)  # type: ignore[method-assign]
-    start.log_to_stderr(verbose=True)
+    service.log_to_stderr(verbose=True)
     asyncio.run(_serve(config))
 
 

@@ -1,19 +1,22 @@
 """When the backstop leaves a daemon alone, and what it ends when it does not."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from agent import backstop
+from agent import backstop, early, guarding
 from agent.backstop import Backstop
-from agent.config import Config
+from agent.config import Config, Paths
 from agent.control import client
 from agent.control.handlers import Handlers
 from agent.control.server import Peer
+from agent.early import Begun
 from agent.errors import HostError
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
+from agent.host import lock
 from agent.host.clock import FakeClock
 from agent.journal import EndCause, GrantState
 from agent.pipeline import Pipeline
@@ -86,3 +89,45 @@ def test_a_clock_set_back_keeps_nothing_open() -> None:
     clock.step(-3600)
     Backstop(cast(Pipeline, pipeline), False, sweep=False).end_overdue()
     assert pipeline.done == [(1, EndCause.EXPIRED)]
+
+
+def test_receipts_name_who_was_killed_before_the_teardown_began() -> None:
+    clock = FakeClock()
+    ended, other = live(clock, 1, lasts_s=5), live(clock, 2, lasts_s=500, uids={"jit-bob": 70002})
+    clock.advance(6)
+    pipeline = FakePipeline(clock, ended, other)
+    (uid,) = ended.tenants
+    begun = Begun(seen={uid: {2**30: "sleep", 2**30 + 1: "sh"}})  # no such processes: dead by now
+    Backstop(cast(Pipeline, pipeline), True, sweep=False).end_overdue(begun)
+    assert (ended.killed_count, other.killed_count) == (2, 0)
+    assert ended.killed == [f"sleep[{2**30}] uid={uid} by=uid", f"sh[{2**30 + 1}] uid={uid} by=uid"]
+    assert ended.last_process_ns is None  # that is for the teardown to prove
+
+
+def test_a_daemon_holds_the_lock_that_tells_backstops_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarding, "Port", lambda _pipeline: SimpleNamespace(close=lambda: None))
+    configured = SimpleNamespace(config=Config(paths=Paths(run_dir=tmp_path)))
+    daemon = guarding.Guarding(cast(Any, configured), cast(Any, None), cast(Any, None), {})
+    daemon.keep_backstop()
+    assert not early.is_free(str(tmp_path / lock.ALIVE), 0.01)
+    daemon.stop()
+    assert early.is_free(str(tmp_path / lock.ALIVE), 0.01)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_daemon_that_gave_no_answer_is_not_asked_again(gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second more in which its tenants would go on."""
+    asked: list[Config] = []
+
+    def does_it(config: Config) -> bool:
+        asked.append(config)
+        return True
+
+    monkeypatch.setattr(backstop, "daemon_does_it", does_it)
+    monkeypatch.setattr(backstop, "_pipeline", lambda _config, _alone: SimpleNamespace(journal=SimpleNamespace(close=lambda: None)))
+    monkeypatch.setattr(Backstop, "end_overdue", lambda _self, _begun: True)
+    opening = lock.Lock(tmp_path / lock.OPENING)
+    assert opening.take()  # a daemon's, that hangs
+    assert backstop.at_deadline(Config(paths=Paths(run_dir=tmp_path)), Begun(gone=gone))
+    assert bool(asked) is not gone
+    opening.release()

@@ -159,15 +159,19 @@ def test_the_copy_of_the_program_is_whole_and_follows_the_code(tmp_path: Path) -
         (source / package).mkdir(parents=True)
         (source / package / "__init__.py").write_text("one\n")
     unit.parent.mkdir()
-    assert standby.keep(Path("/etc/other.yaml"), home, unit, source) == ""
+    paths = Paths(run_dir=Path("/run/other"), state_db=Path("/srv/other.db"))
+    assert standby.keep(Path("/etc/other.yaml"), Config(paths=paths), home, unit, source) == ""
     program = home / "current" / standby.PROGRAM
     assert "/etc/other.yaml" in program.read_text()
     assert standby.config_file(home) == Path("/etc/other.yaml")
-    assert str(program) in unit.read_text()
+    places = (str(paths.run_dir / lock.ALIVE), str(paths.state_db), str(paths.control_socket))
+    assert f"early.begin(*{places!r}, sys.argv[1:])" in program.read_text()
+    assert f"-I -S {program}" in unit.read_text()
+    assert "LogLevelMax" not in unit.read_text()  # journald would keep what it tells the audit trail to itself
     assert home.stat().st_mode & 0o777 == 0o700
     before = (home / "current").resolve()
     (source / "agent" / "__init__.py").write_text("two\n")
-    assert standby.keep(None, home, unit, source) == ""
+    assert standby.keep(None, Config(), home, unit, source) == ""
     assert (home / "current" / "agent" / "__init__.py").read_text() == "two\n"
     assert not before.exists()
     assert standby.config_file(home) is None
@@ -177,14 +181,14 @@ def test_a_copy_that_cannot_be_made_is_told_and_the_earlier_one_stays(tmp_path: 
     source, home, unit = tmp_path / "lib", tmp_path / "home", tmp_path / "x@.service"
     (source / "agent").mkdir(parents=True)
     (source / "agent" / "__init__.py").write_text("one\n")
-    assert standby.keep(None, home, unit, source) == ""
+    assert standby.keep(None, Config(), home, unit, source) == ""
     (source / "agent" / "__init__.py").write_text("two\n")
     (home / "current").resolve().rename(home / "kept")
     (home / "current").unlink()
     (home / "current").symlink_to("kept")
     home.rename(tmp_path / "elsewhere")
     home.write_text("no folder")
-    assert "no copy" in standby.keep(None, home, unit, source)
+    assert "no copy" in standby.keep(None, Config(), home, unit, source)
 
 
 def test_a_lock_is_one_holders_and_free_when_it_lets_go(tmp_path: Path) -> None:

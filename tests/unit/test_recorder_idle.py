@@ -24,6 +24,25 @@ def woken_in(pid: int, seconds: float) -> int:
     return woken(pid) - before
 
 
+def children(pid: int) -> list[str]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [Path(f"/proc/{child}/cmdline").read_text().split("\0")[-2] for child in found]
+
+
+def test_who_tells_of_changed_windows_is_started_for_the_first_terminal(tmp_path: Path) -> None:
+    """3 MB that a host without sessions does without."""
+    rig = Rig(tmp_path)
+    try:
+        assert children(rig.pid) == []
+        terminal = Terminal(rig.argv("echo begun; sleep 60"))
+        terminal.until("begun")
+        assert [Path(name).name for name in children(rig.pid)] == ["resizer.py"]
+        terminal.send("\x03")
+        terminal.rest()
+    finally:
+        rig.close()
+
+
 def test_without_a_session_nothing_wakes_it_and_after_one_it_sleeps_again(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     try:

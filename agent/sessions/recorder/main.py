@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.host.start import log_to_stderr
+from agent.host.service import log_to_stderr
 from agent.sessions.recorder.opening import OVERALL, PER_UID, Rules
 from agent.sessions.recorder.service import Places, Service
 

@@ -67,7 +67,6 @@ class Service:
         """Serve until SIGTERM. Raises OSError where the socket or the folder is no good."""
         parts, loop = self.parts, self.loop
         _limits()
-        parts.windows.start()
         self._syncing.start()
         parts.store.tidy()
         resume(parts, self._handed, self._places.rules.cap)
