@@ -71,6 +71,7 @@ class FakeTable:
     walks: int = 0
     looked_at: list[int] = field(default_factory=list)  # one by one, by number
     fail_looks: bool = False
+    before_signals: Callable[[], None] = lambda: None
     left_out: list[set[int]] = field(default_factory=list)  # of each walk
     fail_walks: set[int] = field(default_factory=set)
     error: Exception = field(default_factory=lambda: HostError("proc_unreadable", "no descriptor left"))
@@ -124,6 +125,7 @@ class FakeTable:
         self.end(lambda each: each.pid == pid)
 
     def kill_all_of(self, uids: Collection[int]) -> dict[int, str]:
+        self.before_signals()
         if self.helper_error:
             raise self.helper_error
         self.end(lambda each: each.uid in uids and each.uid not in self.fail_all and each.pid not in self.unreachable)

@@ -213,6 +213,27 @@ def test_whoever_the_slices_list_had_is_not_looked_for_again_by_the_first_walk()
     assert table.left_out == [{10, 11}, set(), set(), set()], "of the walks that prove, nobody is left out"
 
 
+def test_a_job_or_two_of_each_are_killed_before_one_uid_after_the_other_is_signalled() -> None:
+    jobs = [process(uid - 60000, uid, cgroup="/system.slice/cron.service") for uid in (ALICE, BOB)]
+    bomb = [process(pid, ALICE + 5, cgroup="/system.slice/cron.service") for pid in range(20, 40)]
+    table = FakeTable.of_processes(*jobs, *bomb)
+    alive: list[set[int]] = []
+    table.before_signals = lambda: alive.append(set(table.alive))
+    result = run(table, {**BOTH, ALICE + 5: "jit-bomb"})
+    assert alive[0] == {each.pid for each in bomb}, "a bomb is not signalled one by one"
+    assert [result[uid].killed_count for uid in (ALICE, BOB, ALICE + 5)] == [1, 1, 20]
+
+
+def test_whom_becoming_the_uid_may_not_reach_is_left_for_the_look_that_disarms_what_it_runs() -> None:
+    slice_ = "/user.slice/user-1000.slice/x"
+    others = replace(process(10, cgroup="/system.slice/cron.service"), uid=1000), process(11, cgroup=slice_)
+    table = FakeTable.of_processes(*others)
+    alive: list[set[int]] = []
+    table.before_signals = lambda: alive.append(set(table.alive))
+    assert run(table)[ALICE].killed_count == 2
+    assert alive[0] == {10, 11}
+
+
 def test_a_slice_of_which_nothing_can_be_named_is_killed_all_the_same() -> None:
     table = FakeTable.of_processes(process(10), process(11))
     table.fail_looks = True
