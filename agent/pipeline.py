@@ -180,7 +180,7 @@ class Pipeline:
         old.steps, old.uids, old.superseded_by = list(change.gone if change else ()), {}, jti
         old.state = GrantState.SHUTTING
         self.ending.begin([old], EndCause.SUPERSEDED, over.told)
-        shuts = self.teardown.cut([old], lambda _live: 0)
+        shuts = self.teardown.cut([old], lambda _grants: 0)
         self.clear(shuts)
         trouble = next((error for shut in shuts for error in shut.errors), "")
         self._apply(

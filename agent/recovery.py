@@ -112,7 +112,7 @@ def _hold(pipeline: Pipeline, live: LiveGrant) -> None:
     live.opener = True
     if live.notes[REPLACES] != []:
         copy = replace(live, began_ns=None, doors_ns=None, last_process_ns=None)
-        pipeline.teardown.cut([copy], notice.tell_narrowed)
+        pipeline.teardown.cut([copy], lambda grants: sum(map(notice.tell_narrowed, grants)))
 
 
 def _go_on_replacing(pipeline: Pipeline, live: LiveGrant) -> None:

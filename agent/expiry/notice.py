@@ -1,5 +1,7 @@
 """What tenants are told on their terminals: how long is left, and why it ended."""
 
+from collections.abc import Sequence
+
 from agent.expiry.live import LiveGrant
 from agent.journal import EndCause
 from agent.sessions import terminals
@@ -18,16 +20,16 @@ def warn(live: LiveGrant, seconds_left: int) -> int:
     return _tell(live, f"your access ends {minutes if seconds_left >= 60 else why}")
 
 
-def tell_the_end(live: LiveGrant) -> int:
-    """Why it ended, just before the terminal goes. Returns how many terminals took it."""
-    return _tell(live, _WHY.get(live.cause or EndCause.EXPIRED, "your access has ended"))
+def tell_the_end(grants: Sequence[LiveGrant]) -> int:
+    """Why each of them ended, just before the terminals go. Returns how many terminals took it."""
+    whys = ((live, _WHY.get(live.cause or EndCause.EXPIRED, "your access has ended")) for live in grants)
+    return terminals.tell_each({uid: _worded(why) for live, why in whys for uid in live.uids.values()})
 
 
-def tell_suspended(live: LiveGrant) -> int:
-    """Why it is shut though its time is not up, just before the terminal goes."""
-    return _tell(
-        live, "your access is suspended: this host has had no fresh word from who granted it; it opens again when that comes"
-    )
+def tell_suspended(grants: Sequence[LiveGrant]) -> int:
+    """Why they are shut though their time is not up, just before the terminals go."""
+    why = "your access is suspended: this host has had no fresh word from who granted it; it opens again when that comes"
+    return terminals.tell([uid for live in grants for uid in live.uids.values()], _worded(why))
 
 
 def tell_drain(live: LiveGrant, seconds_left: int) -> int:
@@ -45,4 +47,8 @@ def _span(seconds: int) -> str:
 
 
 def _tell(live: LiveGrant, message: str) -> int:
-    return terminals.tell(live.uids.values(), f"Tidegate: {message}")
+    return terminals.tell(live.uids.values(), _worded(message))
+
+
+def _worded(message: str) -> str:
+    return f"Tidegate: {message}"

@@ -2,11 +2,13 @@
 
 The order is the one that was measured to win against fork bombs: the whole user slice at once, then everything the uid may
 signal, then a walk of /proc for what neither can see, its cgroups frozen while they are cleared so nothing runs ahead of it.
+Who dies is noted first, for the receipt: a slice's by the kernel's list of it, which takes no walk, everybody else by one.
 """
 
 import contextlib
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -15,14 +17,18 @@ from agent.host.lent import Lent
 from agent.host.processes import Process, ProcessTable
 
 _KILLED_LISTED = 64
+_GROUPS_LISTED = 64  # of a slice: the kill waits for no more
 PATIENCE_S = 5.0
 _EMPTY_HELD, _EMPTY_LOOSE = 2, 4  # walks in a row that find nobody, where new processes kept coming
+_PEOPLE = "/user.slice/"
+_FEW = 4  # processes of one tenant: a bomb's are too many to be signalled one by one
+_DYING_S, _DYING_LOOK_S = 0.05, 0.0005  # what was killed whole is given so long to be gone before anybody walks
 _PAUSES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 
 
 @dataclass(slots=True)
 class Severed:
-    """How it went for one tenant. ``killed`` names at most 64 processes; ``killed_count`` counts those a walk saw and that died."""
+    """How it went for one tenant. ``killed`` names at most 64 processes; ``killed_count`` counts those that were seen and died."""
 
     uid: int
     killed: list[str] = field(default_factory=list)
@@ -59,9 +65,13 @@ def sever(
     """
     results = {uid: Severed(uid) for uid in (*tenants, *(each.uid for each in lent))}
     attempt = _Attempt(tenants, table, cgroups, results, lent, disarm, targets=set(tenants))
+    attempt.kill_slices()
     attempt.look()
+    attempt.kill_few()
     give_up = time.monotonic() + patience_s
     for number in itertools.count():
+        if number:
+            attempt.kill_slices()
         busy = attempt.strike()
         now = wall_ns()
         for uid, result in attempt.results.items():
@@ -85,6 +95,7 @@ class _Attempt:
     lent: Sequence[Lent]
     disarm: Callable[[], object]
     seen: dict[tuple[int, int], Process] = field(default_factory=dict)
+    listed: dict[int, int] = field(default_factory=dict)  # pid → uid of who was in a slice as that was killed
     at_first: frozenset[int] = frozenset()
     left: list[Process] = field(default_factory=list)
     targets: set[int] = field(default_factory=set)  # the tenants that are to be killed whole
@@ -93,18 +104,42 @@ class _Attempt:
     empties: int = 0  # walks in a row that found nobody
     lately: set[int] = field(default_factory=set)  # of whom the last walk that found anybody found something
 
+    def kill_slices(self) -> None:
+        """Each tenant's whole slice, at once; who was in it is noted as the kernel lists it."""
+        self.whole = set()
+        for uid in self.targets:
+            group = self.cgroups.user_slice(uid)
+            pids = self._listed(uid, group)
+            if self.cgroups.kill(group):
+                self.whole.add(uid)
+                self.listed |= dict.fromkeys(pids, uid)
+
     def look(self) -> None:
-        """Who is there before the first kill."""
+        """Who is there outside the slices before they are signalled, or inside where those could not be killed."""
         try:
-            self._note(self._walk())
+            self._note(self.table.of(self.tenants, self.lent, self.listed))
         except Exception as error:
             self._failed(error)
-        self.at_first = frozenset(pid for _, pid in self.seen)
+        self.at_first = frozenset({*self.listed, *(pid for _, pid in self.seen)})
+
+    def kill_few(self) -> None:
+        """Outside their slices most have a process or two, a job of cron's or at's: those at once, by number.
+
+        Becoming one uid after the other takes a millisecond each, and the hundredth waited for ninety-nine. It comes all the same:
+        it alone gets whatever runs ahead of a look. Whom that might not reach, a tenant's program run by another, is left for the
+        strike, which takes its set-id bits wherever it lies.
+        """
+        own = [each for each in self.seen.values() if each.uid == each.tenant_uid and not each.cgroup.startswith(_PEOPLE)]
+        number = Counter(each.tenant_uid for each in own)
+        for process in own:
+            if number[process.tenant_uid] <= _FEW:
+                self._kill(process)
 
     def strike(self) -> set[int]:
-        """Kill everything once; returns the uids of which something may still live."""
-        self._kill_groups()
+        """Kill everything else once; returns the uids of which something may still live."""
+        self._signal_all()
         self.targets = set(self.tenants)
+        self._await_deaths()
         try:
             with self._held() as held:
                 before = self.table.newest()
@@ -134,11 +169,14 @@ class _Attempt:
             unnamed = "; ".join(result.errors) or f"something in {self.cgroups.user_slice(uid)}"
             result.survivors = named[:_KILLED_LISTED] or [unnamed]
         for key, process in self.seen.items():
+            self.listed.pop(process.pid, None)
             if key not in alive:
                 result = self.results[process.tenant_uid]
                 result.killed_count += 1
                 if len(result.killed) < _KILLED_LISTED:
                     result.killed.append(f"{process.name}[{process.pid}] uid={process.uid} by={process.mark}")
+        for uid in self.listed.values():
+            self.results[uid].killed_count += 1
 
     def _walk(self) -> list[Process]:
         return self.table.of(self.tenants, self.lent)
@@ -178,8 +216,24 @@ class _Attempt:
         """Whether it is where the slice's own kill does not reach."""
         return not process.cgroup.startswith(self.cgroups.user_slice(process.tenant_uid) + "/")
 
-    def _kill_groups(self) -> None:
-        self.whole = {uid for uid in self.targets if self.cgroups.kill(self.cgroups.user_slice(uid))}
+    def _listed(self, uid: int, group: str) -> list[int]:
+        """Who is in a slice that is about to be killed. As many are named as a receipt names: the kill waits for no more."""
+        pids: list[int] = []
+        try:
+            pids = self.cgroups.pids(group, _GROUPS_LISTED)
+            self._note(self.table.among(sorted(pids)[:_KILLED_LISTED], self.tenants))
+        except Exception as error:
+            self._failed(error)
+        return pids
+
+    def _await_deaths(self) -> None:
+        """Until the slices that were killed whole are empty. A walk before that only takes the dying's time, and is no proof."""
+        give_up = time.monotonic() + _DYING_S
+        for uid in self.whole:
+            while self.cgroups.populated(self.cgroups.user_slice(uid)) and time.monotonic() < give_up:
+                time.sleep(_DYING_LOOK_S)
+
+    def _signal_all(self) -> None:
         try:
             for uid, message in self.table.kill_all_of(self.targets).items() if self.targets else ():
                 self.results[uid].note(message)

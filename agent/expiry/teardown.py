@@ -63,15 +63,13 @@ class Teardown:
         self._leftovers = Leftovers(writer, others)
         self._others = others  # what grants that go on lend: a login may hold the same by two of them
 
-    def cut(self, grants: Sequence[LiveGrant], tell: Callable[[LiveGrant], int]) -> list[Shut]:
+    def cut(self, grants: Sequence[LiveGrant], tell: Callable[[Sequence[LiveGrant]], int]) -> list[Shut]:
         """Close and sever: nobody gets in or goes on. Never raises, and takes no longer than the patience for processes.
 
-        ``tell`` is called for each once its doors are shut and before its processes die, and returns how many terminals it
-        reached.
+        ``tell`` is called once all doors are shut and before any process dies, and returns how many terminals it reached.
         """
         shuts = [self._close(live) for live in grants]
-        told = [_go_on_past(tell, shut.live) for shut in shuts]
-        if any(told):
+        if _go_on_past(tell, grants):
             time.sleep(_LAST_WORDS_S)
         self._sever(shuts)
         return shuts
@@ -180,7 +178,7 @@ class Teardown:
 
     def _sever(self, shuts: Sequence[Shut]) -> None:
         tenants = {uid: login for shut in shuts for uid, login in shut.live.tenants.items()}
-        lent = merged((lent for shut in shuts for lent in shut.live.lent), self._others())
+        lent = self._lent_by(shuts)
         homes = [Path(str(step.data["path"])) for shut in shuts for _, step in shut.live.steps if step.action == "home"]
         results = self._end_processes(tenants, lent, homes) if tenants or lent else {}
         now = self._clock.wall_ns()
@@ -193,6 +191,11 @@ class Teardown:
             live.killed_count += killed
             if not live.alive and (killed or live.last_process_ns is None):  # a later attempt that found nobody is not the moment
                 live.last_process_ns = max((severed.empty_wall_ns for severed in shut.severed), default=now)
+
+    def _lent_by(self, shuts: Sequence[Shut]) -> tuple[Lent, ...]:
+        """By these, and by nobody else as well. On a full host what all others lend takes long to put together: not for nothing."""
+        lent = [lent for shut in shuts for lent in shut.live.lent]
+        return merged(lent, self._others()) if lent else ()
 
     def _disarm_groups(self, shuts: Sequence[Shut]) -> None:
         """First of all that takes long: until then an old session may go on starting a copy that holds the lent group."""
@@ -250,7 +253,7 @@ class Teardown:
         """Over is what has no error and, looked at once more, no process: atd may start one until the account is gone."""
         clean = [shut for shut in shuts if not shut.errors]
         tenants = {uid: login for shut in clean for uid, login in shut.live.tenants.items()}
-        lent = merged((lent for shut in clean for lent in shut.live.lent), self._others())
+        lent = self._lent_by(clean)
         found: list[Process] = []
         error = ""
         try:

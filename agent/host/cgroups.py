@@ -16,6 +16,7 @@ _NEVER_FREEZE = ("/init.scope", "/system.slice/dbus", "/system.slice/systemd-", 
 _OF_PEOPLE = ("/user.slice", "/system.slice/cron.service", "/system.slice/crond.service", "/system.slice/atd.service")
 _FROZEN_BY_US = "trusted.tidegate-frozen"
 _STILL_S = 0.02
+_LISTED_MOST = 4096
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -131,20 +132,26 @@ class Cgroups:
 
     def children(self, group: str) -> list[str]:
         """The groups right below one; none where it is absent."""
-        path = self._file(group, "cgroup.procs")
+        path = self._file(group, "")
         try:
-            return [f"{group}/{entry.name}" for entry in path.parent.iterdir() if entry.is_dir()] if path else []
+            with os.scandir(path or os.devnull) as entries:
+                return [f"{group}/{entry.name}" for entry in entries if entry.is_dir(follow_symlinks=False)]
         except OSError:
             return []
 
-    def pids(self, group: str) -> list[int]:
-        """The processes in a group and below it, as far as it can be read."""
-        path = self._file(group, "cgroup.procs")
-        try:
-            here = [int(word) for word in path.read_text(encoding="ascii").split()] if path else []
-        except OSError:
-            return []
-        return here + [pid for child in self.children(group) for pid in self.pids(child)]
+    def pids(self, group: str, most: int = _LISTED_MOST) -> list[int]:
+        """The processes in a group and below it, as far as it can be read: of ``most`` groups, those nearest to the top.
+
+        Below its own manager a user makes as many groups as it likes, as deep as it likes.
+        """
+        found: list[int] = []
+        groups = [group]
+        for each in groups:  # which grows meanwhile
+            path = self._file(each, "cgroup.procs")
+            with contextlib.suppress(OSError):  # a threaded group can't be read, and may have children that can
+                found += [int(word) for word in path.read_bytes().split()] if path else []
+            groups += self.children(each)[: most - len(groups)]
+        return found
 
     def _holds_us(self, group: str) -> bool:
         return any(own.startswith(group.rstrip("/") + "/") for own in self._untouched)

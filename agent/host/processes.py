@@ -48,12 +48,15 @@ class Process:
 class ProcessTable(Protocol):
     """The host's processes, as teardown needs them. Real below; faked in unit tests."""
 
-    def of(self, tenants: dict[int, str], lent: Sequence[Lent] = ()) -> list[Process]:
+    def of(self, tenants: dict[int, str], lent: Sequence[Lent] = (), without: Collection[int] = ()) -> list[Process]:
         """Every live process that belongs to one of these tenants (uid → login; an empty login names nobody), or holds what
-        was lent.
+        was lent. ``without``: pids that need not be looked at.
 
         Zombies are dead. Raises HostError ``proc_unreadable`` when it can't know.
         """
+
+    def among(self, pids: Sequence[int], tenants: dict[int, str]) -> list[Process]:
+        """Those of these pids that live and are a tenant's; nothing else is looked at. Raises as :meth:`of`."""
 
     def newest(self) -> int:
         """The number given out last. A walk before and after which it is the same has seen everything that lives: what outruns
@@ -76,12 +79,18 @@ class ProcProcesses:
     def __init__(self, uid_first: int, uid_last: int, proc: Path = Path("/proc")) -> None:
         self._range = range(uid_first, uid_last + 1)
         self._proc = proc
+        self._root = str(proc)  # a walk reads some hundred files: joining a Path costs as much as reading one
 
-    def of(self, tenants: dict[int, str], lent: Sequence[Lent] = ()) -> list[Process]:
+    def of(self, tenants: dict[int, str], lent: Sequence[Lent] = (), without: Collection[int] = ()) -> list[Process]:
         """See :class:`ProcessTable`."""
-        pids = [pid for pid in self._pids() if pid not in {1, os.getpid()}]
-        found = [each for pid in pids if (each := self._classify(pid, tenants)) is not None] if tenants else []
+        spared = {1, os.getpid(), *without}
+        pids = [pid for pid in self._pids() if pid not in spared]
+        found = self.among(pids, tenants) if tenants else []
         return found + self._holders(pids, lent, {each.pid for each in found}) if lent else found
+
+    def among(self, pids: Sequence[int], tenants: dict[int, str]) -> list[Process]:
+        """See :class:`ProcessTable`."""
+        return [each for pid in pids if (each := self._classify(pid, tenants)) is not None]
 
     def newest(self) -> int:
         """See :class:`ProcessTable`. Of this process's pid namespace, and those inside it (proc(5), ``loadavg``)."""
@@ -162,18 +171,18 @@ class ProcProcesses:
         ]
 
     def _row(self, pid: int) -> Row | None:
-        fields = _fields(self._read(pid, "status"))
-        uids, gids = (_numbers(fields.get(key, b"")) for key in (b"Uid", b"Gid"))
-        if _is_dead(fields) or not uids:
+        status = self._read(pid, "status")
+        uids, gids = _numbers(_field(status, b"Uid")), _numbers(_field(status, b"Gid"))
+        if _is_dead(status) or not uids:
             return None
         stat = self._read(pid, "stat").rpartition(b")")[2].split()
         started_ns = int(stat[19]) * 1_000_000_000 // _TICKS if len(stat) > 19 else 0
         return Row(
             pid,
-            _number(fields.get(b"PPid", b"")),
-            fields.get(b"Name", b"").decode(errors="backslashreplace"),
+            _number(_field(status, b"PPid")),
+            _name(status),
             uids,
-            frozenset((*gids, *_numbers(fields.get(b"Groups", b"")))),
+            frozenset((*gids, *_numbers(_field(status, b"Groups")))),
             _number(self._read(pid, "loginuid")),
             started_ns,
         )
@@ -215,7 +224,7 @@ class ProcProcesses:
 
     def _read(self, pid: int, name: str) -> bytes:
         try:
-            descriptor = os.open(self._proc / str(pid) / name, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(f"{self._root}/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 return os.read(descriptor, _PROC_READ_MAX)
             finally:
@@ -256,23 +265,32 @@ def _kill_in_helper(uids: Collection[int]) -> dict[int, str]:
 
 
 def _parse_status(text: bytes) -> tuple[str, tuple[int, ...]] | None:
-    """Name and uids of one that lives. The kernel escapes only newlines in a name, so nothing else may end a line here."""
-    fields = _fields(text)
-    uids = _numbers(fields.get(b"Uid", b""))
-    return None if _is_dead(fields) or not uids else (fields.get(b"Name", b"").decode(errors="backslashreplace"), uids)
+    """Name and uids of one that lives."""
+    uids = _numbers(_field(text, b"Uid"))
+    return None if _is_dead(text) or not uids else (_name(text), uids)
 
 
-def _fields(text: bytes) -> dict[bytes, bytes]:
-    fields: dict[bytes, bytes] = {}
-    for line in text.split(b"\n"):
-        key, _, value = line.partition(b":\t")
-        fields.setdefault(key, value)
-    return fields
+def _field(status: bytes, key: bytes) -> bytes:
+    """The first line of that key. The kernel escapes newlines in a name, and only those: nothing else may end a line here.
+
+    Asked for one by one: of some fifty lines a walk needs four, and taking all apart costs as much as reading them.
+    """
+    head = b"\n%s:\t" % key
+    start = status.find(head) + len(head)
+    if start < len(head):
+        return b""
+    end = status.find(b"\n", start)
+    return status[start:] if end < 0 else status[start:end]
 
 
-def _is_dead(fields: dict[bytes, bytes]) -> bool:
+def _name(status: bytes) -> str:
+    """It stands in the first line."""
+    return _field(b"\n" + status, b"Name").decode(errors="backslashreplace")
+
+
+def _is_dead(status: bytes) -> bool:
     """A process whose first thread has ended while others go on shows as a zombie too, and lives."""
-    return fields.get(b"State", b"")[:1] in {b"Z", b"X"} and _number(fields.get(b"Threads", b"1")) <= 1
+    return _field(status, b"State")[:1] in {b"Z", b"X"} and _number(_field(status, b"Threads") or b"1") <= 1
 
 
 def _numbers(text: bytes) -> tuple[int, ...]:
@@ -284,6 +302,8 @@ def _number(text: bytes) -> int:
 
 
 def _environment_value(environ: bytes, name: bytes) -> int:
+    if name not in environ:
+        return -1
     for entry in environ.split(b"\0"):
         key, _, value = entry.partition(b"=")
         if key == name and value.isdigit() and len(value) <= 10:

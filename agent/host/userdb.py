@@ -85,14 +85,14 @@ class UserdbAccounts:
 
     def set_locked(self, name: str, uid: int, locked: bool) -> None:
         """Flip the flag in place. A reader sees ``true`` or ``false``: the bytes lie in one page."""
-        record = self._record(name, "user")
-        if record is None or record.get("uid") != uid:
-            if locked and record is None:
-                return
-            code = "account_missing" if record is None else "account_not_ours"
-            raise HostError(code, f"no userdb record {name} of uid {uid}")
         path = self.root / f"{name}.user"
-        text = files.read_bounded(path, _RECORD_MAX) or b""
+        text = files.read_bounded(path, _RECORD_MAX)
+        record = _parsed(text)
+        if text is None or record is None or record.get("uid") != uid:
+            if locked and text is None:
+                return
+            code = "account_missing" if text is None else "account_not_ours"
+            raise HostError(code, f"no userdb record {name} of uid {uid}")
         old, new = (_UNLOCKED, _LOCKED) if locked else (_LOCKED, _UNLOCKED)
         if (at := text.rfind(old)) >= 0:
             files.overwrite(path, at, new)
@@ -128,14 +128,7 @@ class UserdbAccounts:
         files.clear_unwritten(path)
 
     def _record(self, name: str, kind: str) -> dict[str, object] | None:
-        text = files.read_bounded(self.root / f"{name}.{kind}", _RECORD_MAX)
-        if text is None:
-            return None
-        try:
-            record = json.loads(text)
-        except ValueError:
-            record = None
-        return record if isinstance(record, dict) else {}
+        return _parsed(files.read_bounded(self.root / f"{name}.{kind}", _RECORD_MAX))
 
     def _refuse_foreign(self, account: Account) -> None:
         for kind, key in (("user", "uid"), ("group", "gid")):
@@ -156,3 +149,14 @@ class UserdbAccounts:
                 raise HostError("account_taken", f"{link} is there already") from None
         except OSError as error:
             raise HostError("write_failed", f"{link} could not be made: {error.strerror}") from error
+
+
+def _parsed(text: bytes | None) -> dict[str, object] | None:
+    """None where there is no record; nothing in one that can't be read."""
+    if text is None:
+        return None
+    try:
+        record = json.loads(text)
+    except ValueError:
+        record = None
+    return record if isinstance(record, dict) else {}

@@ -6,7 +6,7 @@ A terminal's slave belongs to its user, who can stop its output: every write is 
 import contextlib
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from agent.model.text import one_line
@@ -28,11 +28,16 @@ def terminals_of(uids: Collection[int], pts: Path = _PTS) -> list[Path]:
 
 def tell(uids: Collection[int], message: str, pts: Path = _PTS) -> int:
     """Write one line to every terminal of these users; returns how many took it whole."""
-    line = f"\r\n*** {one_line(message)} ***\r\n".encode()
-    return sum(_write(path, line, uids) for path in terminals_of(uids, pts)) if uids else 0
+    return tell_each(dict.fromkeys(uids, message), pts)
 
 
-def _write(path: Path, line: bytes, uids: Collection[int]) -> bool:
+def tell_each(messages: Mapping[int, str], pts: Path = _PTS) -> int:
+    """The same, with a message for each uid: however many there are, the terminals are looked through once."""
+    lines = {uid: f"\r\n*** {one_line(message)} ***\r\n".encode() for uid, message in messages.items()}
+    return sum(_write(path, lines) for path in terminals_of(lines, pts)) if lines else 0
+
+
+def _write(path: Path, lines: Mapping[int, bytes]) -> bool:
     flags = os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags)
@@ -40,7 +45,8 @@ def _write(path: Path, line: bytes, uids: Collection[int]) -> bool:
         return False
     try:
         # Numbers of terminals are given out again at once: what was opened may be another user's by now.
-        return os.fstat(descriptor).st_uid in uids and os.write(descriptor, line) == len(line)
+        line = lines.get(os.fstat(descriptor).st_uid)
+        return line is not None and os.write(descriptor, line) == len(line)
     except OSError:
         return False
     finally:

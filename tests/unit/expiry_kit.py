@@ -42,6 +42,10 @@ class FakeCgroups(Cgroups):
             self.table.end(lambda found: found.cgroup.startswith(group + "/"))
         return self.works
 
+    def pids(self, group: str, most: int = 64) -> list[int]:
+        del most
+        return [pid for pid, found in self.table.alive.items() if found.cgroup.startswith(group + "/")]
+
     @contextlib.contextmanager
     def frozen(self, group: str) -> Iterator[bool]:
         self.frozen_now.add(group)
@@ -65,6 +69,10 @@ class FakeTable:
     forks: dict[int, int] = field(default_factory=dict)
     knocking: int | None = None  # a login that somebody goes on trying from the network
     walks: int = 0
+    looked_at: list[int] = field(default_factory=list)  # one by one, by number
+    fail_looks: bool = False
+    before_signals: Callable[[], None] = lambda: None
+    left_out: list[set[int]] = field(default_factory=list)  # of each walk
     fail_walks: set[int] = field(default_factory=set)
     error: Exception = field(default_factory=lambda: HostError("proc_unreadable", "no descriptor left"))
     fail_kill: dict[int, Exception] = field(default_factory=dict)
@@ -79,8 +87,9 @@ class FakeTable:
     def of_processes(cls, *found: Process) -> "FakeTable":
         return cls({each.pid: each for each in found})
 
-    def of(self, tenants: dict[int, str], lent: Sequence[Lent] = ()) -> list[Process]:
+    def of(self, tenants: dict[int, str], lent: Sequence[Lent] = (), without: Collection[int] = ()) -> list[Process]:
         self.walks += 1
+        self.left_out.append(set(without))
         if self.walks in self.fail_walks or -1 in self.fail_walks:
             raise self.error
         if self.knocking is not None:
@@ -88,7 +97,13 @@ class FakeTable:
             self.alive[pid] = process(pid, self.knocking, mark="sshd", cgroup="/system.slice/ssh.service")
         self.number += self.churn
         uids = {*tenants, *(each.uid for each in lent)}
-        return [each for each in self.alive.values() if each.tenant_uid in uids and each.pid not in self.unseen]
+        return [each for each in self.alive.values() if each.tenant_uid in uids and each.pid not in {*self.unseen, *without}]
+
+    def among(self, pids: Sequence[int], tenants: dict[int, str]) -> list[Process]:
+        if self.fail_looks or -1 in self.fail_walks:
+            raise self.error
+        self.looked_at += pids
+        return [self.alive[pid] for pid in pids if pid in self.alive and self.alive[pid].tenant_uid in tenants]
 
     def newest(self) -> int:
         return self.number
@@ -110,6 +125,7 @@ class FakeTable:
         self.end(lambda each: each.pid == pid)
 
     def kill_all_of(self, uids: Collection[int]) -> dict[int, str]:
+        self.before_signals()
         if self.helper_error:
             raise self.helper_error
         self.end(lambda each: each.uid in uids and each.uid not in self.fail_all and each.pid not in self.unreachable)

@@ -34,6 +34,23 @@ def test_a_slice_is_killed_whole_by_one_write(tree: Path) -> None:
     assert not (tree / "user.slice/user-70002.slice").exists()
 
 
+def test_who_is_in_a_slice_is_read_from_the_top_and_of_so_many_groups_only(tree: Path) -> None:
+    """Below its own manager a tenant makes as many as it likes, and as deep."""
+    group = "/user.slice/user-70001.slice"
+    folder = tree / group.lstrip("/")
+    (folder / "cgroup.procs").write_text("")
+    (folder / "s.scope/cgroup.procs").write_text("11\n12\n")
+    deep = folder
+    for number in range(200):
+        deep /= "d"
+        deep.mkdir()
+        (deep / "cgroup.procs").write_text(f"{1000 + number}\n")
+    cgroups = Cgroups(tree)
+    assert sorted(cgroups.pids(group)) == [11, 12, *range(1000, 1200)]
+    assert {11, 12} < set(cgroups.pids(group, 10)) and len(cgroups.pids(group, 10)) == 10
+    assert cgroups.pids("/none") == [] == Cgroups(None).pids(group)
+
+
 @pytest.mark.parametrize("group", ["", "/", "/system.slice", OWN, OWN + "/"])
 def test_no_group_that_holds_this_process_is_killed_or_frozen(tree: Path, group: str) -> None:
     cgroups = Cgroups(tree, [OWN])

@@ -105,6 +105,24 @@ def test_locking_the_absent_is_done_and_unlocking_it_is_an_error(tmp_path: Path)
             host.set_locked("jit-alice", 70001, False)
 
 
+@pytest.mark.parametrize("locked", [True, False])
+def test_a_record_is_read_once_to_lock_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locked: bool) -> None:
+    records = UserdbAccounts(tmp_path)
+    records.create(Account("jit-alice", 70001, "Alice", "/home/jit-alice", "/bin/bash"))
+    records.set_locked("jit-alice", 70001, not locked)
+    reads: list[Path] = []
+    read = files.read_bounded
+
+    def counted(path: Path, limit: int) -> bytes | None:
+        reads.append(path)
+        return read(path, limit)
+
+    monkeypatch.setattr(files, "read_bounded", counted)
+    records.set_locked("jit-alice", 70001, locked)
+    assert reads == [tmp_path / "jit-alice.user"]
+    assert json.loads(reads[0].read_text())["locked"] is locked
+
+
 @pytest.mark.parametrize("base", BASES)
 def test_a_row_that_was_there_is_neither_adopted_nor_removed(tmp_path: Path, base: str) -> None:
     etc = make_etc(tmp_path)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.config import Config
 from agent.errors import HostError
-from agent.host import files, homes, trees
+from agent.host import files, homes, system, trees
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to own files as others")
 UID = 70001
@@ -326,3 +327,19 @@ def test_of_a_folder_that_others_write_to_no_more_than_so_many_entries_are_looke
     with files.opened_folder(tmp_path) as folder:
         assert len(files.own_files(folder, re.compile(r"\d"), most=7)) == 7
         assert len(files.own_files(folder, re.compile(r"\d"))) == 10
+
+
+def test_beside_what_lets_a_tenant_be_started_later_no_unfinished_write_of_ours_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door, other = tmp_path / "crontabs", tmp_path / "keys"
+    monkeypatch.setattr(system, "_SIDE_DOORS", (door,))
+    cleared: list[Path] = []
+    monkeypatch.setattr(files, "clear_unwritten", cleared.append)
+    host = system.SystemHost(Config())
+    for folder in (door, other):
+        folder.mkdir()
+        (folder / "jit-alice").write_text("x")
+        host.remove(folder / "jit-alice")
+        assert not (folder / "jit-alice").exists()
+    assert cleared == [other / "jit-alice"]

@@ -1,6 +1,7 @@
 """Finding a tenant's processes on a made-up /proc, and killing none but them."""
 
 import errno
+import itertools
 import os
 import shutil
 import signal
@@ -360,6 +361,34 @@ def test_many_uids_go_to_one_helper_and_whom_it_could_not_signal_is_told(monkeyp
     errors = ProcProcesses(70000, 99999).kill_all_of([0, *range(70000, 70004)])
     assert list(errors) == [0, 70002]
     assert asked[0][1:3] == ["-I", "-S"] and asked[0][-4:] == ["70000", "70001", "70002", "70003"]
+
+
+@pytest.mark.usefixtures("harmless")
+def test_of_many_uids_several_are_signalled_at_once_and_each_from_a_child_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[int] = []
+    numbers = itertools.count(4_000_001)
+
+    def fork() -> int:
+        log.append(child := next(numbers))
+        return child
+
+    def waitpid(child: int, _: int) -> tuple[int, int]:
+        log.append(-child)
+        return child, signal.SIGKILL if child == 4_000_002 else 0
+
+    monkeypatch.setattr(os, "fork", fork)
+    monkeypatch.setattr(os, "waitpid", waitpid)
+    assert killer.kill_as_each([ALICE, 0, BOB, *range(70010, 70016)]) == [0, BOB], "the second's tenant killed its child"
+    assert sorted(map(abs, log)) == sorted([*range(4_000_001, 4_000_009)] * 2), "each child is waited for"
+    assert [number > 0 for number in log[: killer.AT_ONCE + 1]] == [True] * killer.AT_ONCE + [False]
+
+
+def test_a_walk_leaves_out_whom_it_is_told_to_and_a_look_is_at_those_alone(tmp_path: Path) -> None:
+    for pid in (20, 21, 22):
+        put(tmp_path, pid, uids=(ALICE,) * 4)
+    table = ProcProcesses(70000, 99999, tmp_path)
+    assert [each.pid for each in table.of(TENANTS, without={20, 22})] == [21]
+    assert [each.pid for each in table.among([20, 23, 22], TENANTS)] == [20, 22]
 
 
 @pytest.mark.usefixtures("harmless")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import pytest
@@ -181,6 +181,88 @@ def test_a_process_shows_by_name_number_owner_and_mark() -> None:
     assert dataclasses.astuple(process(10)) == (10, ALICE, "sh", "/user.slice/user-70001.slice/s.scope", "uid", ALICE, 0)
 
 
+# What is killed whole
+
+
+def test_a_slice_is_killed_before_any_walk_and_who_was_in_it_counts_all_the_same() -> None:
+    walks_before: list[int] = []
+
+    class Noting(FakeCgroups):
+        def kill(self, group: str) -> bool:
+            walks_before.append(self.table.walks)
+            return super().kill(group)
+
+    table = FakeTable.of_processes(process(10), process(11, mark="sudo"), process(12, cgroup="/system.slice/cron.service"))
+    result = run(table, cgroups=Noting(table))[ALICE]
+    assert walks_before == [0]
+    assert (table.alive, result.killed_count) == ({}, 3)
+    assert result.killed == [
+        f"sh[{pid}] uid={uid} by={mark}" for pid, uid, mark in ((10, ALICE, "uid"), (11, 0, "sudo"), (12, ALICE, "uid"))
+    ]
+
+
+def test_the_kill_waits_for_no_more_names_than_a_receipt_has() -> None:
+    table = FakeTable.of_processes(*(process(pid) for pid in range(10, 310)))
+    run(table)
+    assert len(table.looked_at) == 64
+
+
+def test_whoever_the_slices_list_had_is_not_looked_for_again_by_the_first_walk() -> None:
+    table = FakeTable.of_processes(process(10), process(11), process(12, mark="loginuid", cgroup="/a"))
+    run(table)
+    assert table.left_out == [{10, 11}, set(), set(), set()], "of the walks that prove, nobody is left out"
+
+
+def test_a_job_or_two_of_each_are_killed_before_one_uid_after_the_other_is_signalled() -> None:
+    jobs = [process(uid - 60000, uid, cgroup="/system.slice/cron.service") for uid in (ALICE, BOB)]
+    bomb = [process(pid, ALICE + 5, cgroup="/system.slice/cron.service") for pid in range(20, 40)]
+    table = FakeTable.of_processes(*jobs, *bomb)
+    alive: list[set[int]] = []
+    table.before_signals = lambda: alive.append(set(table.alive))
+    result = run(table, {**BOTH, ALICE + 5: "jit-bomb"})
+    assert alive[0] == {each.pid for each in bomb}, "a bomb is not signalled one by one"
+    assert [result[uid].killed_count for uid in (ALICE, BOB, ALICE + 5)] == [1, 1, 20]
+
+
+def test_whom_becoming_the_uid_may_not_reach_is_left_for_the_look_that_disarms_what_it_runs() -> None:
+    slice_ = "/user.slice/user-1000.slice/x"
+    others = replace(process(10, cgroup="/system.slice/cron.service"), uid=1000), process(11, cgroup=slice_)
+    table = FakeTable.of_processes(*others)
+    alive: list[set[int]] = []
+    table.before_signals = lambda: alive.append(set(table.alive))
+    assert run(table)[ALICE].killed_count == 2
+    assert alive[0] == {10, 11}
+
+
+def test_a_slice_of_which_nothing_can_be_named_is_killed_all_the_same() -> None:
+    table = FakeTable.of_processes(process(10), process(11))
+    table.fail_looks = True
+    result = run(table)[ALICE]
+    assert (table.alive, result.survivors, result.killed, result.killed_count) == ({}, [], [], 2)
+
+
+def test_a_slice_that_could_not_be_killed_is_looked_into_by_the_first_walk() -> None:
+    table = FakeTable.of_processes(process(10))
+    cgroups = FakeCgroups(table)
+    cgroups.works = False
+    assert run(table, cgroups=cgroups)[ALICE].killed_count == 1
+    assert table.left_out[0] == set()
+
+
+def test_nobody_walks_while_what_was_killed_whole_is_dying() -> None:
+    class Slow(FakeCgroups):
+        looks = 0
+
+        def populated(self, group: str) -> bool:
+            del group
+            self.looks += 1
+            return self.looks < 5
+
+    table = FakeTable.of_processes(process(10))
+    run(table, cgroups=Slow(table))
+    assert table.walks == 2, "one for who is there, and one for the proof"
+
+
 # What proves that nobody is left
 
 
@@ -221,11 +303,11 @@ def test_a_number_that_cant_be_read_proves_nothing() -> None:
 
 def test_an_accomplices_bomb_that_runs_ahead_of_every_walk_is_found_once_it_stands_still() -> None:
     class Mobile(FakeTable):
-        def of(self, tenants: dict[int, str], lent: Sequence[Lent] = ()) -> list[Process]:
+        def of(self, tenants: dict[int, str], lent: Sequence[Lent] = (), without: Collection[int] = ()) -> list[Process]:
             assert self.cgroups
             self.churn = 0 if 10 not in self.alive or "/user.slice" in self.cgroups.frozen_now else 5
             self.unseen = {10} if self.churn else set()
-            return super().of(tenants, lent)
+            return super().of(tenants, lent, without)
 
     table = Mobile.of_processes(process(10, cgroup="/user.slice/user-1000.slice/session-3.scope"))
     table.unreachable = {10}

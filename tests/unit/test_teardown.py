@@ -45,12 +45,12 @@ class Scene:
         self.hands = Teardown(
             cast(Writer, self.host), enforcers(self.fake), self.table, self.table.cgroups, self.clock, patience_s=0.2
         )
-        self.tell: Callable[[LiveGrant], int] = self.note_told
+        self.tell: Callable[[Sequence[LiveGrant]], int] = self.note_told
         self.closed: Callable[[list[Shut]], None] = lambda shuts: self.log.append(f"closed {len(shuts)}")
 
-    def note_told(self, found: LiveGrant) -> int:
-        self.log.append(f"tell {found.id} ({len(self.table.alive)} alive)")
-        return 1
+    def note_told(self, grants: Sequence[LiveGrant]) -> int:
+        self.log += [f"tell {found.id} ({len(self.table.alive)} alive)" for found in grants]
+        return len(grants)
 
     def shut(self, *grants: LiveGrant) -> list[Shut]:
         shuts = self.hands.cut(grants, self.tell)
@@ -373,7 +373,7 @@ def test_a_file_that_would_give_a_lent_group_back_is_disarmed_and_told() -> None
 def test_a_copy_that_an_old_session_started_after_the_cut_dies_before_anything_is_removed() -> None:
     scene = Scene()
     scene.host.setgid = {"/home/deploy/g": 60}
-    (shut,) = scene.hands.cut([lends(live(scene.clock, uids={}))], lambda _live: 0)
+    (shut,) = scene.hands.cut([lends(live(scene.clock, uids={}))], lambda _grants: 0)
     scene.table.alive[20] = HELD
     alive: list[bool] = []
     scene.fake.on_revert = lambda _step: alive.append(20 in scene.table.alive)
@@ -381,10 +381,27 @@ def test_a_copy_that_an_old_session_started_after_the_cut_dies_before_anything_i
     assert alive == [False] and shut.ended_ns and shut.live.killed_count == 1
 
 
+def test_what_others_lend_is_not_asked_where_these_lend_nothing() -> None:
+    """On a host with thousands of grants that takes longer than all the rest, and nobody's processes are dead by then."""
+    scene = Scene(process(10))
+    asked: list[int] = []
+    writer = cast(Writer, scene.host)
+
+    def others() -> Sequence[Lent]:
+        asked.append(1)
+        return ()
+
+    scene.hands = Teardown(writer, enforcers(scene.fake), scene.table, FakeCgroups(scene.table), scene.clock, others=others)
+    scene.hands.cut([live(scene.clock)], lambda _grants: 0)
+    assert not asked
+    scene.hands.cut([lends(live(scene.clock, 2, uids={}))], lambda _grants: 0)
+    assert asked
+
+
 def test_what_is_only_suspended_is_disarmed_too() -> None:
     scene = Scene()
     scene.host.setgid = {"/home/deploy/g": 60}
-    (shut,) = scene.hands.cut([lends(live(scene.clock, uids={}))], lambda _live: 0)
+    (shut,) = scene.hands.cut([lends(live(scene.clock, uids={}))], lambda _grants: 0)
     scene.table.alive[20] = HELD
     scene.hands.set_aside([shut])
     assert not scene.host.setgid and not scene.table.alive

@@ -4,13 +4,13 @@ import os
 import pty
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 
 from agent.sessions import terminals
-from agent.sessions.terminals import tell, terminals_of
+from agent.sessions.terminals import tell, tell_each, terminals_of
 
 ME = os.getuid()
 
@@ -71,6 +71,20 @@ def test_only_character_devices_of_these_users_count(tmp_path: Path, pair: tuple
 def test_nobody_is_told_nothing(tmp_path: Path) -> None:
     assert tell([], "x", tmp_path) == 0
     assert tell({ME}, "x", tmp_path / "none") == 0
+
+
+def test_however_many_are_told_the_terminals_are_looked_through_once(
+    pair: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[int]] = []
+
+    def found(uids: Collection[int], _: Path) -> list[Path]:
+        asked.append(set(uids))
+        return [pair[1]]
+
+    monkeypatch.setattr(terminals, "terminals_of", found)
+    assert tell_each({ME + 1: "not to you", ME: "to you", ME + 2: "nor to you"}) == 1
+    assert (asked, os.read(pair[0], 1000).strip()) == ([{ME, ME + 1, ME + 2}], b"*** to you ***")
 
 
 def test_a_terminal_that_went_away_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

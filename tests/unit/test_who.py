@@ -1,6 +1,6 @@
 """Who is in, read from a made-up /proc and cgroup tree: scopes, sshd without them, what a tenant's own words can't do."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,13 +22,16 @@ class Table:
         self.world = world
         self.killed: list[int] = []
 
-    def of(self, tenants: dict[int, str], lent: Sequence[Lent] = ()) -> list[Process]:
-        del lent
+    def of(self, tenants: dict[int, str], lent: Sequence[Lent] = (), without: Collection[int] = ()) -> list[Process]:
+        del lent, without
         return [
             Process(pid, 0, "x", "", mark, uid)
             for pid, (uid, mark) in self.world.owners.items()
             if uid in tenants and self.world.lives(pid)
         ]
+
+    def among(self, pids: Sequence[int], tenants: dict[int, str]) -> list[Process]:
+        raise AssertionError(f"not asked about {pids} of {tenants}")
 
     def newest(self) -> int:
         return -1
