@@ -16,10 +16,13 @@ from agent.model.plan import Phase, Stage
 from enforcers import sudoers_rule
 from enforcers.data import text
 from enforcers.group import refuse_account
+from enforcers.sudo_answers import Answers
 from enforcers.sudoers_rule import Rule, command
 
 BACKSTOPS = ("sudo refuses from the deadline on (NOTAFTER)", "sudo ends what runs after the grant's own length (TIMEOUT)")
-SAMPLE_EXP = 1893456000  # 2030-01-01: what a rule is proved with before its grant's own time is known
+# What a rule is proved with while it is planned, the same for every grant, so that cvtsudoers is asked once of the same commands;
+# the very text, with its own login and times, is proved before it is put in place. 2030-01-01.
+SAMPLE_LOGIN, SAMPLE_EXP = "jit-sample", 1893456000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,9 @@ class SudoEnforcer:
 
     type: ClassVar[str] = "sudo"
 
+    def __init__(self) -> None:
+        self._answers = Answers()
+
     def decode(self, body: object, field: str) -> SudoWant:
         """See Enforcer. Code ``command_invalid`` beside those of the field rules."""
         reader = FieldReader(body, field, required=("type", "identifier", "commands"), optional=("run_as",))
@@ -59,10 +65,10 @@ class SudoEnforcer:
     def observe(self, want: SudoWant, reader: Reader) -> SudoSeen:
         """See Enforcer."""
         sudo = reader.tool("sudo") is not None
-        sample = Rule(want.identifier, want.run_as, want.commands, SAMPLE_EXP - 1, 60, own=True)
+        sample = Rule(SAMPLE_LOGIN, want.run_as, want.commands, SAMPLE_EXP - 1, 60, own=True)
         unproved = None
         try:
-            sudoers_rule.prove(sample, sudoers_rule.render(sample), reader)
+            self._answers.prove(sample, sudoers_rule.render(sample), reader)
         except HostError as error:
             unproved = error.reason
         user = reader.user(want.identifier)
@@ -70,7 +76,7 @@ class SudoEnforcer:
         return SudoSeen(
             config=reader.config,
             sudo=sudo,
-            other=_other(reader) if sudo else "",
+            other=self._answers.other(reader) if sudo else "",
             user=user,
             alone=user is None or (sudo and _has_no_rights(user.name, reader)),
             run_as={name: found.uid for name, found in run_as.items() if found is not None},
@@ -116,7 +122,7 @@ class SudoEnforcer:
         rule, rendered = step.data.get("rule"), text(step.data, "text")
         if step.action != "rule" or not isinstance(rule, dict):
             raise HostError("bad_step", "a sudo step without its rule")
-        sudoers_rule.prove(Rule.from_json(rule), rendered, writer)
+        self._answers.prove(Rule.from_json(rule), rendered, writer)
         writer.write(Path(text(step.data, "path")), rendered.encode(), 0o440)
 
     def revert(self, step: Step, writer: Writer) -> None:
@@ -152,17 +158,6 @@ def _lent(want: SudoWant, seen: SudoSeen, context: PlanContext) -> Lent:
     rules = frozenset((uids[name], " ".join(words)) for name in want.run_as for words in want.commands)
     uid = context.uids[want.identifier] if context.creates(want.identifier) else seen.user.uid if seen.user else -1
     return Lent(want.identifier, uid, rules=rules, alone=seen.alone)
-
-
-def _other(reader: Reader) -> str:
-    """What a sudo that is not sudo.ws's calls itself, else "".
-
-    sudo-rs (0.2.5, 0.2.15) knows neither NOTAFTER nor TIMEOUT and skips the line that has one; and it skips Defaults that it
-    does not know (syslog, log_format) and goes on to the rule after them. So a rule would give nothing, or less held than asked.
-    """
-    found = reader.check(["sudo", "-V"])
-    said = (found.stdout + found.stderr).splitlines() or ["of no known version"]  # sudo-rs 0.2.5 says it on stderr
-    return "" if said[0].startswith("Sudo version") else said[0][:80]
 
 
 def _has_no_rights(name: str, reader: Reader) -> bool:

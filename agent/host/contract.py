@@ -1,4 +1,4 @@
-"""What the stages may ask of a host: ``Reader`` changes nothing, ``Writer`` does.."""
+"""What the stages may ask of a host: ``Reader`` changes nothing, ``Writer`` does."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,6 +155,12 @@ class Reader(Protocol):
 
     def read(self, path: Path, limit: int = 1 << 20) -> bytes | None:
         """The file's bytes, None when absent. Raises HostError when it is no regular file or longer than ``limit`` bytes."""
+
+    def identity(self, path: Path) -> tuple[int, ...] | None:
+        """What tells the file that is there now, symlinks followed, from any other, and from itself once it was changed.
+
+        Device, inode, size, times of change (nobody can set the last of them back). None where it can't be looked at.
+        """
 
     def chain(self, path: Path) -> tuple[Node, ...]:
         """Every folder and file that ``path`` stands on, from ``/``, symlinks followed; it ends early where one is absent.

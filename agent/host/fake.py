@@ -33,6 +33,7 @@ class FakeHost:
     locked: dict[str, bool] = field(default_factory=dict)
     made: set[tuple[str, str]] = field(default_factory=set)
     nodes: dict[Path, Node] = field(default_factory=dict)
+    identities: dict[Path, tuple[int, ...]] = field(default_factory=dict)
     commands: Mapping[str, Answer] = field(default_factory=dict)
     remains: FakeRemains = field(default_factory=FakeRemains)
     recorded_by: RecorderSeen = field(default_factory=lambda: RecorderSeen(uid=998))
@@ -120,6 +121,10 @@ class FakeHost:
         if len(self.files[path][0]) > limit:
             raise HostError("file_too_long", f"{path} is longer than {limit} bytes")
         return self.files[path][0]
+
+    def identity(self, path: Path) -> tuple[int, ...] | None:
+        """See contract.Reader. What ``identities`` says: a fake host's tools are answers, which may change at any time."""
+        return self.identities.get(path)
 
     def chain(self, path: Path) -> tuple[Node, ...]:
         """See contract.Reader. Root's alone, but for what ``nodes`` says."""

@@ -111,6 +111,10 @@ class SystemHost:
         """See contract.Reader."""
         return files.read_bounded(path, limit)
 
+    def identity(self, path: Path) -> tuple[int, ...] | None:
+        """See contract.Reader."""
+        return files.identity(path)
+
     def chain(self, path: Path) -> tuple[Node, ...]:
         """See contract.Reader."""
         return chain.chain(path)
