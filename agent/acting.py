@@ -33,6 +33,7 @@ class Acting:
         pipeline.prover.ready(pools)
         self._beside = pipeline.teardown.beside = pools(4, "units")
         self._looking = pools(1, "look")
+        self._opening = pipeline.aside = pools(2, "open")
 
     def act(self, alarms: Sequence[Alarm]) -> None:
         """Set off what these alarms ask for; returns at once."""
@@ -77,7 +78,7 @@ class Acting:
     def stop(self) -> None:
         """Wait for what is under way; the journal has the rest for the next start."""
         self._pipeline.writer.remains.stop()
-        for pool in (self._cutting, self._again, self._clearing, self._beside, self._looking):
+        for pool in (self._cutting, self._again, self._clearing, self._beside, self._looking, self._opening):
             pool.shutdown(cancel_futures=True)
 
     def _mark(self) -> None:

@@ -1,5 +1,6 @@
 """Sudo rights: one sudoers file for each entry, whose text provably says the asked rule and nothing else (sudoers_rule)."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,12 +118,14 @@ class SudoEnforcer:
         summary = f"{want.identifier} may run as {', '.join(want.run_as)}: {commands}"
         return (Step(self.type, "rule", Stage.GRANT, Phase.CLOSE, str(path), summary, data),)
 
+    def ahead(self, step: Step, reader: Reader) -> None:
+        """See enforcement.ahead: the process that proves the text runs beside what is done before the rule's turn comes."""
+        with contextlib.suppress(HostError):
+            self._proved(step, reader)
+
     def apply(self, step: Step, writer: Writer) -> None:
-        """See Enforcer. The very text is proved again before it is put in place. Code ``sudo_rule_unprovable``."""
-        rule, rendered = step.data.get("rule"), text(step.data, "text")
-        if step.action != "rule" or not isinstance(rule, dict):
-            raise HostError("bad_step", "a sudo step without its rule")
-        self._answers.prove(Rule.from_json(rule), rendered, writer)
+        """See Enforcer. The very text is proved before it is put in place. Code ``sudo_rule_unprovable``."""
+        rendered = self._proved(step, writer)
         writer.write(Path(text(step.data, "path")), rendered.encode(), 0o440)
 
     def revert(self, step: Step, writer: Writer) -> None:
@@ -141,6 +144,14 @@ class SudoEnforcer:
         """See Enforcer."""
         paths = (Path(text(step.data, "path")) for step in steps)
         return [Residue("sudo", str(path)) for path in paths if reader.exists(path)]
+
+    def _proved(self, step: Step, reader: Reader) -> str:
+        """The text of a step that says its rule and nothing else. Raises HostError."""
+        rule, rendered = step.data.get("rule"), text(step.data, "text")
+        if step.action != "rule" or not isinstance(rule, dict):
+            raise HostError("bad_step", "a sudo step without its rule")
+        self._answers.prove(Rule.from_json(rule), rendered, reader)
+        return rendered
 
     def prepare(self, writer: Writer) -> None:
         """Put the one ``@includedir`` in place, proved (see sudoers_rule.prepare). Nothing to do without sudo."""

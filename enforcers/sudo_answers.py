@@ -5,6 +5,7 @@ on what it is asked; cvtsudoers is given all it reads (``-c /dev/null``, the tex
 from another, and where the answer was a refusal, it is asked each time.
 """
 
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -27,6 +28,7 @@ class Answers:
     def __init__(self) -> None:
         self._of: weakref.ref[Reader] | None = None
         self._good: OrderedDict[Key, None] = OrderedDict()
+        self._lock = threading.Lock()  # of these two; never held while a program is asked
 
     def other(self, reader: Reader) -> str:
         """What a sudo that is not sudo.ws's calls itself, else "" (see :func:`_other`)."""
@@ -48,18 +50,20 @@ class Answers:
         return said
 
     def _knows(self, key: Key, reader: Reader) -> bool:
-        if self._of is None or self._of() is not reader or key not in self._good:
-            return False
-        self._good.move_to_end(key)
-        return True
+        with self._lock:
+            if self._of is None or self._of() is not reader or key not in self._good:
+                return False
+            self._good.move_to_end(key)
+            return True
 
     def _keep(self, key: Key, reader: Reader) -> None:
-        if self._of is None or self._of() is not reader:
-            self._of = weakref.ref(reader)
-            self._good.clear()
-        self._good[key] = None
-        while len(self._good) > _KEPT:
-            self._good.popitem(last=False)
+        with self._lock:
+            if self._of is None or self._of() is not reader:
+                self._of = weakref.ref(reader)
+                self._good.clear()
+            self._good[key] = None
+            while len(self._good) > _KEPT:
+                self._good.popitem(last=False)
 
 
 def _files(reader: Reader, tool: str) -> Key | None:

@@ -1,14 +1,17 @@
 """When sudo's own programs are asked anew, and when what they said before holds."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agent.enforcement import ahead
 from agent.errors import HostError
 from agent.host.contract import CommandResult
 from agent.host.fake import FakeHost
-from agent.model import PlanContext, SudoWant
+from agent.model import PlanContext, Step, SudoWant
+from agent.model.plan import Phase, Stage
 from enforcers.sudo import SudoEnforcer
 from enforcers.sudo_answers import Answers
 from enforcers.sudoers_rule import Rule, render
@@ -57,6 +60,19 @@ def test_a_second_grant_of_the_same_commands_has_its_very_text_proved_and_nothin
     bed.asked.clear()
     plan(bed.host, enforcer, "jit-b")
     assert (bed.times("sudo"), bed.times("cvtsudoers")) == (0, 1)
+
+
+def test_a_proof_that_was_asked_for_ahead_is_the_proof_of_the_step_and_of_no_other_text() -> None:
+    bed, enforcer = Counting(), SudoEnforcer()
+    step = Step("sudo", "rule", Stage.GRANT, Phase.CLOSE, "/r", "", {"path": "/r", "text": render(RULE), "rule": RULE.to_json()})
+    ahead([step], {"sudo": enforcer}, bed.host)
+    enforcer.apply(step, bed.host)
+    assert bed.times("cvtsudoers") == 1
+    wider = replace(step, data={**step.data, "text": render(RULE) + "jit-alice ALL=(root) NOPASSWD: ALL\n"})
+    ahead([wider], {"sudo": enforcer}, bed.host)
+    with pytest.raises(HostError, match="another rule"):
+        enforcer.apply(wider, bed.host)
+    assert bed.times("cvtsudoers") == 3
 
 
 def test_other_commands_are_asked_about() -> None:
