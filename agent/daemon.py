@@ -30,7 +30,7 @@ from agent.guarding import Guarding, keep_program
 from agent.host import start
 from agent.host.clock import DeadlineTimer
 from agent.host.config_store import ConfigStore
-from agent.host.threads import pool_of, submit
+from agent.host.threads import pool_of, submit, take_short_turns
 from agent.intake import Intake
 from agent.recovery import stand_again, take_down
 from agent.reloading import Reloading
@@ -42,8 +42,7 @@ log = logging.getLogger("tidegate")
 # Several editors write a file in more than one step; one reload a short while after the last of them is enough.
 _RELOAD_DELAY_S = 0.1
 _RETRY_INBOX_S = 5.0
-_RETRY_PREPARE_S = 15.0
-_RETRY_WATCH_S = 15.0
+_RETRY_PREPARE_S = _RETRY_WATCH_S = 15.0
 
 
 class Daemon:
@@ -306,6 +305,7 @@ class Daemon:
 def main(config_file: Path | None, verbose: bool) -> None:
     """The Tidegate daemon. Run by tidegated.service; talk to it with the command tidegate."""
     start.log_to_stderr(verbose)
+    take_short_turns()
     if os.geteuid() != 0:
         sys.exit("tidegated: must be run by root")
     try:

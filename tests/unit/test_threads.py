@@ -1,12 +1,13 @@
 """What an opening waits for beside its own work."""
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from agent.errors import HostError
-from agent.host.threads import pool_of, together
+from agent.host.threads import pool_of, take_short_turns, together
 
 
 def test_jobs_run_while_the_block_does_and_the_block_ends_after_them() -> None:
@@ -58,3 +59,12 @@ def test_a_pool_that_stops_leaves_the_job_to_who_asks() -> None:
     pool.shutdown()
     with together(pool, lambda: done.append(threading.get_ident())):
         assert done == [threading.get_ident()]
+
+
+def test_a_thread_that_computes_lets_others_have_their_turn_soon() -> None:
+    before = sys.getswitchinterval()
+    try:
+        take_short_turns()
+        assert sys.getswitchinterval() < 0.001
+    finally:
+        sys.setswitchinterval(before)
