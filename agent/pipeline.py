@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from agent import enforcement, planning, policy, trust
-from agent.admitted import Admitted, refuse_taken, refuse_unready, refuse_unrecordable
+from agent.admitted import Admitted, at_one_look, refuse_taken, refuse_unready, refuse_unrecordable
 from agent.audit import AuditEvent, EventKind, Trail
 from agent.config import Config
 from agent.errors import DeniedError, HostError, JournalError, RefusedError, TidegateError, UnenforceableError
@@ -91,6 +91,7 @@ class Pipeline:
             self._apply(live, admitted.plan.steps)
         return live
 
+    @at_one_look
     def admit(self, token: bytes, *, own: LiveGrant | None = None) -> Admitted:
         """Decide, changing nothing: verify → decode → replay → judge → plan. ``own``: the pending grant whose time has come.
 
@@ -306,8 +307,7 @@ class Pipeline:
         return lambda _login: next(free)
 
     def _is_ours(self, login: str) -> bool:
-        user = self.writer.user(login)
-        return user is not None and user.ours
+        return (user := self.writer.user(login)) is not None and user.ours
 
     def _live_for_policy(self, own: LiveGrant | None) -> list[policy.LiveGrant]:
         return [

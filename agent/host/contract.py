@@ -1,6 +1,7 @@
 """What the stages may ask of a host: ``Reader`` changes nothing, ``Writer`` does."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -122,6 +123,12 @@ class Reader(Protocol):
 
     def recorder(self) -> RecorderSeen:
         """Whether sessions can be recorded here."""
+
+    def looking_once(self) -> AbstractContextManager[None]:
+        """Within the block, what this thread asks the name service twice it is answered as the first time: one decision, one look.
+
+        Not for a block that changes accounts.
+        """
 
     def user(self, name: str) -> User | None:
         """The user of that login, whichever database has it."""

@@ -1,6 +1,7 @@
 """A host in memory, for unit tests: implements contract.Writer, answers commands from a table, and fails when told to."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -65,6 +66,10 @@ class FakeHost:
     def recorder(self) -> RecorderSeen:
         """See contract.Reader."""
         return self.recorded_by
+
+    def looking_once(self) -> AbstractContextManager[None]:
+        """See contract.Reader. A fake host answers at once."""
+        return nullcontext()
 
     def user(self, name: str) -> User | None:
         """See contract.Reader."""
