@@ -1,8 +1,8 @@
 """tidegated: puts the parts together and runs them in one event loop. Nothing here decides anything.
 
-Threads: one takes grants in, in order; some cut off, which is bounded in time; four clear away what was cut off, which is not;
-four come back to what would not end, sweep and warn; four answer the control socket. The loop itself only waits: on the deadline
-timer, the watched folders and the socket.
+Threads: one takes grants in, in order, and has two that ask others for it; some cut off, which is bounded in time; four clear
+away what was cut off, which is not; four come back to what would not end, sweep and warn; four answer the control socket. The
+loop itself only waits: on the deadline timer, the watched folders and the socket.
 """
 
 import asyncio
