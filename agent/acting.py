@@ -34,6 +34,7 @@ class Acting:
         self._beside = pipeline.teardown.beside = pools(4, "units")
         self._looking = pools(1, "look")
         self._marking = pools(1, "mark")  # every few seconds: of several that wait, Python wakes two for each job
+        self._opening = pipeline.aside = pools(2, "open")
 
     def act(self, alarms: Sequence[Alarm]) -> None:
         """Set off what these alarms ask for; returns at once."""
@@ -78,7 +79,8 @@ class Acting:
     def stop(self) -> None:
         """Wait for what is under way; the journal has the rest for the next start."""
         self._pipeline.writer.remains.stop()
-        for pool in (self._cutting, self._again, self._clearing, self._beside, self._looking, self._marking):
+        at_work = (self._cutting, self._again, self._clearing, self._beside, self._looking, self._marking, self._opening)
+        for pool in at_work:
             pool.shutdown(cancel_futures=True)
 
     def _mark(self) -> None:

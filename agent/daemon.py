@@ -1,8 +1,8 @@
 """tidegated: puts the parts together and runs them in one event loop. Nothing here decides anything.
 
-Threads: one takes grants in, in order; some cut off, which is bounded in time; four clear away what was cut off, which is not;
-four come back to what would not end, sweep and warn; four answer the control socket. The loop itself only waits: on the deadline
-timer, the watched folders and the socket.
+Threads: one takes grants in, in order, and has two that ask others for it; some cut off, which is bounded in time; four clear
+away what was cut off, which is not; four come back to what would not end, sweep and warn; four answer the control socket. The
+loop itself only waits: on the deadline timer, the watched folders and the socket.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from agent.heartbeat import Heartbeat
 from agent.host import service, start
 from agent.host.clock import DeadlineTimer
 from agent.host.config_store import ConfigStore
-from agent.host.threads import pool_of, submit
+from agent.host.threads import pool_of, submit, take_short_turns
 from agent.intake import Intake
 from agent.recovery import stand_again, take_down
 from agent.reloading import Reloading
@@ -42,8 +42,7 @@ log = logging.getLogger("tidegate")
 # Several editors write a file in more than one step; one reload a short while after the last of them is enough.
 _RELOAD_DELAY_S = 0.1
 _RETRY_INBOX_S = 5.0
-_RETRY_PREPARE_S = 15.0
-_RETRY_WATCH_S = 15.0
+_RETRY_PREPARE_S = _RETRY_WATCH_S = 15.0
 
 
 class Daemon:
@@ -303,6 +302,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The Tidegate daemon. Run by tidegated.service; talk to it with the command tidegate."""
     asked = parser(main.__doc__).parse_args(argv)
     service.log_to_stderr(asked.verbose)
+    take_short_turns()
     if os.geteuid() != 0:
         sys.exit("tidegated: must be run by root")
     try:

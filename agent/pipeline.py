@@ -7,10 +7,13 @@ policy, key or journal stops what opens while what shuts goes on.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 from agent import enforcement, planning, policy, trust
-from agent.admitted import Admitted, refuse_taken, refuse_unready, refuse_unrecordable
+from agent.admitted import Admitted, at_one_look, refuse_taken, refuse_unready, refuse_unrecordable
 from agent.audit import AuditEvent, EventKind, Trail
 from agent.config import Config
 from agent.errors import DeniedError, HostError, JournalError, RefusedError, TidegateError, UnenforceableError
@@ -32,6 +35,7 @@ from agent.host.clock import NS, Clock
 from agent.host.contract import Writer
 from agent.host.lent import Lent
 from agent.host.processes import ProcessTable
+from agent.host.threads import together
 from agent.journal import EndCause, GrantState, Journal
 from agent.journal.orders import CARRIED, TakeOver
 from agent.model import Enforcer, Plan, Step
@@ -71,6 +75,7 @@ class Pipeline:
     sessions: Sessions
     recordings: Recordings
     closing: str = ""  # why nothing is opened now (docs/decisions/0025); empty when it may be
+    aside: Executor | None = None  # threads for what an opening waits for beside its own work
     unready: dict[str, TidegateError] = field(default_factory=dict)  # enforcer → why it can't be used now
 
     # Opening
@@ -86,6 +91,7 @@ class Pipeline:
             self._apply(live, admitted.plan.steps)
         return live
 
+    @at_one_look
     def admit(self, token: bytes, *, own: LiveGrant | None = None) -> Admitted:
         """Decide, changing nothing: verify → decode → replay → judge → plan. ``own``: the pending grant whose time has come.
 
@@ -231,12 +237,12 @@ class Pipeline:
         began_ns = self.clock.boot_ns()
         try:
             go_on()
-            self.behind.arm(live)
-            self.executions.begin(live)
-            self.logged.begin(live)
-            self.logged.insist(live)
-            residue.take_baseline(live, self.writer, self.journal)
-            self.prover.before(live, steps)
+            with self.journal.noted_together(live.id), self._meanwhile(live, steps):
+                self.executions.begin(live)
+                self.logged.begin(live)
+                self.logged.insist(live)
+                residue.take_baseline(live, self.writer, self.journal)
+                self.prover.before(live, steps)
             enforcement.apply(steps, self.enforcers, self.writer, lambda _step: go_on())
             then()
             opened_ns = self.clock.wall_ns()
@@ -290,6 +296,10 @@ class Pipeline:
 
     # Helpers of both ways
 
+    def _meanwhile(self, live: LiveGrant, steps: Sequence[Step]) -> AbstractContextManager[None]:
+        """What waits for systemd and for a program's answer, and must be done when the first step is: beside what does not."""
+        return together(self.aside, partial(self.behind.arm, live), partial(enforcement.ahead, steps, self.enforcers, self.writer))
+
     def _uids(self) -> Callable[[str], int]:
         """Reserves one UID after the other for a plan; nothing is written until the plan is journaled."""
         last, spoken_for = self.journal.last_uid(), self.journal.spoken_for_uids()
@@ -297,8 +307,7 @@ class Pipeline:
         return lambda _login: next(free)
 
     def _is_ours(self, login: str) -> bool:
-        user = self.writer.user(login)
-        return user is not None and user.ours
+        return (user := self.writer.user(login)) is not None and user.ours
 
     def _live_for_policy(self, own: LiveGrant | None) -> list[policy.LiveGrant]:
         return [

@@ -1,5 +1,6 @@
 """Sudo rights: one sudoers file for each entry, whose text provably says the asked rule and nothing else (sudoers_rule)."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from agent.model.plan import Phase, Stage
 from enforcers import sudoers_rule
 from enforcers.data import text
 from enforcers.group import refuse_account
+from enforcers.sudo_answers import Answers
 from enforcers.sudoers_rule import Rule, command
 
 BACKSTOPS = ("sudo refuses from the deadline on (NOTAFTER)", "sudo ends what runs after the grant's own length (TIMEOUT)")
-SAMPLE_EXP = 1893456000  # 2030-01-01: what a rule is proved with before its grant's own time is known
+# What a rule is proved with while it is planned, the same for every grant, so that cvtsudoers is asked once of the same commands;
+# the very text, with its own login and times, is proved before it is put in place. 2030-01-01.
+SAMPLE_LOGIN, SAMPLE_EXP = "jit-sample", 1893456000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,9 @@ class SudoEnforcer:
 
     type: ClassVar[str] = "sudo"
 
+    def __init__(self) -> None:
+        self._answers = Answers()
+
     def decode(self, body: object, field: str) -> SudoWant:
         """See Enforcer. Code ``command_invalid`` beside those of the field rules."""
         reader = FieldReader(body, field, required=("type", "identifier", "commands"), optional=("run_as",))
@@ -59,10 +66,10 @@ class SudoEnforcer:
     def observe(self, want: SudoWant, reader: Reader) -> SudoSeen:
         """See Enforcer."""
         sudo = reader.tool("sudo") is not None
-        sample = Rule(want.identifier, want.run_as, want.commands, SAMPLE_EXP - 1, 60, own=True)
+        sample = Rule(SAMPLE_LOGIN, want.run_as, want.commands, SAMPLE_EXP - 1, 60, own=True)
         unproved = None
         try:
-            sudoers_rule.prove(sample, sudoers_rule.render(sample), reader)
+            self._answers.prove(sample, sudoers_rule.render(sample), reader)
         except HostError as error:
             unproved = error.reason
         user = reader.user(want.identifier)
@@ -70,7 +77,7 @@ class SudoEnforcer:
         return SudoSeen(
             config=reader.config,
             sudo=sudo,
-            other=_other(reader) if sudo else "",
+            other=self._answers.other(reader) if sudo else "",
             user=user,
             alone=user is None or (sudo and _has_no_rights(user.name, reader)),
             run_as={name: found.uid for name, found in run_as.items() if found is not None},
@@ -111,12 +118,14 @@ class SudoEnforcer:
         summary = f"{want.identifier} may run as {', '.join(want.run_as)}: {commands}"
         return (Step(self.type, "rule", Stage.GRANT, Phase.CLOSE, str(path), summary, data),)
 
+    def ahead(self, step: Step, reader: Reader) -> None:
+        """See enforcement.ahead: the process that proves the text runs beside what is done before the rule's turn comes."""
+        with contextlib.suppress(HostError):
+            self._proved(step, reader)
+
     def apply(self, step: Step, writer: Writer) -> None:
-        """See Enforcer. The very text is proved again before it is put in place. Code ``sudo_rule_unprovable``."""
-        rule, rendered = step.data.get("rule"), text(step.data, "text")
-        if step.action != "rule" or not isinstance(rule, dict):
-            raise HostError("bad_step", "a sudo step without its rule")
-        sudoers_rule.prove(Rule.from_json(rule), rendered, writer)
+        """See Enforcer. The very text is proved before it is put in place. Code ``sudo_rule_unprovable``."""
+        rendered = self._proved(step, writer)
         writer.write(Path(text(step.data, "path")), rendered.encode(), 0o440)
 
     def revert(self, step: Step, writer: Writer) -> None:
@@ -136,6 +145,14 @@ class SudoEnforcer:
         paths = (Path(text(step.data, "path")) for step in steps)
         return [Residue("sudo", str(path)) for path in paths if reader.exists(path)]
 
+    def _proved(self, step: Step, reader: Reader) -> str:
+        """The text of a step that says its rule and nothing else. Raises HostError."""
+        rule, rendered = step.data.get("rule"), text(step.data, "text")
+        if step.action != "rule" or not isinstance(rule, dict):
+            raise HostError("bad_step", "a sudo step without its rule")
+        self._answers.prove(Rule.from_json(rule), rendered, reader)
+        return rendered
+
     def prepare(self, writer: Writer) -> None:
         """Put the one ``@includedir`` in place, proved (see sudoers_rule.prepare). Nothing to do without sudo."""
         if writer.tool("sudo") is not None:
@@ -152,17 +169,6 @@ def _lent(want: SudoWant, seen: SudoSeen, context: PlanContext) -> Lent:
     rules = frozenset((uids[name], " ".join(words)) for name in want.run_as for words in want.commands)
     uid = context.uids[want.identifier] if context.creates(want.identifier) else seen.user.uid if seen.user else -1
     return Lent(want.identifier, uid, rules=rules, alone=seen.alone)
-
-
-def _other(reader: Reader) -> str:
-    """What a sudo that is not sudo.ws's calls itself, else "".
-
-    sudo-rs (0.2.5, 0.2.15) knows neither NOTAFTER nor TIMEOUT and skips the line that has one; and it skips Defaults that it
-    does not know (syslog, log_format) and goes on to the rule after them. So a rule would give nothing, or less held than asked.
-    """
-    found = reader.check(["sudo", "-V"])
-    said = (found.stdout + found.stderr).splitlines() or ["of no known version"]  # sudo-rs 0.2.5 says it on stderr
-    return "" if said[0].startswith("Sudo version") else said[0][:80]
 
 
 def _has_no_rights(name: str, reader: Reader) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from agent.errors import HostError, TidegateError
-from agent.host.contract import Writer
+from agent.host.contract import Reader, Writer
 from agent.model import Enforcer, Phase, Step
 
 
@@ -23,6 +23,17 @@ def apply(
         except Exception as error:  # a bug in one enforcer must reach the caller as what it undoes, never end its thread
             raise HostError("step_crashed", f"{step.summary}: {type(error).__name__}: {error}") from error
         on_done(step)
+
+
+def ahead(steps: Sequence[Step], enforcers: Mapping[str, Enforcer], reader: Reader) -> None:
+    """Have each enforcer with a method ``ahead(step, reader)`` ask now what its ``apply`` will ask a program of the host's.
+
+    It changes nothing and never raises: what could not be asked, or was refused, is asked again, and told, when its turn comes.
+    """
+    for step in steps:
+        ask: Callable[[Step, Reader], None] | None = getattr(enforcers.get(step.enforcer), "ahead", None)
+        if ask is not None:
+            ask(step, reader)
 
 
 def revert(

@@ -5,7 +5,6 @@ it wrote down. One that was told and not yet written down when it was killed is 
 """
 
 import logging
-import shlex
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -13,26 +12,27 @@ from typing import Protocol
 
 from agent.audit import AuditEvent, EventKind, Trail
 from agent.errors import HostError, TidegateError
-from agent.expiry import story
+from agent.expiry import logged_words, story
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
+from agent.expiry.logged_words import FORWARDS, SUDO, US, kinds_of
 from agent.expiry.shut import Shut
 from agent.host import journald, sshd_log, sudo_log
 from agent.host.clock import Clock
 from agent.host.contract import Reader
 from agent.host.journald import Entry
-from agent.host.threads import pool_of
+from agent.host.threads import pool_of, submit
 from agent.journal import GrantState, Journal
 from agent.model import Json
 
 log = logging.getLogger("tidegate")
 NOTE = "logged"
-FORWARDS, SUDO = "forwards", "sudo"  # what is counted, each by itself
 REQUIRED = "required"  # in a step of ssh: what it forwards must be seen
 TOLD_MAX = 1000  # events of one grant and kind; all are counted, and the lines themselves stay in the journal
 _MARK_S = 3.0
+_THREADS = 2  # one hears, one waits for the first mark
 _STARTS_MAX = 5  # journalctl that dies oftener between two marks is not started again
-_US = 1000
+_SINCE = "@"  # a place in the journal that is a moment: microseconds since the epoch, and not a cursor
 _WORDS = "sshd's words are not in the journal: does journald.conf keep debug messages (MaxLevelStore=)?"
 
 
@@ -69,17 +69,21 @@ class Logged:
         self._followed: set[int] = set()
         self._cursor = ""
         self._starts = 0
+        self._settling = False
 
     def ready(self) -> None:
         """From now on; grants that stand already are followed from where the last daemon stopped. Never raises."""
-        self._threads = self._threads or pool_of(1, "journal")
+        self._threads = self._threads or pool_of(_THREADS, "journal")
         for live in self._ledger.all():
             if live.state is not GrantState.PENDING and not live.shutting:
                 self.begin(live)
 
     def begin(self, live: LiveGrant) -> None:
-        """Before its first step; again is once. Never raises. Waits until the journal is surely read, where that must be known."""
-        kinds = _kinds(live)
+        """Before its first step; again is once. Never raises. Waits until the journal is surely read, where that must be known.
+
+        Elsewhere it is read from this moment on, by its clock, however long journalctl takes to begin.
+        """
+        kinds = kinds_of(live)
         if not kinds:
             return
         why = self._go_on([live], surely=FORWARDS in kinds)
@@ -87,15 +91,17 @@ class Logged:
         note["absent"] = why
         with self._lock:
             note["cursor"] = note["cursor"] or self._cursor
-        note["at_us"] = note["at_us"] or self._clock.wall_ns() // _US
+        note["at_us"] = note["at_us"] or self._clock.wall_ns() // US
         self._write(live)
         if why:
             log.warning("what sshd and sudo log of grant %s is not seen: %s", live.record.jti, why)
+        elif not self._cursor:
+            self._settle_later()
 
     def insist(self, live: LiveGrant) -> None:
         """Raises HostError ``forwards_unseen`` where its connections must be seen, and are not."""
         note = live.notes.get(NOTE)
-        if _kinds(live).get(FORWARDS) == REQUIRED and isinstance(note, dict) and note["absent"]:
+        if kinds_of(live).get(FORWARDS) == REQUIRED and isinstance(note, dict) and note["absent"]:
             raise HostError("forwards_unseen", f"what it forwards must be seen, and is not: {note['absent']}")
 
     def finish(self, shuts: Sequence[Shut]) -> None:
@@ -123,6 +129,31 @@ class Logged:
         if threads is not None:
             threads.shutdown(wait=False)
 
+    def settle(self) -> None:
+        """Wait for the first mark: then the place is known by its cursor, which no set clock moves."""
+        with self._lock:
+            tail, followed, self._settling = self._tail, set(self._followed), False
+        cursor = tail.mark(_MARK_S) if tail is not None else None
+        with self._lock:
+            if tail is None or tail is not self._tail:
+                return  # nobody is left to read for, or another one reads by now
+            self._cursor = self._cursor or cursor or ""
+            self._starts = 0 if cursor else self._starts
+            for live in self._ledger.where(lambda record: record.id in followed & self._followed):
+                self._note_of(live)["cursor"] = self._note_of(live)["cursor"] or self._cursor
+                if not cursor:
+                    self._note_of(live)["absent"] = _WORDS
+                    log.warning("what sshd and sudo log of grant %s is not seen: %s", live.record.jti, _WORDS)
+                self._write(live)
+
+    def _settle_later(self) -> None:
+        """Once for all that are waiting for it."""
+        with self._lock:
+            if self._settling or self._threads is None:
+                return
+            self._settling = True
+            submit(self._threads, self.settle)
+
     def _go_on(self, grants: Sequence[LiveGrant], *, surely: bool) -> str:
         """Follow these, and hear all that was logged by now (``surely``, or where it has just begun). Why not, if not."""
         if why := journald.why_not(self._reader):
@@ -130,8 +161,8 @@ class Logged:
         try:
             with self._lock:
                 self._followed.update(live.id for live in grants)
-                tail = self._running()
-                if self._cursor and not surely:
+                tail = self._running(at_once=not surely)
+                if not surely:
                     return ""
             cursor = tail.mark(_MARK_S)
         except HostError as error:
@@ -144,23 +175,29 @@ class Logged:
                 self._starts, self._cursor = 0, self._cursor or cursor
         return "" if cursor else _WORDS
 
-    def _running(self) -> Following:
+    def _running(self, *, at_once: bool = False) -> Following:
         if self._tail is None:
             if self._starts >= _STARTS_MAX:
                 raise HostError("forwards_unseen", "journalctl ended too often")
             self._starts += 1
-            self._cursor = self._cursor or self._noted_cursor()
+            place = self._cursor or self._noted_place()
+            self._cursor = "" if place.startswith(_SINCE) else place
             # What is read now is not read again, so it is read for everybody.
             self._followed.update(live.id for live in self._ledger.all() if NOTE in live.notes)
-            self._threads = self._threads or pool_of(1, "journal")
-            self._tail = self._follow(self._hear, self._gone, self._threads, self._cursor)
+            self._threads = self._threads or pool_of(_THREADS, "journal")
+            now = f"{_SINCE}{self._clock.wall_ns() // US}" if at_once else ""
+            self._tail = self._follow(self._hear, self._gone, self._threads, place or now)
         return self._tail
 
-    def _noted_cursor(self) -> str:
-        """All before the latest that was written down had been heard, whosever it was."""
+    def _noted_place(self) -> str:
+        """All before the latest cursor that was written down had been heard, whosever it was. Where no mark was heard yet nothing
+        had been: then it is the moment when the first of them began.
+        """
         notes = [note for live in self._ledger.all() if isinstance(note := live.notes.get(NOTE), dict)]
-        latest = max(notes, key=lambda note: int(str(note.get("at_us", 0))), default={})
-        return str(latest.get("cursor", ""))
+        moments = sorted((_whole(note.get("at_us")), str(note.get("cursor", ""))) for note in notes)
+        heard = [cursor for _, cursor in moments if cursor]
+        begun = [at_us for at_us, _ in moments if at_us]
+        return heard[-1] if heard else f"{_SINCE}{begun[0]}" if begun else ""
 
     def _rest_if_idle(self) -> None:
         with self._lock:
@@ -178,7 +215,7 @@ class Logged:
             if self._starts > 1:
                 self._cursor = ""
                 for live in self._ledger.where(lambda record: record.id in self._followed):
-                    self._note_of(live)["cursor"] = ""
+                    self._note_of(live).update(cursor="", at_us=self._clock.wall_ns() // US)
                 self._unseen("journalctl ended, and what it had not read is lost")
             try:
                 self._running()
@@ -195,7 +232,7 @@ class Logged:
                 if entry.get("MESSAGE_ID") == journald.SUPPRESSED:
                     self._unseen(f"journald: {str(entry.get('MESSAGE'))[:200]}")
                     continue
-                found = _sudo(entry, followed) if entry.get("SYSLOG_IDENTIFIER") == sudo_log.NAME else _forward(entry, followed)
+                found = logged_words.read(entry, followed)
                 if found is not None:
                     live, event = found
                     touched[live.id] = live
@@ -231,7 +268,7 @@ class Logged:
         noted = live.notes.get(NOTE)
         if not isinstance(noted, dict):
             noted = {"absent": "", "gaps": 0, "cursor": "", "at_us": 0}
-            noted |= {kind: {"count": 0, "refused": 0, "told": 0} for kind in _kinds(live)}
+            noted |= {kind: {"count": 0, "refused": 0, "told": 0} for kind in kinds_of(live)}
             live.notes[NOTE] = noted
         return noted
 
@@ -240,52 +277,6 @@ class Logged:
             self._journal.note(live.id, NOTE, self._note_of(live))
         except TidegateError as error:
             log.error("what sshd and sudo logged of grant %s could not be noted: %s", live.record.jti, error)
-
-
-def _kinds(live: LiveGrant) -> dict[str, str]:
-    """What of its tenants is logged, as its steps say; of ``forwards`` whether they must be seen (``required``)."""
-    found: dict[str, str] = {}
-    for _, step in live.steps:
-        rule = step.data.get("rule")
-        if step.enforcer == "ssh" and isinstance(asked := step.data.get(FORWARDS), str):
-            found[FORWARDS] = asked
-        if step.enforcer == "sudo" and isinstance(rule, dict) and rule.get("own") is True:
-            found[SUDO] = "told"
-    return found
-
-
-def _whose(entry: Entry, followed: Sequence[LiveGrant], kind: str, programs: Sequence[str]) -> LiveGrant | None:
-    """The grant of the tenant that these programs speak of: both log with the uid of whom they work for."""
-    uid = journald.number(entry, "_UID")
-    live = next((live for live in followed if uid in live.tenants and kind in _kinds(live)), None)
-    return live if live is not None and journald.is_by(entry, programs) else None
-
-
-def _forward(entry: Entry, followed: Sequence[LiveGrant]) -> tuple[LiveGrant, AuditEvent] | None:
-    """A connection that a tenant's sshd speaks of, and whose it is."""
-    live = _whose(entry, followed, FORWARDS, sshd_log.NAMES)
-    found = sshd_log.read(journald.message(entry)) if live is not None else None
-    if live is None or found is None:
-        return None
-    detail: dict[str, object] = {"kind": found.kind, "host": found.host, "port": found.port, "origin": found.origin}
-    detail |= {"words": found.words} if found.words else {}
-    return live, _event(EventKind.CONNECTION_FORWARDED, live, entry, detail)
-
-
-def _sudo(entry: Entry, followed: Sequence[LiveGrant]) -> tuple[LiveGrant, AuditEvent] | None:
-    """A command that a tenant asked sudo for, and whose it is."""
-    live = _whose(entry, followed, SUDO, (sudo_log.NAME,))
-    found = sudo_log.read(journald.message(entry)) if live is not None else None
-    if live is None or found is None or found.login != live.tenants[journald.number(entry, "_UID")]:
-        return None
-    detail: dict[str, object] = {"command": shlex.join(found.argv), "path": found.path, "run_as": found.run_as, "cwd": found.cwd}
-    detail |= {"tty": found.tty, "why": found.reason}
-    return live, _event(EventKind.PRIVILEGE_USED, live, entry, detail, ok=found.allowed)
-
-
-def _event(kind: EventKind, live: LiveGrant, entry: Entry, detail: dict[str, object], *, ok: bool = True) -> AuditEvent:
-    at_ns, session = journald.number(entry, "__REALTIME_TIMESTAMP") * _US, str(entry.get("_SYSTEMD_SESSION", ""))
-    return story.by_tenant(live, kind, at_ns, journald.number(entry, "_UID"), {**detail, "session": session}, ok=ok)
 
 
 def _whole(value: Json) -> int:

@@ -81,6 +81,10 @@ class Taker:
     listed: Callable[[], list[Mount]] = mounts
     _cache: dict[tuple[int, ...], str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _below_root: str = field(init=False)  # as text: it is put before hundreds of paths
+
+    def __post_init__(self) -> None:
+        self._below_root = "" if self.root == Path("/") else str(self.root)
 
     def take(self) -> dict[str, object]:
         """All marks by kind, JSON. What can't be read, or is more than is kept, stands in ``left_out``; never raises OSError."""
@@ -96,8 +100,8 @@ class Taker:
                 listed = []
             found["mount"] = sorted({mark(mount.point) for mount in listed if not mount.point.startswith(PASSING)})[:_ENTRIES_MAX]
             found["container"] = [f"{place}/{name}" for place in _CONTAINERS for name in self._names(place, out)]
-            found["authorized-keys"] = self._homes(network_points(listed, nodev_types()), out)
             rows = Rows.read(self.root / "etc", out)
+            found["authorized-keys"] = self._homes(rows, network_points(listed, nodev_types()), out)
             found["account"] = {base: rows.marks(base) for base in Rows.BASES}
             found["left_out"] = out[:_TOLD_MAX]
             return found
@@ -168,10 +172,10 @@ class Taker:
             out.append(f"{place}: more than {_ENTRIES_MAX} entries")
         return [printable(name) for name in names[:_ENTRIES_MAX]]
 
-    def _homes(self, avoid: tuple[str, ...], out: list[str]) -> Marks:
+    def _homes(self, rows: Rows, avoid: tuple[str, ...], out: list[str]) -> Marks:
         """What lets people in by files of their homes. Homes that lie on a network are left out: a look could hang."""
         marks: Marks = {}
-        homes = Rows.read(self.root / "etc", []).homes()
+        homes = rows.homes()
         for login, home in homes[:_HOMES_MAX]:
             if home.startswith(("/dev", "/proc", "/sys", "/nonexistent")):
                 continue
@@ -186,7 +190,7 @@ class Taker:
         return marks
 
     def _at(self, path: str) -> str:
-        return path if self.root == Path("/") else f"{self.root}{path}"
+        return f"{self._below_root}{path}"
 
 
 def differences(before: Baseline, now: Baseline, say: Callable[[str], str]) -> list[Found]:

@@ -1,6 +1,7 @@
-"""What the stages may ask of a host: ``Reader`` changes nothing, ``Writer`` does.."""
+"""What the stages may ask of a host: ``Reader`` changes nothing, ``Writer`` does."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -123,6 +124,12 @@ class Reader(Protocol):
     def recorder(self) -> RecorderSeen:
         """Whether sessions can be recorded here."""
 
+    def looking_once(self) -> AbstractContextManager[None]:
+        """Within the block, what this thread asks the name service twice it is answered as the first time: one decision, one look.
+
+        Not for a block that changes accounts.
+        """
+
     def user(self, name: str) -> User | None:
         """The user of that login, whichever database has it."""
 
@@ -155,6 +162,12 @@ class Reader(Protocol):
 
     def read(self, path: Path, limit: int = 1 << 20) -> bytes | None:
         """The file's bytes, None when absent. Raises HostError when it is no regular file or longer than ``limit`` bytes."""
+
+    def identity(self, path: Path) -> tuple[int, ...] | None:
+        """What tells the file that is there now, symlinks followed, from any other, and from itself once it was changed.
+
+        Device, inode, size, times of change (nobody can set the last of them back). None where it can't be looked at.
+        """
 
     def chain(self, path: Path) -> tuple[Node, ...]:
         """Every folder and file that ``path`` stands on, from ``/``, symlinks followed; it ends early where one is absent.

@@ -23,6 +23,7 @@ Value: TypeAlias = "str | int | bool | list[Value] | tuple[Value, ...]"
 
 _MESSAGE_MAX = 1 << 20  # bytes of one answer; those that are asked for here have some hundred
 _LINE_MAX = 1024
+_CHUNK = 1 << 16
 _CALL, _ERROR = 1, 3
 _PATH, _INTERFACE, _MEMBER, _ERROR_NAME, _REPLY_SERIAL, _DESTINATION, _SIGNATURE = 1, 2, 3, 4, 5, 6, 8
 _FIXED = {"y": "<B", "b": "<I", "u": "<I", "i": "<i", "t": "<Q", "x": "<q"}
@@ -44,15 +45,16 @@ class SystemdBus:
         """Connect and authenticate as this process's user. Raises HostError ``systemd_unreachable``."""
         self._until = time.monotonic() + timeout_s
         self._serial = 0
+        self._read = bytearray()  # and not yet made sense of
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             self._in_time()
             self._socket.connect(str(path))
-            self._socket.sendall(b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\n")
+            # BEGIN goes with it, as sd-bus does: one answer of PID 1 less to wait for. What is not taken up is not answered OK.
+            self._socket.sendall(b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\nBEGIN\r\n")
             said = self._line()
             if not said.startswith(b"OK "):
                 raise HostError("systemd_unreachable", f"{path} does not take this user: {said[:80]!r}")
-            self._socket.sendall(b"BEGIN\r\n")
         except OSError as error:
             self.close()
             raise HostError("systemd_unreachable", f"{path}: {error.strerror or error}") from error
@@ -111,12 +113,11 @@ class SystemdBus:
         self._socket.settimeout(left)
 
     def _line(self) -> bytes:
-        found = bytearray()
-        while not found.endswith(b"\r\n"):
-            found += self._exactly(1)
-            if len(found) > _LINE_MAX:
+        while (end := self._read.find(b"\r\n")) < 0:
+            if len(self._read) > _LINE_MAX:
                 raise ConnectionError("too long a line")
-        return bytes(found[:-2])
+            self._more()
+        return self._taken(end + 2)[:-2]
 
     def _message(self) -> tuple[int, dict[int, Value], bytes]:
         head = self._exactly(16)
@@ -130,14 +131,22 @@ class SystemdBus:
         return head[1], dict(_fields(fields)), self._exactly(body_size)
 
     def _exactly(self, size: int) -> bytes:
-        found = bytearray()
-        while len(found) < size:
-            self._in_time()
-            chunk = self._socket.recv(size - len(found))
-            if not chunk:
-                raise ConnectionError("the connection was closed")
-            found += chunk
-        return bytes(found)
+        while len(self._read) < size:
+            self._more()
+        return self._taken(size)
+
+    def _more(self) -> None:
+        """Whatever has come, at once: byte by byte a short answer would cost as much as what it answers."""
+        self._in_time()
+        chunk = self._socket.recv(_CHUNK)
+        if not chunk:
+            raise ConnectionError("the connection was closed")
+        self._read += chunk
+
+    def _taken(self, size: int) -> bytes:
+        found = bytes(self._read[:size])
+        del self._read[:size]
+        return found
 
 
 def unit_path(unit: str) -> str:
@@ -227,6 +236,8 @@ def _fields(data: bytes) -> Iterator[tuple[int, Value]]:
         elif kind in {b"s", b"o"}:
             yield code, _string_at(data, at)
             at += 5 + int(struct.unpack_from("<I", data, at)[0])
+            if at > len(data):
+                raise ConnectionError("a string longer than its message")
         else:
             return
 

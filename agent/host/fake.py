@@ -1,6 +1,7 @@
 """A host in memory, for unit tests: implements contract.Writer, answers commands from a table, and fails when told to."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class FakeHost:
     locked: dict[str, bool] = field(default_factory=dict)
     made: set[tuple[str, str]] = field(default_factory=set)
     nodes: dict[Path, Node] = field(default_factory=dict)
+    identities: dict[Path, tuple[int, ...]] = field(default_factory=dict)
     commands: Mapping[str, Answer] = field(default_factory=dict)
     remains: FakeRemains = field(default_factory=FakeRemains)
     recorded_by: RecorderSeen = field(default_factory=lambda: RecorderSeen(uid=998))
@@ -64,6 +66,10 @@ class FakeHost:
     def recorder(self) -> RecorderSeen:
         """See contract.Reader."""
         return self.recorded_by
+
+    def looking_once(self) -> AbstractContextManager[None]:
+        """See contract.Reader. A fake host answers at once."""
+        return nullcontext()
 
     def user(self, name: str) -> User | None:
         """See contract.Reader."""
@@ -120,6 +126,10 @@ class FakeHost:
         if len(self.files[path][0]) > limit:
             raise HostError("file_too_long", f"{path} is longer than {limit} bytes")
         return self.files[path][0]
+
+    def identity(self, path: Path) -> tuple[int, ...] | None:
+        """See contract.Reader. What ``identities`` says: a fake host's tools are answers, which may change at any time."""
+        return self.identities.get(path)
 
     def chain(self, path: Path) -> tuple[Node, ...]:
         """See contract.Reader. Root's alone, but for what ``nodes`` says."""

@@ -238,6 +238,15 @@ def exists(path: Path) -> bool:
     return True
 
 
+def identity(path: Path) -> tuple[int, ...] | None:
+    """Device, inode, size, mtime and ctime of the file that a path leads to; None where it can't be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def names(path: Path, most: int = 10_000) -> tuple[str, ...]:
     """What a folder holds, sorted, at most so many; nothing where it can't be listed."""
     try:

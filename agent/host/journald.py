@@ -26,6 +26,7 @@ _DEBUG = 15  # facility user, priority debug (syslog(3)): what journald does not
 _CHUNK = 1 << 16
 _LINE_MAX = 1 << 20
 _END_S = 5.0
+_US = 1_000_000
 _AGAIN_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.25)  # then as the last
 
 Entry = Mapping[str, object]
@@ -43,7 +44,7 @@ class Tail:
     called there when it ended without being told to.
 
     ``identifiers``: whose syslog lines (and journald's own words of lines it dropped). ``after``: the cursor of the last entry
-    that was heard; empty is from now on.
+    that was heard; ``@`` and microseconds since the epoch: from then on, whenever journalctl has begun; empty: from when it has.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Tail:
         path = find_tool("journalctl")
         if path is None:
             raise HostError("tool_missing", "journalctl is not on this host")
-        start = [f"--after-cursor={after}", "--no-tail"] if after else ["--lines=0"]
+        start = start_of(after)
         lines = ["_TRANSPORT=syslog", *(f"SYSLOG_IDENTIFIER={name}" for name in identifiers)]
         ours = ["_UID=0", f"SYSLOG_IDENTIFIER={_MARK}"]
         fields = "--output-fields=MESSAGE,MESSAGE_ID,SYSLOG_IDENTIFIER,_UID,_EXE,_SYSTEMD_SESSION"
@@ -137,6 +138,14 @@ class Tail:
             if waiting is not None:
                 waiting[1].append(str(entry.get("__CURSOR", "")))
                 waiting[0].set()
+
+
+def start_of(after: str) -> list[str]:
+    """A place of :class:`Tail` as options of journalctl(1)."""
+    if after.startswith("@"):
+        at_us = int(after[1:])
+        return [f"--since=@{at_us // _US}.{at_us % _US:06d}", "--no-tail"]  # systemd.time(7)
+    return [f"--after-cursor={after}", "--no-tail"] if after else ["--lines=0"]
 
 
 def is_by(entry: Entry, names: Sequence[str]) -> bool:

@@ -31,6 +31,7 @@ class HostRemains:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._memberships = config.paths.state_db.parent / "memberships"
+        self._drop_ins = frozenset({str(config.paths.sshd_drop_in), str(config.paths.sudoers_drop_in)})
         self._taker = Taker(self._is_ours)
         self._searching = searching.Searching()
         self._lock = threading.Lock()
@@ -91,8 +92,7 @@ class HostRemains:
 
     def _is_ours(self, path: str) -> bool:
         """What Tidegate itself writes there: its two drop-ins, and timers that would run its own program."""
-        paths = self._config.paths
-        if path in {str(paths.sshd_drop_in), str(paths.sudoers_drop_in)}:
+        if path in self._drop_ins:
             return True
         name = path.rpartition("/")[2]
         if not name.startswith("tidegate") or not path.startswith(("/run/systemd/", "/etc/systemd/")):

@@ -7,14 +7,18 @@ import os
 import pwd
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from agent.config import Config
 from agent.errors import HostError
 from agent.host import atjobs, chain, command, files, homes, recorder, setid
 from agent.host.accounts import AccountBackend, backends, choose_backend
 from agent.host.contract import Account, CommandResult, Group, HomeDisposal, Node, RecorderSeen, User
+from agent.host.looking import Looking
 from agent.host.remains import HostRemains
 
+_Key = TypeVar("_Key")
+_Row = TypeVar("_Row")
 NSCD_SOCKETS = (Path("/run/nscd/socket"), Path("/var/run/nscd/socket"))
 _SIDE_DOORS = (Path("/var/lib/systemd/linger"), Path("/var/spool/cron/crontabs"))
 _NO_GID = 2**31 - 2  # getgrouplist(3) wants a primary group; one that nobody has is easily taken out again
@@ -31,6 +35,7 @@ class SystemHost:
         self._etc = etc
         self._all = backends(config, etc)
         self.remains = HostRemains(config)
+        self._looking = Looking()
 
     @property
     def config(self) -> Config:
@@ -46,42 +51,35 @@ class SystemHost:
         """See contract.Reader."""
         return recorder.look(self._config)
 
+    def looking_once(self) -> contextlib.AbstractContextManager[None]:
+        """See contract.Reader."""
+        return self._looking.once()
+
     def user(self, name: str) -> User | None:
         """See contract.Reader."""
-        try:
-            return self._user(pwd.getpwnam(name))
-        except KeyError:
-            return None
+        found = self._looking.asked(_row, pwd.getpwnam, name)
+        return None if found is None else self._user(found)
 
     def user_by_uid(self, uid: int) -> User | None:
         """See contract.Reader."""
-        try:
-            return self._user(pwd.getpwuid(uid))
-        except KeyError:
-            return None
+        found = self._looking.asked(_row, pwd.getpwuid, uid)
+        return None if found is None else self._user(found)
 
     def group(self, name: str) -> Group | None:
         """See contract.Reader."""
-        try:
-            found = grp.getgrnam(name)
-        except KeyError:
-            return None
-        return Group(found.gr_name, found.gr_gid, tuple(found.gr_mem))
+        found = self._looking.asked(_row, grp.getgrnam, name)
+        return None if found is None else Group(found.gr_name, found.gr_gid, tuple(found.gr_mem))
 
     def group_by_gid(self, gid: int) -> Group | None:
         """See contract.Reader."""
-        try:
-            found = grp.getgrgid(gid)
-        except KeyError:
-            return None
-        return Group(found.gr_name, found.gr_gid, tuple(found.gr_mem))
+        found = self._looking.asked(_row, grp.getgrgid, gid)
+        return None if found is None else Group(found.gr_name, found.gr_gid, tuple(found.gr_mem))
 
     def groups_of(self, name: str) -> frozenset[str]:
         """See contract.Reader. For a name that is no user: the groups that list it all the same."""
-        try:
-            gids = set(os.getgrouplist(name, pwd.getpwnam(name).pw_gid))
-        except KeyError:
-            gids = set(os.getgrouplist(name, _NO_GID)) - {_NO_GID}
+        user = self._looking.asked(_row, pwd.getpwnam, name)
+        primary = _NO_GID if user is None else user.pw_gid
+        gids = set(self._looking.asked(os.getgrouplist, name, primary)) - {_NO_GID}
         groups = (self.group_by_gid(gid) for gid in gids)
         return frozenset(group.name for group in groups if group is not None)
 
@@ -110,6 +108,10 @@ class SystemHost:
     def read(self, path: Path, limit: int = files.READ_MAX) -> bytes | None:
         """See contract.Reader."""
         return files.read_bounded(path, limit)
+
+    def identity(self, path: Path) -> tuple[int, ...] | None:
+        """See contract.Reader."""
+        return files.identity(path)
 
     def chain(self, path: Path) -> tuple[Node, ...]:
         """See contract.Reader."""
@@ -223,3 +225,11 @@ class SystemHost:
             for database in ("passwd", "group"):
                 with contextlib.suppress(HostError):
                     command.run(["nscd", "-i", database], timeout_s=5)
+
+
+def _row(ask: Callable[[_Key], _Row], key: _Key) -> _Row | None:
+    """A row of the name service, None where it has none."""
+    try:
+        return ask(key)
+    except KeyError:
+        return None

@@ -1,11 +1,14 @@
 """Threads that are there from the start."""
 
+import contextlib
 import logging
+import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 
 log = logging.getLogger("tidegate")
+_TURN_S = 0.0005
 
 
 def pool_of(size: int, name: str) -> ThreadPoolExecutor:
@@ -15,6 +18,42 @@ def pool_of(size: int, name: str) -> ThreadPoolExecutor:
     for _ in range(size):
         pool.submit(all_there.wait)
     return pool
+
+
+@contextlib.contextmanager
+def together(pool: Executor | None, *jobs: Callable[[], object]) -> Iterator[None]:
+    """Have these done in other threads while the block runs; without a pool, or with one that stops, they are done before it.
+
+    It ends when all have ended, whatever failed: then the block's own error is raised, or else the first of theirs.
+    """
+    begun = [_begun(pool, job) for job in jobs]
+    try:
+        yield
+    finally:
+        wait(begun)
+    for each in begun:
+        each.result()
+
+
+def _begun(pool: Executor | None, job: Callable[[], object]) -> Future[object]:
+    if pool is not None:
+        with contextlib.suppress(RuntimeError):
+            return pool.submit(job)
+    done: Future[object] = Future()
+    try:
+        done.set_result(job())
+    except Exception as error:
+        done.set_exception(error)
+    return done
+
+
+def take_short_turns() -> None:
+    """For a program whose threads mostly wait: one that has its answer goes on within half a millisecond, and not within five.
+
+    Python lets a thread that computes keep the interpreter for 5 ms before another's turn comes; an opening, or an end, whose
+    threads hand over to each other some ten times would take that ten times (sys.setswitchinterval).
+    """
+    sys.setswitchinterval(_TURN_S)
 
 
 def submit(pool: Executor, work: Callable[..., object], *arguments: object) -> None:

@@ -3,7 +3,6 @@
 What is journaled here is enough to undo everything with nothing else at hand: recovery replays steps and never plans anew.
 """
 
-import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from agent.errors import JournalError, UntrustedError
 from agent.journal.anew import Anew
 from agent.journal.database import Database
 from agent.journal.forgetting import Forgetting
+from agent.journal.notes import Notes
 from agent.journal.orders import TakeOver
 from agent.journal.records import (
     EndCause,
@@ -34,7 +34,7 @@ from agent.model.text import one_line
 _REFUSALS_KEPT = 100
 
 
-class Journal(Forgetting, Times):
+class Journal(Forgetting, Notes, Times):
     """The write-ahead journal of one host. Thread-safe; every method raises JournalError when the disk says no."""
 
     def __init__(self, path: Path | None, *, read_only: bool = False, busy_ms: int = 2000) -> None:
@@ -42,6 +42,7 @@ class Journal(Forgetting, Times):
 
     def _over(self, db: Database) -> None:
         super().__init__(db)
+        Notes.__init__(self)
         self.anew = Anew(db)
         self.tombstones = Tombstones(db)
 
@@ -131,19 +132,6 @@ class Journal(Forgetting, Times):
         with self._db.transaction() as db:
             self._move(db, grant_id, GrantState.OPENING, "state=?, opened_ns=?", GrantState.OPEN, now_ns)
             db.execute("UPDATE steps SET state=? WHERE grant_id=?", (StepState.DONE, grant_id))
-
-    def note(self, grant_id: int, name: str, value: Json) -> None:
-        """Keep an observation about a grant (JSON) under a name; a later one of the same name replaces it."""
-        with self._db.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO notes (grant_id,name,value) VALUES (?,?,?)", (grant_id, name, json.dumps(value)))
-
-    def notes(self, grant_id: int) -> dict[str, Json]:
-        """Every observation kept about a grant, by name. One that can't be read is left out: no end waits for it."""
-        found: dict[str, Json] = {}
-        for row in self._db.rows("SELECT name, value FROM notes WHERE grant_id=?", (grant_id,)):
-            with contextlib.suppress(ValueError, RecursionError):
-                found[row["name"]] = json.loads(row["value"])
-        return found
 
     # Ending
 

@@ -15,6 +15,8 @@ _INSIDE = Path(__file__).with_name("judging_inside.py")
 _NAMES = {
     "verify": "verifying the signature",
     "decode": "decoding it, with every rule of its fields",
+    "names": "the name service's answers about one new login and number (nss-systemd asks systemd for each)",
+    "running": "looking through /proc for processes of that number",
     "plan": "looking at the host (accounts, groups, files) and planning",
 }
 

@@ -5,6 +5,7 @@
 Prints an object: what → microseconds, in the order of the rounds.
 """
 
+import itertools
 import json
 import sys
 import time
@@ -18,6 +19,9 @@ from agent import planning, policy, trust
 from agent.assembly import looking_only
 from agent.config import load_config
 from agent.errors import RefusedError
+from agent.host.contract import Reader
+from agent.model import Grant
+from agent.pipeline import Pipeline
 
 
 def main() -> None:
@@ -36,10 +40,13 @@ def main() -> None:
     now_s = int(time.time())
     verified = trust.verify(good, pipeline.ring(), typ=trust.TYP_GRANT)
     grant = trust.decode(verified, host_id=given["host"], now_s=now_s, decoders=decoders)
+    free = itertools.cycle(range(90000, 99000))
     pieces: dict[str, Callable[[], object]] = {
         "verify": lambda: trust.verify(good, pipeline.ring(), typ=trust.TYP_GRANT),
         "decode": lambda: trust.decode(verified, host_id=given["host"], now_s=now_s, decoders=decoders),
-        "plan": lambda: planning.plan(grant, pipeline.enforcers, pipeline.writer, pipeline._uids()),
+        "names": lambda: _names(pipeline.writer, grant.wants[0].identifier, next(free)),
+        "running": lambda: pipeline.table.of({90000: ""}),
+        "plan": lambda: _planned(pipeline, grant),
     }
     json.dump(_timed({**works, **pieces}, rounds), sys.stdout)
 
@@ -54,6 +61,21 @@ def _timed(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
             if number >= 20:  # the first ones warm caches
                 found[name].append(took / 1000)
     return found
+
+
+def _names(host: Reader, login: str, number: int) -> None:
+    """What must be asked about a new account, each once: that nobody has its name or number."""
+    with host.looking_once():
+        host.user(login)
+        host.group(login)
+        host.groups_of(login)
+        host.user_by_uid(number)
+        host.group_by_gid(number)
+
+
+def _planned(pipeline: Pipeline, grant: Grant) -> None:
+    with pipeline.writer.looking_once():
+        planning.plan(grant, pipeline.enforcers, pipeline.writer, pipeline._uids())
 
 
 def _refused(act: Callable[[], object]) -> None:

@@ -1,10 +1,12 @@
 """From a grant in the inbox to access: what the agent takes, and to the first login; beside useradd, key and sudoers by script."""
 
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 
 import paramiko
 
@@ -17,6 +19,13 @@ _OPEN, _LOGIN = "inbox to open", "inbox to the first login accepted"
 _FIRST = "inbox to open, no other grant standing"
 _SCRIPT, _SSHD = "script", "sshd"
 _REST_S = 0.4
+_INSIDE = Path(__file__).with_name("opening_inside.py")
+_PARTS = {
+    "timer": "a timer armed, to systemd's word that it stands, by itself",
+    "baseline": "looking at the host's own files, by itself",
+    "cvtsudoers": "cvtsudoers about the rule's text, one process by itself",
+    "commit": "one commit of the journal, with its fsync, by itself (its steps, its notes, and that it is open)",
+}
 _WARM = 2
 # As admins write it: an account, its key, its rule, checked before it is put in place.
 _BY_HAND = """\
@@ -42,6 +51,7 @@ def measure(run: Run) -> None:
             _SSHD: lambda: run.add(_LOGIN, _SSHD, "ms", _accepted_ms(ground, key, "plain")),
         }
         run.turns(50, 5, ways)
+        _others_parts(run, ground)
 
 
 def _ours(run: Run, ground: Ground, key: paramiko.PKey, number: int, *, alone: bool = False) -> None:
@@ -85,6 +95,16 @@ def _accepted_ms(ground: Ground, key: paramiko.PKey, login: str) -> float:
         if offer_key(ground.host.address, login, key)[0]:
             return (time.monotonic() - began) * 1000
     raise RuntimeError(f"{login} does not get in")
+
+
+def _others_parts(run: Run, ground: Ground) -> None:
+    """What of it is systemd's, the disk's and sudo's: each by itself, by the installed code."""
+    ground.host.write("/usr/local/lib/opening_inside.py", _INSIDE.read_bytes())
+    argv = ["python3", "-I", "/usr/local/lib/opening_inside.py", str(run.times(50, 10))]
+    found = json.loads(ground.host.run(argv, timeout=120).stdout)
+    for case in (_OPEN, _FIRST):
+        for name, what in _PARTS.items():
+            run.part(case, what, "ms", *found[name])
 
 
 @contextmanager

@@ -116,6 +116,50 @@ def test_nonsense_is_an_error_and_no_wait(systemd: Callable[[list[bytes]], Path]
         bus.call("GetUnit", "s", "x")
 
 
+def test_an_answer_in_two_pieces_is_put_together_and_one_read_may_hold_two(systemd: Callable[[list[bytes]], Path]) -> None:
+    both = answer(1) + answer(2)
+    with SystemdBus(systemd([both[:-9], both[-9:]]), timeout_s=5) as bus:
+        assert bus.call("GetUnit", "s", "x.timer") == ("o", b"\1\0\0\0/\0")
+        assert bus.call("GetUnit", "s", "x.timer") == ("o", b"\1\0\0\0/\0")
+
+
+def test_an_answer_is_read_at_once_and_not_byte_by_byte(
+    systemd: Callable[[list[bytes]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+    here = threading.current_thread()
+
+    class Counted(socket.socket):
+        def recv(self, size: int, flags: int = 0) -> bytes:
+            if threading.current_thread() is here:
+                reads.append(size)
+            return super().recv(size, flags)
+
+    path = systemd([answer(1)])
+    monkeypatch.setattr(socket, "socket", Counted)
+    with SystemdBus(path, timeout_s=5) as bus:
+        bus.call("GetUnit", "s", "x.timer")
+    assert len(reads) <= 4, "the word that authenticates, and one answer"
+
+
+def test_who_is_not_let_in_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "private"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def refuse() -> None:
+            with listener.accept()[0] as peer:
+                peer.recv(1024)
+                peer.sendall(b"REJECTED EXTERNAL\r\n")
+
+        thread = threading.Thread(target=refuse, daemon=True)
+        thread.start()
+        with pytest.raises(HostError, match="does not take this user"):
+            SystemdBus(path, timeout_s=5)
+        thread.join(5)
+
+
 def test_nobody_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="systemd_unreachable"):
         SystemdBus(tmp_path / "nothing")

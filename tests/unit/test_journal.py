@@ -380,6 +380,39 @@ def test_notes_about_a_grant_are_kept_replaced_and_forgotten_with_it(journal: Jo
     assert journal.notes(record.id) == {}
 
 
+def test_what_is_noted_together_is_one_commit_at_the_end_whichever_thread_noted_it(journal: Journal) -> None:
+    record, other = accept(journal), accept(journal, jti="g-other")
+    commits: list[str] = []
+    journal._db._connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+    with journal.noted_together(record.id):
+        journal.note(record.id, "baseline", {"units": []})
+        thread = threading.Thread(target=journal.note, args=(record.id, "backstops", "armed"))
+        thread.start()
+        thread.join()
+        assert journal.notes(record.id) == {} and commits == []
+        journal.note(other.id, "logged", 1)
+        assert commits == ["COMMIT"], "another grant's is its own matter"
+    assert journal.notes(record.id) == {"baseline": {"units": []}, "backstops": "armed"}
+    assert len(commits) == 2
+    journal.note(record.id, "baseline", 2)
+    assert journal.notes(record.id)["baseline"] == 2 and len(commits) == 3
+
+
+def test_what_was_noted_before_a_failure_is_kept(journal: Journal) -> None:
+    record = accept(journal)
+    with pytest.raises(ValueError, match="mine"), journal.noted_together(record.id):
+        journal.note(record.id, "backstops", "armed")
+        raise ValueError("mine")
+    assert journal.notes(record.id) == {"backstops": "armed"}
+
+
+def test_notes_that_cannot_be_written_together_are_an_error(journal: Journal) -> None:
+    record = accept(journal)
+    with pytest.raises(JournalError), journal.noted_together(record.id):
+        journal.note(record.id, "backstops", "armed")
+        journal.close()
+
+
 def damage(path: Path, sql: str) -> None:
     with sqlite3.connect(path) as db:
         db.execute(sql)

@@ -109,7 +109,9 @@ class Followed:
             gone()
             return self
         self.hear, self.gone = hear, gone
-        place = [entry["__CURSOR"] for entry in self.entries].index(after) + 1 if after else len(self.entries)
+        place = [entry["__CURSOR"] for entry in self.entries].index(after) + 1 if after and after[0] != "@" else len(self.entries)
+        if after.startswith("@"):
+            place = sum(int(str(entry.get("__REALTIME_TIMESTAMP", 0))) < int(after[1:]) for entry in self.entries)
         if place < len(self.entries):
             hear(self.entries[place:])
         return self
@@ -117,7 +119,7 @@ class Followed:
     def say(self, message: str, **more: object) -> None:
         number = len(self.entries) + 1
         entry = {"MESSAGE": message, "_UID": str(ALICE), "_EXE": "/usr/sbin/sshd", "_SYSTEMD_SESSION": "7", **more}
-        self.entries.append({**entry, "__CURSOR": f"c{number}", "__REALTIME_TIMESTAMP": str(1000 + number)})
+        self.entries.append({"__REALTIME_TIMESTAMP": str(1000 + number), **entry, "__CURSOR": f"c{number}"})
         if self.hear is not None:
             self.hear(self.entries[-1:])
 
@@ -227,14 +229,70 @@ def test_each_command_by_sudo_is_an_event_of_its_grant_and_counted(bed: Bed, ssh
     assert bed.end("sudo") == {"absent": "", "count": 2, "refused": 1, "told": 2, "gaps": 0}
 
 
-def test_a_grant_with_sudo_alone_waits_for_the_first_mark_and_for_no_other(bed: Bed, sshd: Followed) -> None:
+Later = list[Callable[[], None]]
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Later:
+    """What is left to a thread, to be done when the test says so."""
+    found: Later = []
+    monkeypatch.setattr(logged, "submit", lambda _pool, work: found.append(work))
+    return found
+
+
+def by_sudo_alone(bed: Bed) -> LiveGrant:
     rule: dict[str, Json] = {"rule": {"own": True}}
     bed.grant.steps[-1] = (3, replace(bed.grant.steps[1][1], enforcer="sudo", data=rule))
+    return bed.grant
+
+
+def test_a_grant_with_sudo_alone_has_one_mark_and_does_not_wait_for_it(bed: Bed, sshd: Followed, later: Later) -> None:
+    bed.logged.begin(by_sudo_alone(bed))
     bed.logged.begin(bed.grant)
-    marks = len(sshd.entries)
+    assert sshd.entries == [] and len(later) == 1
+    assert sshd.starts == [f"@{bed.clock.wall_ns() // 1000}"], "read from that moment on, whenever journalctl has begun"
+    later[0]()
     bed.logged.begin(bed.grant)
-    assert (marks, len(sshd.entries)) == (1, 1)
+    assert len(sshd.entries) == 1 and len(later) == 1
+    assert bed.grant.notes[logged.NOTE]["cursor"] == "c1"  # type: ignore[index, call-overload]
     assert bed.end("forwards") is None
+
+
+def test_what_is_logged_before_journalctl_has_begun_is_not_lost(bed: Bed, sshd: Followed, later: Later) -> None:
+    begun_us = bed.clock.wall_ns() // 1000
+    who = {"SYSLOG_IDENTIFIER": "sudo", "_EXE": "/usr/bin/sudo"}
+    for at_us in (begun_us - 1, begun_us):
+        sshd.say(by_sudo(), **who, __REALTIME_TIMESTAMP=str(at_us))
+    bed.logged.begin(by_sudo_alone(bed))
+    assert len(bed.events) == 1 and later == [], "by its line the place is known already"
+
+
+def test_a_kill_before_the_first_mark_loses_nothing(tmp_path: Path, sshd: Followed, later: Later) -> None:
+    first = Bed(tmp_path, sshd)
+    first.logged.begin(by_sudo_alone(first))
+    second_one = live(first.clock, 2, uids={"jit-bob": BOB})
+    second_one.steps[:] = first.grant.steps
+    first.ledger.add(second_one)
+    first.clock.advance(1)
+    first.logged.begin(second_one)
+    first.journal.close()
+    sshd.hear = None  # killed
+    begun_us = first.clock.wall_ns() // 1000
+    who = {"SYSLOG_IDENTIFIER": "sudo", "_EXE": "/usr/bin/sudo"}
+    sshd.say(by_sudo(), **who, __REALTIME_TIMESTAMP=str(begun_us - 1))  # between the two
+    second = Bed(tmp_path, sshd)
+    by_sudo_alone(second).notes = first.grant.notes
+    second.ledger.add(second_one)
+    second.logged.ready()
+    assert len(second.events) == 1 and later
+    second.journal.close()
+
+
+def test_words_that_never_come_are_told_of_a_grant_that_did_not_wait(bed: Bed, sshd: Followed, later: Later) -> None:
+    sshd.deaf = True
+    bed.logged.begin(by_sudo_alone(bed))
+    later[0]()
+    assert "MaxLevelStore" in json.dumps(bed.grant.notes[logged.NOTE])
 
 
 def test_a_grant_that_gives_no_forwarding_is_not_followed(tmp_path: Path, sshd: Followed) -> None:
@@ -340,3 +398,9 @@ def test_without_a_journal_the_receipt_says_so(bed: Bed, sshd: Followed) -> None
     bed.logged.begin(bed.grant)
     assert bed.logged.state() == {"absent": "systemd-journald does not run"}
     assert bed.end()["absent"] == "not to the end: systemd-journald does not run" and sshd.starts == []
+
+
+def test_a_moment_is_given_to_journalctl_as_it_is_written_there() -> None:
+    assert journald.start_of("@1700000000000042") == ["--since=@1700000000.000042", "--no-tail"]
+    assert journald.start_of("s=1;i=2") == ["--after-cursor=s=1;i=2", "--no-tail"]
+    assert journald.start_of("") == ["--lines=0"]
