@@ -14,6 +14,7 @@ from typing import Protocol
 from agent.audit import AuditEvent, EventKind, Trail
 from agent.errors import HostError, TidegateError
 from agent.expiry import story
+from agent.expiry.kept_steps import may_say
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
 from agent.expiry.shut import Shut
@@ -28,6 +29,7 @@ from agent.model import Json
 log = logging.getLogger("tidegate")
 NOTE = "logged"
 FORWARDS, SUDO = "forwards", "sudo"  # what is counted, each by itself
+_RULE = "rule"  # in a step of sudo
 REQUIRED = "required"  # in a step of ssh: what it forwards must be seen
 TOLD_MAX = 1000  # events of one grant and kind; all are counted, and the lines themselves stay in the journal
 _MARK_S = 3.0
@@ -245,8 +247,10 @@ class Logged:
 def _kinds(live: LiveGrant) -> dict[str, str]:
     """What of its tenants is logged, as its steps say; of ``forwards`` whether they must be seen (``required``)."""
     found: dict[str, str] = {}
+    if not any(may_say(live.steps, name) for name in (FORWARDS, _RULE)):
+        return found
     for _, step in live.steps:
-        rule = step.data.get("rule")
+        rule = step.data.get(_RULE)
         if step.enforcer == "ssh" and isinstance(asked := step.data.get(FORWARDS), str):
             found[FORWARDS] = asked
         if step.enforcer == "sudo" and isinstance(rule, dict) and rule.get("own") is True:

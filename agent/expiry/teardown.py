@@ -69,6 +69,8 @@ class Teardown:
         ``tell`` is called for each once its doors are shut and before its processes die, and returns how many terminals it
         reached.
         """
+        if not grants:
+            return []
         shuts = [self._close(live) for live in grants]
         told = [_go_on_past(tell, shut.live) for shut in shuts]
         if any(told):

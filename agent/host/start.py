@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.host import courier, recorder
+from agent.host.memory import keep_for_good
 
 
 def make_folders(config: Config) -> None:
@@ -90,6 +91,13 @@ def tell_systemd(state: str) -> None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify, contextlib.suppress(OSError):
         notify.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+def ready(loop: asyncio.AbstractEventLoop) -> None:
+    """The start is over: what it made stays, systemd is told, and from now on also that the loop goes round."""
+    keep_for_good()
+    tell_systemd("READY=1")
+    watchdog(loop)
 
 
 def watchdog(loop: asyncio.AbstractEventLoop) -> None:

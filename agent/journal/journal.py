@@ -3,7 +3,6 @@
 What is journaled here is enough to undo everything with nothing else at hand: recovery replays steps and never plans anew.
 """
 
-import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,11 +20,12 @@ from agent.journal.records import (
     JournaledStep,
     Refusal,
     StepState,
-    cause_of,
     dump_step,
+    notes_of,
+    record_of,
     step_of,
-    texts_of,
 )
+from agent.journal.standing import Whole
 from agent.journal.times import Times
 from agent.journal.tombstones import Tombstones, dump
 from agent.model import Grant, Json, Plan
@@ -34,7 +34,7 @@ from agent.model.text import one_line
 _REFUSALS_KEPT = 100
 
 
-class Journal(Forgetting, Times):
+class Journal(Forgetting, Times, Whole):
     """The write-ahead journal of one host. Thread-safe; every method raises JournalError when the disk says no."""
 
     def __init__(self, path: Path | None, *, read_only: bool = False, busy_ms: int = 2000) -> None:
@@ -139,11 +139,7 @@ class Journal(Forgetting, Times):
 
     def notes(self, grant_id: int) -> dict[str, Json]:
         """Every observation kept about a grant, by name. One that can't be read is left out: no end waits for it."""
-        found: dict[str, Json] = {}
-        for row in self._db.rows("SELECT name, value FROM notes WHERE grant_id=?", (grant_id,)):
-            with contextlib.suppress(ValueError, RecursionError):
-                found[row["name"]] = json.loads(row["value"])
-        return found
+        return notes_of(tuple(row) for row in self._db.rows("SELECT name, value FROM notes WHERE grant_id=?", (grant_id,)))
 
     # Ending
 
@@ -299,12 +295,4 @@ class Journal(Forgetting, Times):
 
     def _record(self, row: sqlite3.Row) -> GrantRecord:
         uids = self._db.rows("SELECT login, uid FROM uids WHERE grant_id=?", (row["id"],))
-        names = set(GrantRecord.__slots__) - {"uids", "logins", "not_containable", "state", "cause"}
-        return GrantRecord(
-            **{name: row[name] for name in names},
-            state=GrantState(row["state"]),
-            cause=cause_of(row["cause"]),
-            uids={found["login"]: found["uid"] for found in uids},
-            logins=texts_of(row["logins"]),
-            not_containable=texts_of(row["not_containable"]),
-        )
+        return record_of(row, {found["login"]: found["uid"] for found in uids})

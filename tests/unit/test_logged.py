@@ -167,7 +167,7 @@ class Bed:
 
 def forwarding(grant: LiveGrant, *, required: bool = False) -> LiveGrant:
     data = {"forwards": logged.REQUIRED if required else "told"}
-    grant.steps.append((2, replace(grant.steps[1][1], enforcer="ssh", data=data)))
+    grant.steps = [*grant.steps, (2, replace(grant.steps[1][1], enforcer="ssh", data=data))]
     return grant
 
 
@@ -211,7 +211,7 @@ def test_what_another_program_or_another_user_logs_counts_for_nobody(bed: Bed, s
 
 def test_each_command_by_sudo_is_an_event_of_its_grant_and_counted(bed: Bed, sshd: Followed) -> None:
     rule: dict[str, Json] = {"rule": {"own": True}}
-    bed.grant.steps.append((3, replace(bed.grant.steps[1][1], enforcer="sudo", data=rule)))
+    bed.grant.steps = [*bed.grant.steps, (3, replace(bed.grant.steps[1][1], enforcer="sudo", data=rule))]
     bed.logged.begin(bed.grant)
     who = {"SYSLOG_IDENTIFIER": "sudo", "_EXE": "/usr/bin/sudo"}
     sshd.say(by_sudo(), **who)
@@ -229,7 +229,7 @@ def test_each_command_by_sudo_is_an_event_of_its_grant_and_counted(bed: Bed, ssh
 
 def test_a_grant_with_sudo_alone_waits_for_the_first_mark_and_for_no_other(bed: Bed, sshd: Followed) -> None:
     rule: dict[str, Json] = {"rule": {"own": True}}
-    bed.grant.steps[-1] = (3, replace(bed.grant.steps[1][1], enforcer="sudo", data=rule))
+    bed.grant.steps = [*bed.grant.steps[:-1], (3, replace(bed.grant.steps[1][1], enforcer="sudo", data=rule))]
     bed.logged.begin(bed.grant)
     marks = len(sshd.entries)
     bed.logged.begin(bed.grant)
@@ -239,7 +239,7 @@ def test_a_grant_with_sudo_alone_waits_for_the_first_mark_and_for_no_other(bed: 
 
 def test_a_grant_that_gives_no_forwarding_is_not_followed(tmp_path: Path, sshd: Followed) -> None:
     bed = Bed(tmp_path, sshd)
-    bed.grant.steps.pop()
+    bed.grant.steps = bed.grant.steps[:-1]
     bed.logged.begin(bed.grant)
     assert sshd.starts == []
     assert bed.end() is None
