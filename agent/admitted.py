@@ -29,7 +29,8 @@ class Admitted:
 
 def refuse_taken(grant: Grant, live: Iterable[LiveGrant], own: LiveGrant | None) -> None:
     """A login is one grant's until that is over whole: what is undone of the old by its name would be the new one's."""
-    taken = {login for other in live if other is not own for login in other.uids}
+    wanted = {want.identifier for want in grant.wants if isinstance(want, AccountWant)}
+    taken = {login for other in live if other is not own and not wanted.isdisjoint(other.uids) for login in other.uids}
     for index, want in enumerate(grant.wants):
         if isinstance(want, AccountWant) and want.identifier in taken:
             reason = f"{want.identifier} is another live grant's account"

@@ -30,9 +30,10 @@ from agent.heartbeat import Heartbeat
 from agent.host import service, start
 from agent.host.clock import DeadlineTimer
 from agent.host.config_store import ConfigStore
+from agent.host.memory import keep_for_good
 from agent.host.threads import pool_of, submit, take_short_turns
 from agent.intake import Intake
-from agent.recovery import stand_again, take_down
+from agent.recovery import look_behind, stand_again, take_down
 from agent.reloading import Reloading
 from agent.spool import shown
 from agent.watching import INTERPRETERS, Watching
@@ -101,11 +102,13 @@ class Daemon:
         control = self._control()
         await self._start_control(control)
         await loop.run_in_executor(self._answering, self._guarding.serve_recorder)
+        keep_for_good()
         service.tell_systemd("READY=1")
         self._heartbeat.begin()
         if self._guarding.stuck:
             self._later("disk", self._start_anew_if_writable, _RETRY_PREPARE_S)
         self._reloading.tell(EventKind.AGENT_STARTED, ok=not self.pipeline.closing, reason=self._guarding.greeting())
+        self._job(self._answering, look_behind, self.pipeline, self._stopping.is_set)
         self._job(self._answering, self._guarding.check_backstop)
         log.info("tidegated %s is ready: host id %s", VERSION, self.pipeline.host_id)
         await self._stopping.wait()

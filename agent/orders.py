@@ -84,8 +84,10 @@ def freshen(pipeline: Pipeline, iss: str) -> None:
 def end_what_was_revoked(pipeline: Pipeline) -> list[Shut]:
     """At start: whatever is live though the journal says that it was revoked; a crash may have come between the two."""
     orders = pipeline.journal.orders
+    issuers = orders.revokers()
     found = [
-        (live, orders.revoked(live.record.iss, live.record.jti, live.record.sub, live.record.iat)) for live in pipeline.ledger.all()
+        (live, orders.revoked(live.record.iss, live.record.jti, live.record.sub, live.record.iat))
+        for live in pipeline.ledger.where(lambda record: record.iss in issuers)
     ]
     return [shut for live, told in found if told is not None for shut in pipeline.cut([live], EndCause.REVOKED, told)]
 

@@ -4,11 +4,13 @@ Recovery replays journaled steps; it never plans anew.
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 
 from agent import draining, enforcement
 from agent.errors import JournalError
 from agent.expiry import notice, story
+from agent.expiry.kept_steps import read
 from agent.expiry.live import LiveGrant
 from agent.expiry.shut import Shut
 from agent.host import files
@@ -57,8 +59,11 @@ def take_down(pipeline: Pipeline) -> list[Shut]:
 def stand_again(pipeline: Pipeline) -> None:
     """Once the enforcers are prepared: put back, after a reboot, what still stands."""
     pipeline.behind.tidy()
+    boot_id, now_ns = pipeline.clock.boot_id(), pipeline.clock.wall_ns()
+    opened = [live for live in pipeline.ledger.all() if live.state is GrantState.OPEN and live.record.boot_id == boot_id]
+    pipeline.ledger.stand((live, live.opened_ns or now_ns) for live in opened)  # within one boot everything still stands
     for live in pipeline.ledger.all():
-        if live.state is GrantState.OPEN:
+        if live.state is GrantState.OPEN and live.record.boot_id != boot_id:
             _stand_again(pipeline, live)
         elif live.state is GrantState.OPENING and _replaces(live):
             _go_on_replacing(pipeline, live)
@@ -70,16 +75,28 @@ def stand_again(pipeline: Pipeline) -> None:
     pipeline.ledger.look_again(LOOK_AT_START_S)
 
 
+def look_behind(pipeline: Pipeline, stopping: Callable[[], bool] = lambda: False) -> None:
+    """Beside serving, once the start is over: that a timer stands behind each open grant, the next to end first. Never raises.
+
+    Systemd's timers outlive this program; where one was taken away meanwhile, this program is there to end the grant. Steps that
+    nobody needed yet are read as well: at a deadline that many share nothing is to wait for that.
+    """
+    for live in sorted(pipeline.ledger.all(), key=lambda live: live.deadline.remaining_ns(pipeline.clock)):
+        if stopping():
+            return
+        read(live.steps)
+        if live.state is GrantState.OPEN and not live.shutting:
+            pipeline.behind.arm_again(live)
+            if pipeline.ledger.get(live.id) is None:  # it ended just then, and its timer was taken away before it was set
+                pipeline.behind.disarm([live])
+
+
 def _stand_again(pipeline: Pipeline, live: LiveGrant) -> None:
-    """Within one boot everything still stands. After a reboot what was in /run is gone: put back exactly the journaled steps.
+    """After a reboot what was in /run is gone: put back exactly the journaled steps.
 
     The deadline is armed already, so the grant may end meanwhile: it is claimed like an opening, and asked at each step.
     """
     opened_ns = live.opened_ns or pipeline.clock.wall_ns()
-    if live.record.boot_id == pipeline.clock.boot_id():
-        pipeline.ledger.opened(live, opened_ns)
-        pipeline.behind.arm_again(live)
-        return
     if not pipeline.ledger.begin_standing_again(live):
         return
 

@@ -1,8 +1,8 @@
 """What sudo's own programs answered, kept while it can't be otherwise: the same program, the same sudo.conf, the same question.
 
 ``sudo -V`` and ``cvtsudoers`` cost a process of 2 to 5 ms each. What either says depends on the program's file, on sudo.conf(5) and
-on what it is asked; cvtsudoers is given all it reads (``-c /dev/null``, the text on stdin). Where one of the files can't be told
-from another, and where the answer was a refusal, it is asked each time.
+on what it is asked; cvtsudoers is given all it reads (``-c /dev/null``, the text on stdin). Where one of the files can't be
+told from another, and where the answer was a refusal, it is asked each time.
 """
 
 import threading

@@ -61,10 +61,11 @@ class Behind:
         """
         try:
             with self._lock:
-                needed = {_name(live) for live in self._ledger.all() if live not in ended}
-                over = {_name(live) for live in ended}
-                seconds = {name.partition("-")[0] for name in over}
-                stale = {name for name in self._timers.standing() if name.partition("-")[0] in seconds}
+                over, mine = {_name(live) for live in ended}, {live.id for live in ended}
+                seconds = {live.deadline.wall_ns // NS for live in ended}
+                others = (live for live in self._ledger.all() if live.deadline.wall_ns // NS in seconds)
+                needed = {_name(live) for live in others if live.id not in mine}
+                stale = {name for name in self._timers.standing() if int(name.partition("-")[0]) in seconds}
                 self._timers.disarm((over | stale) - needed)
         except TidegateError as error:
             log.warning("timers of ended grants stay until they are due: %s", error)

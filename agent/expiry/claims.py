@@ -82,10 +82,24 @@ class Claims:
         if live.drain is None:
             return
         self._schedule.add(Alarm(Act.DRAINED, live.id), wall_ns=live.drain.wall_ns, boot_ns=live.drain.boot_ns)
-        for seconds in WARNINGS_S:
-            if live.drain.remaining_ns(self._clock) > seconds * NS:
-                wall_ns, boot_ns = live.drain.wall_ns - seconds * NS, live.drain.boot_ns - seconds * NS
-                self._schedule.add(Alarm(Act.WARN, live.id, seconds), wall_ns=wall_ns, boot_ns=boot_ns)
+        self.warn_before(live, live.drain)
+
+    def warn_before(self, live: LiveGrant, end: Deadline) -> None:
+        """Set the first warning that is still to come before that end."""
+        left_ns = end.remaining_ns(self._clock)
+        first = next((seconds for seconds in WARNINGS_S if left_ns > seconds * NS), None)
+        if first is not None:
+            self._warn_at(live, end, first)
+
+    def warn_next(self, live: LiveGrant, after_s: int) -> None:
+        """One was given: set the one after it. One at a time, or ten thousand grants would have thirty thousand alarms."""
+        following = next((seconds for seconds in WARNINGS_S if seconds < after_s), None)
+        if following is not None:
+            self._warn_at(live, live.drain or live.deadline, following)
+
+    def _warn_at(self, live: LiveGrant, end: Deadline, seconds: int) -> None:
+        wall_ns, boot_ns = end.wall_ns - seconds * NS, end.boot_ns - seconds * NS
+        self._schedule.add(Alarm(Act.WARN, live.id, seconds), wall_ns=wall_ns, boot_ns=boot_ns)
 
     def begin_resuming(self, live: LiveGrant) -> bool:
         """SUSPENDED → OPENING, unless its end has come first or it is still being closed. The caller's thread is its opener."""

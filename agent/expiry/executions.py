@@ -37,6 +37,8 @@ class Executions:
     def ready(self) -> None:
         """From now on it is done; grants that stand already are followed from here."""
         self._capture.ready()
+        if self._capture.absent:
+            return  # which was said once, for all of them
         for live in self._ledger.all():
             if live.state is not GrantState.PENDING and not live.shutting:
                 self.begin(live)

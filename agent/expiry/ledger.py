@@ -1,16 +1,18 @@
 """The live grants in memory, and the alarms that go with them. The journal is the truth on disk; this is what acts on it."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from agent.errors import JournalError
-from agent.expiry.claims import RETRY_ALIVE_MOST_MS, RETRY_MOST_MS, STAND_AGAIN, WARNINGS_S, Claims, read_drain
+from agent.expiry.claims import RETRY_ALIVE_MOST_MS, RETRY_MOST_MS, STAND_AGAIN, Claims, read_drain
 from agent.expiry.deadline import Deadline
+from agent.expiry.kept_steps import KeptSteps
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act, Alarm
 from agent.host.clock import NS, Clock, Mark
 from agent.host.lent import Lent
-from agent.journal import EndCause, GrantRecord, GrantState, Journal, StepState
+from agent.host.memory import uncollected
+from agent.journal import EndCause, GrantRecord, GrantState, Journal
 
 log = logging.getLogger("tidegate")
 SWEEPS_MS = (250, 1000, 5000)
@@ -46,18 +48,22 @@ class Ledger(Claims):
 
     def read(self, journal: Journal) -> list[tuple[int, str, int]]:
         """Take them from the journal and write nothing; returns the deadlines to be carried over, as Journal.carry takes them."""
+        with uncollected():
+            return self._read(journal)
+
+    def _read(self, journal: Journal) -> list[tuple[int, str, int]]:
         mark = journal.last_mark() or Mark(0)
         self.freshness.load(journal.orders.bulletins(), mark.wall_now_ns(self._clock))
         carried: list[tuple[int, str, int]] = []
-        for record in journal.live():
-            steps = [(found.seq, found.step) for found in journal.steps(record.id) if found.state is not StepState.TAKEN]
+        for found in journal.standing():
+            record = found.record
             seen = (mark, Mark(record.received_ns), Mark(record.opened_ns or 0))
             least_ns = max(each.wall_now_ns(self._clock) for each in seen)
             deadline = Deadline(record.exp * NS, record.boot_deadline_ns, record.boot_id).in_this_boot(self._clock, least_ns)
             if deadline.boot_id != record.boot_id and record.state not in STAND_AGAIN:  # those when they stand again
                 carried.append((record.id, deadline.boot_id, deadline.boot_ns))
-            live = LiveGrant(record, deadline, record.state, steps)
-            live.uids, live.notes = dict(record.uids), journal.notes(record.id)
+            live = LiveGrant(record, deadline, record.state, KeptSteps(found.steps))
+            live.uids, live.notes = dict(record.uids), found.notes
             live.opened_ns, live.fresh_within_s = record.opened_ns, record.fresh_within_s
             live.cause, live.cause_text, live.attempts = record.cause, record.cause_text, record.attempts
             read_drain(live, self._clock, least_ns)
@@ -81,20 +87,23 @@ class Ledger(Claims):
         self.rearm()
 
     def opened(self, live: LiveGrant, opened_ns: int) -> None:
-        """It stands open: set the warnings that are still to come. One whose end has begun meanwhile stays as it is."""
+        """It stands open: set the first warning still to come. One whose end has begun meanwhile stays as it is."""
+        self.stand([(live, opened_ns)])
+
+    def stand(self, grants: Iterable[tuple[LiveGrant, int]]) -> None:
+        """The same for many, each with when it was opened (wall clock, ns); the timer is armed once for all."""
         with self._lock:
-            live.opener = False
-            live.opened_ns = opened_ns
-            if live.shutting or live.id not in self._live:
-                return
-            live.state = GrantState.OPEN
-            self.watch_freshness_of(live)
-            self.set_drain(live)
-            for seconds in WARNINGS_S:
-                before = seconds * NS
-                if live.deadline.remaining_ns(self._clock) > before and not live.drain:
-                    wall_ns, boot_ns = live.deadline.wall_ns - before, live.deadline.boot_ns - before
-                    self._schedule.add(Alarm(Act.WARN, live.id, seconds), wall_ns=wall_ns, boot_ns=boot_ns)
+            for live, opened_ns in grants:
+                live.opener = False
+                live.opened_ns = opened_ns
+                if live.shutting or live.id not in self._live:
+                    continue
+                live.state = GrantState.OPEN
+                self.watch_freshness_of(live)
+                if live.drain:
+                    self.set_drain(live)
+                else:
+                    self.warn_before(live, live.deadline)
         self.rearm()
 
     def ended(self, live: LiveGrant) -> None:
@@ -138,7 +147,12 @@ class Ledger(Claims):
     def take_due(self) -> list[Alarm]:
         """Alarms that are due on either clock; each is handed out once."""
         with self._lock:
-            found = self._schedule.due(self._clock.wall_ns(), self._clock.boot_ns())
+            found: list[Alarm] = []
+            while due := self._schedule.due(self._clock.wall_ns(), self._clock.boot_ns()):
+                found += due
+                for alarm in due:
+                    if alarm.act is Act.WARN and (live := self._live.get(alarm.grant_id)):
+                        self.warn_next(live, alarm.note)
             if any(alarm.act is Act.MARK for alarm in found):
                 self._mark_later()
             if any(alarm.act is Act.LOOK for alarm in found):
@@ -181,7 +195,7 @@ class Ledger(Claims):
     def all(self) -> list[LiveGrant]:
         """All of them, in the order they came."""
         with self._lock:
-            return sorted(self._live.values(), key=lambda live: live.id)
+            return [self._live[grant_id] for grant_id in sorted(self._live)]
 
     def overdue(self) -> list[LiveGrant]:
         """Those past their deadline that somebody may still get in by, or lives on in."""

@@ -1,13 +1,16 @@
 """A grant that is not ended, in memory: all that teardown needs, so that it works though the journal can't be read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from agent.errors import UnenforceableError
 from agent.expiry.deadline import Deadline
+from agent.expiry.kept_steps import NumberedStep, may_say
 from agent.host.clock import Clock
 from agent.host.lent import Lent, merged
 from agent.journal import EndCause, GrantRecord, GrantState
-from agent.model import Json, Step, lent_by
+from agent.model import Json, lent_by
+from agent.model.lent import LENT
 
 
 @dataclass(slots=True)
@@ -17,7 +20,7 @@ class LiveGrant:
     record: GrantRecord
     deadline: Deadline
     state: GrantState
-    steps: list[tuple[int, Step]] = field(default_factory=list)
+    steps: Sequence[NumberedStep] = ()
     uids: dict[str, int] = field(default_factory=dict)
     notes: dict[str, Json] = field(default_factory=dict)  # observations by name, as the journal keeps them
     opened_ns: int | None = None
@@ -68,6 +71,8 @@ class LiveGrant:
     @property
     def lent(self) -> tuple[Lent, ...]:
         """What it lends, one for each uid, by its steps alone; on the boot clock none of it is older than the grant's coming in."""
+        if not may_say(self.steps, LENT):
+            return ()
         since_ns = self.deadline.boot_ns - (self.deadline.wall_ns - self.record.received_ns)
         return merged(lent for _, step in self.steps if (lent := lent_by(step, since_ns)) is not None)
 

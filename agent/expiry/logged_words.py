@@ -5,19 +5,23 @@ from collections.abc import Sequence
 
 from agent.audit import AuditEvent, EventKind
 from agent.expiry import story
+from agent.expiry.kept_steps import may_say
 from agent.expiry.live import LiveGrant
 from agent.host import journald, sshd_log, sudo_log
 from agent.host.journald import Entry
 
 FORWARDS, SUDO = "forwards", "sudo"  # what is counted, each by itself
 US = 1000  # nanoseconds
+_RULE = "rule"  # in a step of sudo
 
 
 def kinds_of(live: LiveGrant) -> dict[str, str]:
     """What of its tenants is logged, as its steps say; of ``forwards`` whether they must be seen (``required``)."""
     found: dict[str, str] = {}
+    if not any(may_say(live.steps, name) for name in (FORWARDS, _RULE)):
+        return found
     for _, step in live.steps:
-        rule = step.data.get("rule")
+        rule = step.data.get(_RULE)
         if step.enforcer == "ssh" and isinstance(asked := step.data.get(FORWARDS), str):
             found[FORWARDS] = asked
         if step.enforcer == "sudo" and isinstance(rule, dict) and rule.get("own") is True:

@@ -1,6 +1,7 @@
 """The unified cgroup tree (cgroups(7)): killing, freezing and emptiness of whole groups, where this host has one."""
 
 import contextlib
+import itertools
 import errno
 import os
 import re
@@ -130,12 +131,13 @@ class Cgroups:
             with contextlib.suppress(OSError):
                 os.setxattr(path, _FROZEN_BY_US, b"1") if frozen else os.removexattr(path, _FROZEN_BY_US)
 
-    def children(self, group: str) -> list[str]:
-        """The groups right below one; none where it is absent."""
+    def children(self, group: str, most: int = _LISTED_MOST) -> list[str]:
+        """The groups right below one, at most so many; none where it is absent."""
         path = self._file(group, "")
         try:
             with os.scandir(path or os.devnull) as entries:
-                return [f"{group}/{entry.name}" for entry in entries if entry.is_dir(follow_symlinks=False)]
+                below = (f"{group}/{entry.name}" for entry in entries if entry.is_dir(follow_symlinks=False))
+                return list(itertools.islice(below, most))
         except OSError:
             return []
 
@@ -150,7 +152,7 @@ class Cgroups:
             path = self._file(each, "cgroup.procs")
             with contextlib.suppress(OSError):  # a threaded group can't be read, and may have children that can
                 found += [int(word) for word in path.read_bytes().split()] if path else []
-            groups += self.children(each)[: most - len(groups)]
+            groups += self.children(each, most - len(groups))
         return found
 
     def _holds_us(self, group: str) -> bool:

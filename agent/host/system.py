@@ -80,8 +80,15 @@ class SystemHost:
         user = self._looking.asked(_row, pwd.getpwnam, name)
         primary = _NO_GID if user is None else user.pw_gid
         gids = set(self._looking.asked(os.getgrouplist, name, primary)) - {_NO_GID}
-        groups = (self.group_by_gid(gid) for gid in gids)
-        return frozenset(group.name for group in groups if group is not None)
+        names = (self._group_name(gid) for gid in gids)
+        return frozenset(name for name in names if name is not None)
+
+    def _group_name(self, gid: int) -> str | None:
+        """Of a group of ours by its record, which nss-systemd reads too: asked itself, it looks for members among all records."""
+        if self._config.uid_first <= gid <= self._config.uid_last and (name := self._all[0].group_name(gid)):
+            return name
+        group = self.group_by_gid(gid)
+        return group.name if group is not None else None
 
     def account_left(self, name: str, uid: int) -> tuple[str, ...]:
         """See contract.Reader."""

@@ -7,6 +7,7 @@ file would be ignored, hence an object, which carries our mark).
 
 import contextlib
 import json
+import os
 from pathlib import Path
 
 from agent.errors import HostError
@@ -31,6 +32,16 @@ class UserdbAccounts:
         """Whether a record of that name and uid with our mark is there."""
         record = self._record(name, "user")
         return record is not None and record.get("uid") == uid and MARK in record
+
+    def group_name(self, gid: int) -> str | None:
+        """The name of the group record of ours that has this number; None where there is none."""
+        try:
+            link = str((self.root / f"{gid}.group").readlink())
+            name = link.removesuffix(".group")
+            record = self._record(name, "group") if link == f"{name}.group" and "/" not in name else None
+        except (OSError, HostError):
+            return None
+        return name if record and record.get("gid") == gid and MARK in record else None
 
     def owned(self) -> list[tuple[str, int, str]]:
         """See AccountBackend. A group without its user, as a kill leaves it, counts too."""
@@ -60,7 +71,7 @@ class UserdbAccounts:
             for kind, key in (("user", "uid"), ("group", "gid"))
             if (self._record(name, kind) or {}).get(key) == uid
         ]
-        return found + [str(path) for path in self.root.glob(f"{name}:*.membership")]
+        return found + [str(self.root / entry) for entry in self._entries() if _is_membership(entry, name)]
 
     def create(self, account: Account) -> None:
         """Write the group, then the (locked) user, each with its link by number."""
@@ -112,9 +123,10 @@ class UserdbAccounts:
             with contextlib.suppress(OSError):
                 if str(link.readlink()) == f"{name}.{kind}":
                     files.remove(link)
-        for pattern in (f"{name}:*.membership", f"{files.TEMPORARY}{name}[.:]*"):
-            for path in self.root.glob(pattern):
-                files.remove(path)
+        unfinished = (f"{files.TEMPORARY}{name}.", f"{files.TEMPORARY}{name}:")
+        for entry in self._entries():  # once for both: the folder has several entries for each live grant
+            if _is_membership(entry, name) or entry.startswith(unfinished):
+                files.remove(self.root / entry)
 
     def add_membership(self, user: str, group: str) -> None:
         """One file, whether user and group are userdb's or /etc's."""
@@ -126,6 +138,16 @@ class UserdbAccounts:
         path = self.root / f"{user}:{group}.membership"
         files.remove(path)
         files.clear_unwritten(path)
+
+    def _entries(self) -> list[str]:
+        """All that is in the folder; nothing where there is none."""
+        try:
+            with os.scandir(self.root) as entries:
+                return [entry.name for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise HostError("read_failed", f"{self.root} could not be listed: {error.strerror}") from error
 
     def _record(self, name: str, kind: str) -> dict[str, object] | None:
         return _parsed(files.read_bounded(self.root / f"{name}.{kind}", _RECORD_MAX))
@@ -160,3 +182,7 @@ def _parsed(text: bytes | None) -> dict[str, object] | None:
     except ValueError:
         record = None
     return record if isinstance(record, dict) else {}
+
+
+def _is_membership(entry: str, user: str) -> bool:
+    return entry.startswith(f"{user}:") and entry.endswith(".membership")

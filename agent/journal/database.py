@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.errors import JournalError
-from agent.journal.upgrade import SCHEMA_VERSION, bring_up, refuse_newer, version_of
+from agent.journal.upgrade import SCHEMA_VERSION, bring_up, index, refuse_newer, version_of
 from agent.model.text import one_line
 
 _BUSY_MS = 2000
@@ -59,11 +59,30 @@ class Database:
                 if self._depth == 0:
                     self._roll_back()
 
-    def rows(self, sql: str, parameters: tuple[object, ...] = ()) -> list[sqlite3.Row]:
-        """A read."""
+    @contextlib.contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """Reads in here see the file as of the first of them, whatever another process writes meanwhile. Raises JournalError."""
+        with self._lock:
+            if self._depth:
+                yield  # of a transaction, which sees no other's anyway
+                return
+            try:
+                self._roll_back()
+                self._connection.execute("BEGIN")
+                yield
+            except _UNWRITABLE as error:
+                raise JournalError("journal_failed", str(error)) from error
+            finally:
+                self._roll_back()
+
+    def rows(self, sql: str, parameters: tuple[object, ...] = (), *, plain: bool = False) -> list[sqlite3.Row]:
+        """A read. ``plain``: tuples, which are made and taken apart faster; as a row each has its columns in order only."""
         with self._lock:
             try:
-                return self._connection.execute(sql, parameters).fetchall()
+                cursor = self._connection.cursor()
+                if plain:
+                    cursor.row_factory = None
+                return cursor.execute(sql, parameters).fetchall()
             except _UNWRITABLE as error:
                 raise JournalError("journal_failed", str(error)) from error
 
@@ -138,6 +157,7 @@ def _open(path: Path, busy_ms: int) -> sqlite3.Connection:
         connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         bring_up(connection, path)
         connection.execute("PRAGMA foreign_keys=ON")
+        index(connection)
     except BaseException:
         connection.close()
         raise

@@ -21,11 +21,11 @@ from agent.journal.records import (
     JournaledStep,
     Refusal,
     StepState,
-    cause_of,
     dump_step,
+    record_of,
     step_of,
-    texts_of,
 )
+from agent.journal.standing import Whole
 from agent.journal.times import Times
 from agent.journal.tombstones import Tombstones, dump
 from agent.model import Grant, Json, Plan
@@ -34,7 +34,7 @@ from agent.model.text import one_line
 _REFUSALS_KEPT = 100
 
 
-class Journal(Forgetting, Notes, Times):
+class Journal(Forgetting, Notes, Times, Whole):
     """The write-ahead journal of one host. Thread-safe; every method raises JournalError when the disk says no."""
 
     def __init__(self, path: Path | None, *, read_only: bool = False, busy_ms: int = 2000) -> None:
@@ -287,12 +287,4 @@ class Journal(Forgetting, Notes, Times):
 
     def _record(self, row: sqlite3.Row) -> GrantRecord:
         uids = self._db.rows("SELECT login, uid FROM uids WHERE grant_id=?", (row["id"],))
-        names = set(GrantRecord.__slots__) - {"uids", "logins", "not_containable", "state", "cause"}
-        return GrantRecord(
-            **{name: row[name] for name in names},
-            state=GrantState(row["state"]),
-            cause=cause_of(row["cause"]),
-            uids={found["login"]: found["uid"] for found in uids},
-            logins=texts_of(row["logins"]),
-            not_containable=texts_of(row["not_containable"]),
-        )
+        return record_of(row, {found["login"]: found["uid"] for found in uids})

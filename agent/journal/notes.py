@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from agent.errors import JournalError
 from agent.journal.database import Database
+from agent.journal.records import notes_of
 from agent.model import Json
 
 
@@ -47,11 +48,7 @@ class Notes:
 
     def notes(self, grant_id: int) -> dict[str, Json]:
         """Every observation kept about a grant, by name. One that can't be read is left out: no end waits for it."""
-        found: dict[str, Json] = {}
-        for row in self._db.rows("SELECT name, value FROM notes WHERE grant_id=?", (grant_id,)):
-            with contextlib.suppress(ValueError, RecursionError):
-                found[row["name"]] = json.loads(row["value"])
-        return found
+        return notes_of(tuple(row) for row in self._db.rows("SELECT name, value FROM notes WHERE grant_id=?", (grant_id,)))
 
     def _release(self, grant_id: int) -> None:
         with self._holding:

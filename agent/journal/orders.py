@@ -91,6 +91,10 @@ class Orders:
         )
         return str(rows[0]["told"]) if rows else None
 
+    def revokers(self) -> frozenset[str]:
+        """Issuers of whom anything is revoked: of another's grants nobody need ask."""
+        return frozenset(row["iss"] for row in self._db.rows("SELECT DISTINCT iss FROM revocations"))
+
     def refuse_revoked(self, iss: str, jti: str, sub: str, iat: int) -> None:
         """Raise UntrustedError ``grant_revoked`` when it was revoked before it came, or may have been and is forgotten."""
         told = self.revoked(iss, jti, sub, iat)

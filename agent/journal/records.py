@@ -1,11 +1,14 @@
 """The rows of the journal as frozen values, and the reading of what a broken disk may have changed in them."""
 
+import contextlib
 import json
+import sqlite3
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from agent.host.clock import Mark
-from agent.model import Phase, Stage, Step
+from agent.model import Json, Phase, Stage, Step
 from agent.model.text import one_line
 
 
@@ -84,6 +87,18 @@ class JournaledStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """A live grant as a start takes it over. ``steps``: ``(seq, text)`` in the order applied, without those another has taken over.
+
+    The texts are :func:`step_of`'s to read, when they are needed.
+    """
+
+    record: GrantRecord
+    steps: tuple[tuple[int, str], ...]
+    notes: dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
 class HeldBulletin:
     """The latest bulletin of an issuer. ``wall_ns`` and ``boot_ns`` (of ``boot_id``): one moment on both clocks, when it came."""
 
@@ -109,6 +124,22 @@ class Refusal:
     sub: str
 
 
+_READ_APART = frozenset({"uids", "logins", "not_containable", "state", "cause"})
+_AS_THEY_ARE = tuple(sorted(set(GrantRecord.__slots__) - _READ_APART))
+
+
+def record_of(row: sqlite3.Row, uids: Mapping[str, int]) -> GrantRecord:
+    """A row of ``grants``, with the UIDs by login that are its own."""
+    return GrantRecord(
+        **{name: row[name] for name in _AS_THEY_ARE},
+        state=GrantState(row["state"]),
+        cause=cause_of(row["cause"]),
+        uids=dict(uids),
+        logins=texts_of(row["logins"]),
+        not_containable=texts_of(row["not_containable"]),
+    )
+
+
 def cause_of(text: str | None) -> EndCause | None:
     """Why it ends; a word that can't be read was an order all the same."""
     if not text:
@@ -121,11 +152,22 @@ def cause_of(text: str | None) -> EndCause | None:
 
 def texts_of(text: str) -> tuple[str, ...]:
     """A list of texts; none where it can't be read: only words depend on it, and an end must not."""
+    if text == "[]":
+        return ()
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return ()
     return tuple(str(each) for each in found) if isinstance(found, list) else ()
+
+
+def notes_of(rows: Iterable[tuple[str, str]]) -> dict[str, Json]:
+    """Observations by name. One that can't be read is left out: no end waits for it."""
+    found: dict[str, Json] = {}
+    for name, text in rows:
+        with contextlib.suppress(ValueError, RecursionError):
+            found[name] = json.loads(text)
+    return found
 
 
 def dump_step(step: Step) -> str:

@@ -16,6 +16,14 @@ from agent.host.files import TEMPORARY, opened_folder
 # 2: several shapes had gone by the number 1. From here on every change of schema.sql has a number of its own.
 SCHEMA_VERSION = 2
 
+# Beside those of schema.sql: each for what is looked for with every grant, in a table with a row for every grant of months.
+INDEXES = (
+    "CREATE INDEX IF NOT EXISTS uids_of_grant ON uids (grant_id)",
+    "CREATE INDEX IF NOT EXISTS grants_jti ON grants (jti)",
+    "CREATE INDEX IF NOT EXISTS receipts_of_grant ON receipts (grant_id)",
+    "CREATE INDEX IF NOT EXISTS receipts_unshipped ON receipts (issued_ns) WHERE shipped=0",
+)
+
 # What a row that lacks a column has there, where the schema says no default. A grant that was signed nobody knows when counts as
 # signed before any revocation of its subject.
 _FILLED = {("grants", "iat"): "0", ("grants", "not_containable"): "'[]'"}
@@ -51,6 +59,17 @@ def bring_up(connection: sqlite3.Connection, path: Path | None) -> None:
                 connection.execute("ROLLBACK")
 
 
+def index(connection: sqlite3.Connection) -> None:
+    """Make :data:`INDEXES` where a journal of today's schema has not all of them yet.
+
+    No row says anything else by it, so it has no number: an older Tidegate reads that journal, and keeps them up. A full disk goes
+    without, and finds the same rows more slowly.
+    """
+    for statement in INDEXES:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute(statement)
+
+
 def refuse_newer(connection: sqlite3.Connection, path: Path | None) -> None:
     """Raise JournalError ``journal_newer``."""
     version = version_of(connection)
@@ -78,6 +97,8 @@ def _rebuild(connection: sqlite3.Connection) -> None:
         connection.execute("UPDATE sqlite_sequence SET name=? WHERE name=?", (table, f"old_{table}"))
     for table in tables:
         connection.execute(f"DROP TABLE old_{table}")
+    for statement in INDEXES:
+        connection.execute(statement)
 
 
 def _names(connection: sqlite3.Connection, kind: str) -> list[str]:

@@ -3,6 +3,8 @@
 from agent.host.lent import Lent
 from agent.model.plan import Json, Step
 
+LENT = "lent"  # that member
+
 
 def to_json(lent: Lent) -> dict[str, Json]:
     """For ``Step.data["lent"]``. When it was lent is the grant's own to say."""
@@ -17,7 +19,7 @@ def to_json(lent: Lent) -> dict[str, Json]:
 
 def lent_by(step: Step, since_ns: int) -> Lent | None:
     """What the step lends, since that time on the boot clock; None when it lends nothing, or in words that can't be read."""
-    value = step.data.get("lent")
+    value = step.data.get(LENT)
     if not isinstance(value, dict):
         return None
     uid, gids, rules = value.get("uid"), value.get("gids"), value.get("rules")

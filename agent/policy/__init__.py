@@ -7,7 +7,7 @@ from agent.policy.check import Finding, check
 from agent.policy.judge import judge
 from agent.policy.live import PolicyStore
 from agent.policy.load import Decoders, load_policy, load_policy_file
-from agent.policy.model import Allowed, Denied, LiveGrant, Policy
+from agent.policy.model import Allowed, Denied, Live, LiveGrant, Policy
 from agent.policy.roles import decoders
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Decoders",
     "Denied",
     "Finding",
+    "Live",
     "LiveGrant",
     "Policy",
     "PolicyStore",

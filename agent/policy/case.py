@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from agent.model import AccountWant, Grant, GroupWant, SudoWant
-from agent.policy.model import Command, Entry, LiveGrant, Policy, Rule
+from agent.policy.model import Command, Entry, Live, Policy, Rule
 from agent.policy.privileged import root_equivalent
 
 # Why others than root can change what a command runs, given the groups that its login gets; None when they can't.
@@ -21,7 +21,7 @@ class Case:
     policy: Policy
     entries: tuple[Entry, ...]
     now_s: int
-    live: tuple[LiveGrant, ...]
+    live: tuple[Live, ...]
     is_ours: Callable[[str], bool]
     changeable: Changeable = lambda _want, _words, _groups: None
 

@@ -28,6 +28,8 @@ def ahead(case: Case) -> Denied | None:
 def concurrent(case: Case) -> Denied | None:
     """Live grants by this rule, in all and of this subject; what this grant replaces (same subject) does not count."""
     grant, rule = case.grant, case.rule
+    if rule.max_concurrent is None and rule.max_concurrent_per_subject is None:
+        return None
     counted = [
         live
         for live in case.live

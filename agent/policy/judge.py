@@ -7,7 +7,7 @@ from agent.model import Grant, GroupWant, Recording, RoleWant, SudoWant
 from agent.model.grant import AccountWant
 from agent.policy import ceilings, entries, roles
 from agent.policy.case import Case, Changeable
-from agent.policy.model import Allowed, Denied, Entry, LiveGrant, Policy, Role, Rule
+from agent.policy.model import Allowed, Denied, Entry, Live, Policy, Role, Rule
 from agent.policy.privileged import privileged_group
 
 # In this order: what is asked for a whole grant, then each of its entries.
@@ -29,7 +29,7 @@ def judge(
     policy: Policy,
     *,
     now_s: int,
-    live: Sequence[LiveGrant],
+    live: Sequence[Live],
     is_ours: Callable[[str], bool],
     changeable: Changeable = lambda _want, _words, _groups: None,
 ) -> Allowed | Denied:

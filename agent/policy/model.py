@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from agent.errors import DeniedError
 from agent.model import Grant, Want
@@ -144,6 +144,17 @@ class Policy:
     roles: Mapping[str, Role] = field(default_factory=lambda: MappingProxyType({}))
     extra_privileged_groups: tuple[str, ...] = ()
     extra_root_equivalent: tuple[str, ...] = ()
+
+
+class Live(Protocol):
+    """What counts of a live grant: the journal's record of it has that, and a :class:`LiveGrant`."""
+
+    @property
+    def jti(self) -> str: ...
+    @property
+    def sub(self) -> str: ...
+    @property
+    def rule(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from agent.host.fake import KilledError
 from agent.host.timers import SystemdTimers
 from agent.journal import Journal
 from agent.pipeline import Pipeline
-from agent.recovery import stand_again, take_down
+from agent.recovery import look_behind, stand_again, take_down
 from agent.sessions.execs.kernel import NoKernel
 from agent.sessions.who import Sessions
 from agent.spool import Inbox, Outbox
@@ -207,6 +207,7 @@ class World:
         self.pipeline.policies.reload()
         self.acting.clear(left)
         stand_again(self.pipeline)
+        look_behind(self.pipeline)
 
     def tick(self) -> None:
         """The timer: whatever is due, until nothing is."""

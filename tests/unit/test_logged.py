@@ -169,7 +169,7 @@ class Bed:
 
 def forwarding(grant: LiveGrant, *, required: bool = False) -> LiveGrant:
     data = {"forwards": logged.REQUIRED if required else "told"}
-    grant.steps.append((2, replace(grant.steps[1][1], enforcer="ssh", data=data)))
+    grant.steps = [*grant.steps, (2, replace(grant.steps[1][1], enforcer="ssh", data=data))]
     return grant
 
 
@@ -213,7 +213,7 @@ def test_what_another_program_or_another_user_logs_counts_for_nobody(bed: Bed, s
 
 def test_each_command_by_sudo_is_an_event_of_its_grant_and_counted(bed: Bed, sshd: Followed) -> None:
     rule: dict[str, Json] = {"rule": {"own": True}}
-    bed.grant.steps.append((3, replace(bed.grant.steps[1][1], enforcer="sudo", data=rule)))
+    bed.grant.steps = [*bed.grant.steps, (3, replace(bed.grant.steps[1][1], enforcer="sudo", data=rule))]
     bed.logged.begin(bed.grant)
     who = {"SYSLOG_IDENTIFIER": "sudo", "_EXE": "/usr/bin/sudo"}
     sshd.say(by_sudo(), **who)
@@ -242,7 +242,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Later:
 
 def by_sudo_alone(bed: Bed) -> LiveGrant:
     rule: dict[str, Json] = {"rule": {"own": True}}
-    bed.grant.steps[-1] = (3, replace(bed.grant.steps[1][1], enforcer="sudo", data=rule))
+    bed.grant.steps = [*bed.grant.steps[:-1], (3, replace(bed.grant.steps[1][1], enforcer="sudo", data=rule))]
     return bed.grant
 
 
@@ -297,7 +297,7 @@ def test_words_that_never_come_are_told_of_a_grant_that_did_not_wait(bed: Bed, s
 
 def test_a_grant_that_gives_no_forwarding_is_not_followed(tmp_path: Path, sshd: Followed) -> None:
     bed = Bed(tmp_path, sshd)
-    bed.grant.steps.pop()
+    bed.grant.steps = bed.grant.steps[:-1]
     bed.logged.begin(bed.grant)
     assert sshd.starts == []
     assert bed.end() is None

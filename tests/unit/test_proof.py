@@ -182,7 +182,7 @@ def test_a_trouble_that_was_mended_is_gone_when_asked_again_and_stays_among_the_
 def test_rights_that_a_granted_group_brings_are_told_but_no_trouble(kit: Kit) -> None:
     kit.asker.rights = (*OURS, SITES)
     grant = kit.grant()
-    grant.steps.append((9, Step("account", "membership", Stage.GRANT, Phase.CLOSE, ALICE, "in sudo", {"group": "sudo"})))
+    grant.steps = [*grant.steps, (9, Step("account", "membership", Stage.GRANT, Phase.CLOSE, ALICE, "in sudo", {"group": "sudo"}))]
     opened = kit.opened(grant)["opened"]
     assert opened["troubles"] == [] and opened["sudo"][0]["more"] == [str(SITES)]
 

@@ -54,7 +54,7 @@ def test_a_clock_set_back_hides_no_lateness_and_how_far_it_was_moved_is_told(mov
 
 def test_every_step_is_accounted_for_and_what_was_not_tried_is_not_undone() -> None:
     shut = ended(FakeClock())
-    shut.live.steps.append((2, step(2, Phase.REMOVE)))
+    shut.live.steps = [*shut.live.steps, (2, step(2, Phase.REMOVE))]
     shut.undone = [(1, ""), (0, "busy"), (-1, "crontab: busy")]
     steps = claims(shut)["steps"]
     assert isinstance(steps, list)

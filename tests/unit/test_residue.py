@@ -115,7 +115,7 @@ def test_what_is_found_stands_in_the_receipt_of_its_own_grant_only() -> None:
 def test_mounts_go_before_the_home_and_the_search_comes_after_the_account() -> None:
     scene = Scene()
     grant = live(scene.clock)
-    grant.steps.insert(0, (5, replace(home(), enforcer="fake")))
+    grant.steps = [(5, replace(home(), enforcer="fake")), *grant.steps]
     scene.host.remains.mounted = [Found("mount", "/home/jit-alice/mnt", "tmpfs of none, unmounted", True, ALICE)]
     real = scene.host.remains.search
     scene.host.remains.search = lambda order: scene.log.append("search") or real(order)  # type: ignore[method-assign, func-returns-value]

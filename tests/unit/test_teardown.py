@@ -237,7 +237,7 @@ def test_a_file_name_that_is_no_utf8_is_told_in_text_that_can_be_signed() -> Non
 def test_an_enforcer_that_is_gone_is_an_error_and_not_a_crash() -> None:
     scene = Scene()
     grant = live(scene.clock)
-    grant.steps.append((2, step(9, Phase.CLOSE, enforcer="gone")))
+    grant.steps = [*grant.steps, (2, step(9, Phase.CLOSE, enforcer="gone"))]
     shut = scene.shut(grant)[0]
     assert shut.ended_ns is None and "gone" in shut.errors[0]
     assert {"-t1", "-t0"} <= set(scene.fake.done)
@@ -294,7 +294,7 @@ HELD = process(20, PERSON, mark="group", name="held")
 def lends(grant: LiveGrant, *, gid: int = 60) -> LiveGrant:
     """The grant, with a membership of deploy's among its steps, as the journal has it."""
     data: dict[str, Json] = {"name": "deploy", "group": "games", "lent": to_json(Lent("deploy", PERSON, gids=frozenset({gid})))}
-    grant.steps.append((9, replace(step(9, Phase.CLOSE), data=data)))
+    grant.steps = [*grant.steps, (9, replace(step(9, Phase.CLOSE), data=data))]
     return grant
 
 
