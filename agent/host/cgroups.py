@@ -1,8 +1,8 @@
 """The unified cgroup tree (cgroups(7)): killing, freezing and emptiness of whole groups, where this host has one."""
 
 import contextlib
-import itertools
 import errno
+import itertools
 import os
 import re
 import threading

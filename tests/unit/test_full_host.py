@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from agent.config import Config, Paths
-from agent.expiry import kept_steps, logged
+from agent.expiry import kept_steps, logged_words
 from agent.expiry.kept_steps import KeptSteps, may_say
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
@@ -181,7 +181,7 @@ def test_a_start_reads_no_step_and_sets_one_alarm_for_each_end_and_one_for_its_n
     journal = filled(tmp_path, 20)
     grants = ledger.load(journal)
     assert ledger.lent() == ()
-    assert [logged._kinds(found) for found in grants] == [{}] * 20
+    assert [logged_words.kinds_of(found) for found in grants] == [{}] * 20
     rearmed.clear()
     ledger.stand((found, clock.wall_ns()) for found in grants)
     assert rearmed == [1]

@@ -271,7 +271,7 @@ def test_a_kill_before_the_first_mark_loses_nothing(tmp_path: Path, sshd: Follow
     first = Bed(tmp_path, sshd)
     first.logged.begin(by_sudo_alone(first))
     second_one = live(first.clock, 2, uids={"jit-bob": BOB})
-    second_one.steps[:] = first.grant.steps
+    second_one.steps = list(first.grant.steps)
     first.ledger.add(second_one)
     first.clock.advance(1)
     first.logged.begin(second_one)
