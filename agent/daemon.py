@@ -201,11 +201,11 @@ class Daemon:
     def _on_timer(self) -> None:
         if self._timer.acknowledge():
             log.warning("the clock of this host was set; deadlines are held on the boot clock too")
-        self._heartbeat.awake()
         try:
             self._acting.act(self.pipeline.ledger.take_due())
         finally:
             self._arm()  # whatever happens: a timer that is not armed again ends nothing any more
+        self._heartbeat.awake()
 
     def _arm(self) -> None:
         self._timer.arm(*self.pipeline.ledger.next_wake())

@@ -14,9 +14,10 @@ import sys
 import time
 
 WAIT_S = 0.275  # for a daemon that lives: with the timer's own delay 0.3 s, by when one that is well has ended the grant
+_AGAIN_S = 0.05
 _ASK_S = 1.0  # a daemon that says nothing for so long is looked at by the whole program
-_ANSWER_MAX = 65536
-_KILLED_LISTED = 64
+_ANSWER_MAX = 65536  # bytes; a longer list of grants is one, whoever is on it
+_KILLED_LISTED, _GROUPS_LISTED = 64, 256
 UID_FIRST, UID_LAST = 70000, 99999  # the contract's range, as in agent.host.killer
 _BUSY_S = 0.05  # for a journal that somebody holds
 _SLICES = ("/sys/fs/cgroup/user.slice", "/sys/fs/cgroup/unified/user.slice")
@@ -70,7 +71,7 @@ def is_free(lock: str, wait_s: float) -> bool:
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     before = _signal.signal(_signal.SIGALRM, _too_late)
     try:
-        _signal.setitimer(_signal.ITIMER_REAL, wait_s)
+        _signal.setitimer(_signal.ITIMER_REAL, wait_s, _AGAIN_S)  # one that comes before the call below would be spent
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # shared: several backstops may ask at once
     except TimeoutError:
         return False
@@ -95,7 +96,7 @@ def ask(control: str) -> bool | None:
             line = b""
             while not line.endswith(b"\n") and len(line) < _ANSWER_MAX and (chunk := connection.recv(_ANSWER_MAX)):
                 line += chunk
-        return bool(json.loads(line)["result"]["grants"])
+        return len(line) >= _ANSWER_MAX or bool(json.loads(line)["result"]["grants"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
@@ -111,31 +112,63 @@ def past(state_db: str, wall_ns: int, boot_ns: int, boot_id: str) -> tuple[objec
 
 
 def kill(uids: list[int]) -> Seen:
-    """SIGKILL the user slices of these, all at once, and who runs elsewhere as one of them; returns who was seen before."""
-    seen = _running(uids) if uids else {}
-    left = [uid for uid in uids if not _kill_slice(uid) and uid in seen]
-    if left:
+    """SIGKILL the user slices of these, and who runs as one of them that has none; returns who was seen before.
+
+    No slice's end waits for a walk of /proc: somebody's ten thousand processes would make it long.
+    """
+    seen, left = Seen(), []
+    for uid in uids:
+        folder = _slice(uid)
+        listed = _listed(folder, uid) if folder else {}
+        if not folder or not _kill_whole(folder):
+            left.append(uid)
+        elif listed:
+            seen[uid] = listed
+    running = _running(left) if left else {}
+    if running:
         from agent.host import killer  # noqa: PLC0415  (as above)
 
-        for uid in left:
+        for uid in running:
             killer.kill_as(uid)
-    return seen
+    return {**seen, **running}
 
 
-def _kill_slice(uid: int) -> bool:
-    for slices in _SLICES:
-        try:
-            descriptor = os.open(f"{slices}/user-{uid}.slice/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
-        except OSError:
-            continue
+def _slice(uid: int) -> str:
+    """Its folder, or nothing."""
+    folders = (f"{slices}/user-{uid}.slice" for slices in _SLICES)
+    return next((folder for folder in folders if os.access(f"{folder}/cgroup.kill", os.W_OK)), "")
+
+
+def _kill_whole(folder: str) -> bool:
+    try:
+        descriptor = os.open(f"{folder}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(descriptor, b"1")
-        except OSError:
-            return False
         finally:
             os.close(descriptor)
-        return True
-    return False
+    except OSError:
+        return False
+    return True
+
+
+def _listed(folder: str, uid: int) -> dict[int, str]:
+    """Who is in a slice, of as many groups as agent.expiry.sever looks into; as many by name as a receipt has."""
+    groups, pids = [folder], []
+    for group in groups:  # which grows meanwhile
+        try:
+            with open(f"{group}/cgroup.procs", "rb") as file:  # noqa: PTH123
+                pids += [int(word) for word in file.read().split()]
+        except OSError:  # a threaded group can't be read, and may have children that can
+            pass
+        try:
+            with os.scandir(group) as entries:
+                below = (entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+                groups += [path for _, path in zip(range(_GROUPS_LISTED - len(groups)), below, strict=False)]
+        except OSError:
+            continue  # gone
+    pids.sort()
+    named = {pid: _name(str(pid)) for pid in pids[:_KILLED_LISTED] if _owner(pid) == uid}
+    return named | dict.fromkeys(pids[_KILLED_LISTED:], "?")
 
 
 def _running(uids: list[int]) -> Seen:

@@ -6,6 +6,7 @@ import time
 
 from agent.host.service import tell_systemd
 
+_PATIENCE_S = 0.05  # the loop has deadlines to keep; the next word follows
 _WELL_BEFORE = 6  # parts of a period: no word sooner than one of them after the last
 
 
@@ -32,6 +33,6 @@ class Heartbeat:
         if self._next is not None:
             self._next.cancel()
         if self._period_s:
-            tell_systemd("WATCHDOG=1")
             self._said_s = time.monotonic()
-            self._next = self._loop.call_later(self._period_s / 2, self._beat)
+            self._next = self._loop.call_later(self._period_s / 2, self._beat)  # first: whatever becomes of this word
+            tell_systemd("WATCHDOG=1", _PATIENCE_S)

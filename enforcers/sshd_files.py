@@ -19,9 +19,16 @@ _GLOB = re.compile(r"[*?\[\]{}~]")
 
 
 def fingerprint(reader: Reader) -> bytes | None:
-    """A digest of all that sshd reads now; None where another Match block is among it, or where it can't be known."""
+    """A digest of sshd's program and of all that it reads now.
+
+    None where another Match block is among it, or where it can't be known.
+    """
     paths, digest = reader.config.paths, hashlib.sha256()
-    digest.update(repr(reader.tool("sshd")).encode())
+    program = reader.tool("sshd")
+    identity = reader.identity(program) if program is not None else None
+    if identity is None:
+        return None
+    digest.update(repr((str(program), identity)).encode())
     waiting, seen = [paths.sshd_config], 0
     try:
         while waiting:

@@ -17,7 +17,7 @@ from agent.host.lent import Lent
 from agent.host.processes import Process, ProcessTable
 
 _KILLED_LISTED = 64
-_GROUPS_LISTED = 64  # of a slice: the kill waits for no more
+_GROUPS_LISTED = 256  # of a slice: the kill waits for no more
 PATIENCE_S = 5.0
 _EMPTY_HELD, _EMPTY_LOOSE = 2, 4  # walks in a row that find nobody, where new processes kept coming
 _PEOPLE = "/user.slice/"
@@ -127,9 +127,10 @@ class _Attempt:
 
         Becoming one uid after the other takes a millisecond each, and the hundredth waited for ninety-nine. It comes all the same:
         it alone gets whatever runs ahead of a look. Whom that might not reach, a tenant's program run by another, is left for the
-        strike, which takes its set-id bits wherever it lies.
+        strike, which takes its set-id bits wherever it lies. So is whoever holds what was lent: its children are known by it alone.
         """
-        own = [each for each in self.seen.values() if each.uid == each.tenant_uid and not each.cgroup.startswith(_PEOPLE)]
+        tenants = [each for each in self.seen.values() if each.mark == "uid" and each.tenant_uid in self.tenants]
+        own = [each for each in tenants if each.uid == each.tenant_uid and not each.cgroup.startswith(_PEOPLE)]
         number = Counter(each.tenant_uid for each in own)
         for process in own:
             if number[process.tenant_uid] <= _FEW:

@@ -132,11 +132,11 @@ class Cgroups:
                 os.setxattr(path, _FROZEN_BY_US, b"1") if frozen else os.removexattr(path, _FROZEN_BY_US)
 
     def children(self, group: str, most: int = _LISTED_MOST) -> list[str]:
-        """The groups right below one, at most so many; none where it is absent."""
+        """The groups right below one, at most so many, as proc(5) would write them; none where it is absent."""
         path = self._file(group, "")
         try:
             with os.scandir(path or os.devnull) as entries:
-                below = (f"{group}/{entry.name}" for entry in entries if entry.is_dir(follow_symlinks=False))
+                below = (f"{group}/{_written(entry.name)}" for entry in entries if entry.is_dir(follow_symlinks=False))
                 return list(itertools.islice(below, most))
         except OSError:
             return []
@@ -163,7 +163,7 @@ class Cgroups:
             return None
         # proc(5) shows blanks and backslashes of a name as octal; a group whose name has them is to be found all the same.
         plain = _OCTAL.sub(lambda found: chr(int(found[1], 8)), group)
-        return None if ".." in plain.split("/") else self._mount / plain.lstrip("/") / name
+        return None if ".." in plain.split("/") or "\0" in plain else self._mount / plain.lstrip("/") / name
 
     def _open(self, group: str, name: str) -> int | None:
         path = self._file(group, name)
@@ -189,3 +189,8 @@ def _group_of(pid: str) -> str:
     except OSError:
         return "/"
     return next((line[3:] for line in lines if line.startswith("0::")), "/")
+
+
+def _written(name: str) -> str:
+    """A group's name with what is read back as octal written so: a tenant may call one of its own ``\\000``, or give it blanks."""
+    return re.sub(r"[\\ \t\n\r\v\f]", lambda found: f"\\{ord(found[0]):03o}", name)

@@ -8,6 +8,8 @@ import logging
 import os
 import socket
 
+_PATIENCE_S = 5.0
+
 
 class _Formatter(logging.Formatter):
     """One line a message; where journald reads stderr, with the priority it is to be filed under (sd-daemon(3))."""
@@ -35,10 +37,14 @@ def log_to_stderr(verbose: bool) -> None:
     logging.getLogger("watchdog").setLevel(logging.WARNING)
 
 
-def tell_systemd(state: str) -> None:
-    """sd_notify(3), where systemd asked for it."""
+def tell_systemd(state: str, patience_s: float = _PATIENCE_S) -> None:
+    """sd_notify(3), where systemd asked for it. Anybody may fill its socket: whoever must not wait says for how long it does.
+
+    Never raises: no descriptor may be left, and nothing that ends a grant depends on it.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify, contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+        notify.settimeout(patience_s)
         notify.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

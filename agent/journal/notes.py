@@ -40,7 +40,7 @@ class Notes:
             self._held[grant_id] = {}
         try:
             yield
-        except Exception:
+        except BaseException:
             with contextlib.suppress(JournalError):
                 self._release(grant_id)
             raise
@@ -57,6 +57,6 @@ class Notes:
             self._write(grant_id, held)
 
     def _write(self, grant_id: int, notes: Mapping[str, Json]) -> None:
-        rows = [(grant_id, name, json.dumps(value)) for name, value in notes.items()]
-        with self._db.transaction() as db:
+        with self._db.transaction() as db:  # whoever writes later writes what is so by then
+            rows = [(grant_id, name, json.dumps(value)) for name, value in notes.items()]
             db.executemany("INSERT OR REPLACE INTO notes (grant_id,name,value) VALUES (?,?,?)", rows)

@@ -51,6 +51,15 @@ def test_who_is_in_a_slice_is_read_from_the_top_and_of_so_many_groups_only(tree:
     assert cgroups.pids("/none") == [] == Cgroups(None).pids(group)
 
 
+@pytest.mark.parametrize("name", ["\\000", "a\\040b", "a b", "tab\tbed"])
+def test_a_group_is_found_whatever_a_tenant_calls_it(tree: Path, name: str) -> None:
+    group = "/user.slice/user-70001.slice"
+    folder = tree / group.lstrip("/") / name
+    folder.mkdir()
+    (folder / "cgroup.procs").write_text("17\n")
+    assert 17 in Cgroups(tree).pids(group)
+
+
 @pytest.mark.parametrize("group", ["", "/", "/system.slice", OWN, OWN + "/"])
 def test_no_group_that_holds_this_process_is_killed_or_frozen(tree: Path, group: str) -> None:
     cgroups = Cgroups(tree, [OWN])

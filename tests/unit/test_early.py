@@ -107,6 +107,13 @@ def test_it_waits_for_nobody_and_kills_nobody_where_no_timer_started_it(daemon: 
     assert early.begin(str(daemon.path), "no journal", "no socket", [argument]).seen == {}
 
 
+def test_a_daemon_with_a_list_longer_than_any_answer_is_at_work(tmp_path: Path) -> None:
+    answer = json.dumps({"ok": True, "result": {"grants": ["0" * 64] * 2000}}).encode() + b"\n"
+    thread = answering(tmp_path / "sock", answer)
+    assert early.ask(str(tmp_path / "sock")) is True
+    thread.join()
+
+
 def test_without_a_daemon_the_killing_comes_first(alive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[list[int]] = []
     monkeypatch.setattr(early, "kill", killed.append)
@@ -163,11 +170,33 @@ def test_the_slice_goes_first_and_who_has_none_is_signalled_as_himself(tmp_path:
     (tmp_path / "user-70001.slice" / "cgroup.kill").write_text("")
     signalled: list[int] = []
     monkeypatch.setattr(early, "_SLICES", (str(tmp_path / "none"), str(tmp_path)))
-    monkeypatch.setattr(early, "_running", lambda _uids: {70001: {5: "sh"}, 70002: {6: "sh"}})
+    walked: list[list[int]] = []
+
+    def running(uids: list[int]) -> early.Seen:
+        walked.append(uids)
+        return {70002: {6: "sh"}}
+
+    monkeypatch.setattr(early, "_running", running)
+    monkeypatch.setattr(early, "_owner", lambda pid: 70001 if pid < 1000 else 0)
+    monkeypatch.setattr(early, "_name", lambda pid: f"sh{pid}")
     monkeypatch.setattr(killer, "kill_as", signalled.append)
-    assert early.kill([70001, 70002, 70003]) == {70001: {5: "sh"}, 70002: {6: "sh"}}
+    inner = tmp_path / "user-70001.slice" / "session-1.scope"
+    inner.mkdir()
+    (inner / "cgroup.procs").write_text("5\n6\n2000\n")
+    assert early.kill([70001, 70002, 70003]) == {70001: {5: "sh5", 6: "sh6"}, 70002: {6: "sh"}}
     assert (tmp_path / "user-70001.slice" / "cgroup.kill").read_text() == "1"
     assert signalled == [70002]
+    assert walked == [[70002, 70003]], "whose slice was killed needs no walk"
+
+
+def test_a_slice_of_very_many_groups_is_listed_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(early, "_owner", lambda _pid: 70001)
+    for number in range(300):
+        (tmp_path / f"g{number}").mkdir()
+        (tmp_path / f"g{number}" / "cgroup.procs").write_text(f"{number + 10_000_000}\n")
+    found = early._listed(str(tmp_path), 70001)
+    assert len(found) == 255
+    assert sum(name == "?" for name in found.values()) >= 255 - 64
 
 
 def test_who_has_died_is_told_and_who_lives_is_left_for_the_teardown_to_count(monkeypatch: pytest.MonkeyPatch) -> None:

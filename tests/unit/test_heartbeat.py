@@ -1,6 +1,8 @@
 """systemd is told in time that the loop goes round, and no wake-up is for that alone where another comes anyway."""
 
 import asyncio
+import errno
+import socket
 import time
 from types import SimpleNamespace
 from typing import Any, cast
@@ -42,7 +44,9 @@ def loop() -> FakeLoop:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch, loop: FakeLoop) -> list[float]:
     words: list[float] = []
-    monkeypatch.setattr(heartbeat, "tell_systemd", lambda state: words.append(loop.now_s) if state == "WATCHDOG=1" else None)
+    monkeypatch.setattr(
+        heartbeat, "tell_systemd", lambda state, _patience_s: words.append(loop.now_s) if state == "WATCHDOG=1" else None
+    )
     monkeypatch.setattr(time, "monotonic", lambda: loop.now_s)
     return words
 
@@ -82,3 +86,15 @@ def test_nothing_is_said_where_nobody_watches(loop: FakeLoop, said: list[float])
     beats.awake()
     assert said == []
     assert loop.waiting == []
+
+
+def test_with_no_descriptor_left_nothing_is_raised_and_the_next_word_is_set(
+    loop: FakeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere")
+    monkeypatch.setattr(socket, "socket", none_left)
+    beating(loop)
+    assert len(loop.waiting) == 1

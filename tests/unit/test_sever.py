@@ -295,6 +295,23 @@ def test_where_nothing_can_be_held_more_empty_walks_are_asked_for() -> None:
     assert result.empty_wall_ns == 4, "the moment is the one at which it was proved"
 
 
+def test_who_holds_a_lent_rule_is_not_killed_before_the_walk_that_finds_its_children() -> None:
+    """Run by cron, outside of any slice: its real uid is the login that it was lent to, its child's is root's."""
+    order: list[tuple[int, int]] = []
+
+    class Noting(FakeTable):
+        def kill(self, target: Process, tenants: dict[int, str]) -> None:
+            order.append((target.pid, self.walks))
+            super().kill(target, tenants)
+
+    by_cron = replace(process(10, 1000, mark="rule", cgroup="/system.slice/cron.service"), uid=1000)
+    table = Noting.of_processes(by_cron)
+    table.cgroups = FakeCgroups(table)
+    lent = Lent("deploy", 1000, rules=frozenset({(0, "/usr/bin/id")}))
+    assert sever({}, table, table.cgroups, lambda: 1, lent=[lent])[1000].survivors == []
+    assert order == [(10, 3)], "by the strike's own walk, not by the look before it"
+
+
 def test_a_number_that_cant_be_read_proves_nothing() -> None:
     table = FakeTable(number=-1)
     run(table)

@@ -12,6 +12,7 @@ from enforcers import sshd_files, sshd_match
 from tests.unit.enforcer_fixtures import fake_host, sshd_says
 
 MAIN = Path("/etc/ssh/sshd_config")
+SSHD = Path("/usr/bin/sshd")
 FOLDER = Path("/etc/ssh/sshd_config.d")
 DEBIAN = b"# Debian's\nInclude /etc/ssh/sshd_config.d/*.conf\n\nKbdInteractiveAuthentication no\nUsePAM yes\n#Match User anoncvs\n"
 
@@ -19,6 +20,7 @@ DEBIAN = b"# Debian's\nInclude /etc/ssh/sshd_config.d/*.conf\n\nKbdInteractiveAu
 def host_with(*logins: str, **files: bytes) -> FakeHost:
     """sshd as Debian sets it up, with our drop-in and these others beside it, and tenants of these names."""
     host = fake_host()
+    host.identities[SSHD] = (1, 2, 3)
     host.files[MAIN] = (DEBIAN, 0o644)
     host.files[host.config.paths.sshd_drop_in] = (sshd_match.drop_in(host.config, tenant_shell=True), 0o644)
     for name, content in files.items():
