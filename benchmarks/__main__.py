@@ -11,7 +11,7 @@ import sys
 import time
 
 from benchmarks.frame import compare, page, results
-from benchmarks.frame.row import Row, Run, Teller
+from benchmarks.frame.row import Absent, Row, Run, Teller
 from benchmarks.rows import ROWS
 from tests.hosts.errors import HostError
 
@@ -64,7 +64,7 @@ def _measure(rows: list[Row], *, quick: bool) -> list[tuple[str, str]]:
         began = time.monotonic()
         try:
             row.measure(run)
-        except (HostError, OSError, RuntimeError, ValueError) as error:
+        except (Absent, HostError, OSError, RuntimeError, ValueError) as error:
             failed.append((row.name, f"{type(error).__name__}: {error}"))
             continue
         results.write(results.made(row, run, time.monotonic() - began))
