@@ -39,7 +39,7 @@ player: $(VENV)/.player ## a ten-minute recording as asciinema and its player in
 outages: venv ## courier and control plane killed, cut off, down, lying, slow, flooding; ends with `N outages, M failures` (ARGS: --json, --list, --seconds 6)
 	@$(BIN)/python -m tests.outages $(ARGS)
 
-bench: venv ## side by side with what would be used instead, 20 minutes; makes docs/PERFORMANCE.md (ARGS: --quick, --only ROW, --compare, --json)
+bench: venv ## side by side with what would be used instead, half an hour; makes docs/PERFORMANCE.md (ARGS: --quick, --only ROW, --compare, --json)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 package: venv ## tidegate as deb and rpm, in dist/: the same bytes for the same commit

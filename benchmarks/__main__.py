@@ -1,6 +1,6 @@
 """``python -m benchmarks``: measure rows in turn with their peers, write results and docs/PERFORMANCE.md.
 
-As root, on a quiet machine: about 20 minutes; ``--quick`` some 3, with few values. ``--compare`` exits with 1 when something became
+As root, on a quiet machine: about half an hour; ``--quick`` some 5, with few values. ``--compare`` exits with 1 when something became
 slower than the last commit has it.
 """
 
@@ -38,7 +38,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few values of each: some 3 minutes")
+    parser.add_argument("--quick", action="store_true", help="few values of each: some 5 minutes")
     parser.add_argument(
         "--only", metavar="ROW", action="append", choices=[row.name for row in ROWS], help="this row; may be repeated"
     )

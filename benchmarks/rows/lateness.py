@@ -79,7 +79,7 @@ def measure(run: Run) -> None:
     """Minute by minute, until every case has its number of slots."""
     with stage(run) as (ground, endings, agent):
         ways = [way for way in (OURS, BARE, AT, GUEST) if way not in run.absent]
-        wanted = [case for _ in range(run.times(8, 1)) for case in CASES]
+        wanted = [case for _ in range(run.times(5, 1)) for case in CASES]
         number = 0
         while number < len(wanted):
             batch = list(_batch(wanted[number : number + _A_MINUTE], ways, number))

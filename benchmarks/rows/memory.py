@@ -29,7 +29,7 @@ def measure(run: Run) -> None:
         except Absent as absent:
             run.leave_out(SUDO, absent)
         run.add(_ITSELF, OURS, "MiB", _pss(host, _OURS) / 1024)
-        run.turns(5, 1, {way: _one(run, host, way, *how) for way, how in ways.items()})
+        run.turns(3, 1, {way: _one(run, host, way, *how) for way, how in ways.items()})
 
 
 def _one(run: Run, host: Bed, way: str, someone: Person, around: str, which: str) -> Callable[[], None]:
