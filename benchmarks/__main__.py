@@ -1,7 +1,7 @@
 """``python -m benchmarks``: measure rows in turn with their peers, write results and docs/PERFORMANCE.md.
 
-As root, on a quiet machine: about half an hour; ``--quick`` some 5, with few values. ``--compare`` exits with 1 when something became
-slower than the last commit has it.
+As root, on a quiet machine: about half an hour; ``--quick`` some 5, with few values. ``--compare`` exits with 1 when
+something became slower than the last commit has it.
 """
 
 import argparse

@@ -61,7 +61,7 @@ files_tidegate() {
   put 0644 packaging/completions/tidegate.bash /usr/share/bash-completion/completions/tidegate
   put 0644 packaging/completions/tidegate.zsh /usr/share/zsh/vendor-completions/_tidegate
   put 0644 packaging/completions/tidegate.fish /usr/share/fish/vendor_completions.d/tidegate.fish
-  for page in "$here"/docs/*.md "$here"/docs/decisions/*.md "$here"/docs/openapi.yaml; do
+  for page in "$here"/docs/*.md "$here"/docs/decisions/*.md "$here"/docs/performance/*.svg "$here"/docs/openapi.yaml; do
     put 0644 "docs/${page#"$here"/docs/}" "/usr/share/doc/tidegate/${page#"$here"/docs/}"
   done
   for policy in "$here"/examples/policy.d/*.yaml; do
