@@ -1,17 +1,13 @@
 """What stands between a grant that the policy allows and its opening: the host as it is now."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, TypeVar, cast
 
 from agent.errors import TidegateError, UnenforceableError
 from agent.expiry.live import LiveGrant
 from agent.host.contract import RecorderSeen
 from agent.model import AccountWant, Grant, Plan, SshWant
 from agent.planning import Replacement
-
-_Decide = TypeVar("_Decide", bound=Callable[..., object])
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +57,3 @@ def refuse_unrecordable(grant: Grant, recorder: RecorderSeen, journal_why: str) 
     if grant.recording_required and others:
         reason = f"the sessions of {others[0]}, an account of this host's, can't be recorded"
         raise UnenforceableError("recording_unavailable", reason, field="recording.required")
-
-
-def at_one_look(decide: _Decide) -> _Decide:
-    """A method of the pipeline's that asks the name service each question once, whoever of its parts asks again."""
-
-    @wraps(decide)
-    def looking(self: Any, *arguments: Any, **named: Any) -> object:  # noqa: ANN401  # whatever it decides about
-        with self.writer.looking_once():
-            return decide(self, *arguments, **named)
-
-    return cast(_Decide, looking)

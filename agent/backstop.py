@@ -60,8 +60,9 @@ class Backstop:
         """Cut, clear and write down all that is over; True when nothing of it is left. ``begun``: who was killed before."""
         pipeline = self._pipeline
         pipeline.ledger.read(pipeline.journal)
-        for live in pipeline.ledger.all():
-            _take_over(live, begun or early.Begun())
+        if begun is not None:
+            for live in pipeline.ledger.all():
+                _take_over(live, begun)
         shuts = self._cut(lambda live: self._alone and live.state is GrantState.OPENING, EndCause.FAILED, "nobody was opening it")
 
         def over(live: LiveGrant) -> bool:

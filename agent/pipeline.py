@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from agent import enforcement, planning, policy, trust
-from agent.admitted import Admitted, at_one_look, refuse_taken, refuse_unready, refuse_unrecordable
+from agent.admitted import Admitted, refuse_taken, refuse_unready, refuse_unrecordable
 from agent.audit import AuditEvent, EventKind, Trail
 from agent.config import Config
 from agent.errors import DeniedError, HostError, JournalError, RefusedError, TidegateError, UnenforceableError
@@ -91,13 +91,16 @@ class Pipeline:
             self._apply(live, admitted.plan.steps)
         return live
 
-    @at_one_look
     def admit(self, token: bytes, *, own: LiveGrant | None = None) -> Admitted:
         """Decide, changing nothing: verify → decode → replay → judge → plan. ``own``: the pending grant whose time has come.
 
         Raises:
             RefusedError: with the code and field that say why.
         """
+        with self.writer.looking_once():
+            return self._decide(token, own)
+
+    def _decide(self, token: bytes, own: LiveGrant | None) -> Admitted:
         if self.closing:
             raise JournalError("closing_only", f"this host only ends grants for now: {self.closing}")
         now_s = self.clock.wall_ns() // NS

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agent.errors import HostError
 from agent.host.contract import Reader
+from enforcers.programs import program
 
 _MOST = 64  # files; and how deep they include each other
 _WORD = re.compile(r"\s*([A-Za-z0-9]+)(?:\s*=\s*|\s+)(.*)")
@@ -24,11 +25,10 @@ def fingerprint(reader: Reader) -> bytes | None:
     None where another Match block is among it, or where it can't be known.
     """
     paths, digest = reader.config.paths, hashlib.sha256()
-    program = reader.tool("sshd")
-    identity = reader.identity(program) if program is not None else None
-    if identity is None:
+    sshd = program(reader, "sshd")
+    if sshd is None:
         return None
-    digest.update(repr((str(program), identity)).encode())
+    digest.update(repr(sshd).encode())
     waiting, seen = [paths.sshd_config], 0
     try:
         while waiting:

@@ -14,6 +14,7 @@ from pathlib import Path
 from agent.errors import HostError
 from agent.host.contract import Reader
 from enforcers import sudoers_rule
+from enforcers.programs import program
 from enforcers.sudoers_rule import Rule
 
 _CONF = Path("/etc/sudo.conf")
@@ -68,10 +69,9 @@ class Answers:
 
 def _files(reader: Reader, tool: str) -> Key | None:
     """What tells the program and its configuration from any others; None where that can't be known."""
-    path = reader.tool(tool)
-    identity = reader.identity(path) if path is not None else None
+    asked = program(reader, tool)
     try:
-        return None if identity is None else (tool, str(path), identity, reader.read(_CONF))
+        return None if asked is None else (*asked, reader.read(_CONF))
     except HostError:
         return None
 

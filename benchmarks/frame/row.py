@@ -4,11 +4,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from benchmarks.frame.figure import Figure, Ratio, ratio
 
 OURS = "tidegate"
+T = TypeVar("T")
 What = Literal["median", "p99", "max", "ratio"]
 
 
@@ -83,6 +84,16 @@ class Run:
         """A way that can't be measured here."""
         self.absent[way] = str(why)
         self.tell(f"left out: {way}: {why}")
+
+    def had(self, ways: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+        """What each makes, of those that can be had here; one that raises Absent is left out."""
+        found: dict[str, T] = {}
+        for way, make in ways.items():
+            try:
+                found[way] = make()
+            except Absent as absent:
+                self.leave_out(way, absent)
+        return found
 
     def times(self, full: int, quick: int) -> int:
         """How often."""

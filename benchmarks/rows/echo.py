@@ -6,10 +6,10 @@ import select
 import time
 from collections.abc import Callable
 
-from benchmarks.frame.row import OURS, Absent, Goal, Plot, Row, Run
+from benchmarks.frame.row import OURS, Goal, Plot, Row, Run
 from benchmarks.ground import cpu_s, of_unit
 from benchmarks.peers import log_server
-from benchmarks.rows.sessions_bed import PLAIN, SUDO, TLOG, WAYS, bed, by_sudo, copy_on, typing
+from benchmarks.rows.sessions_bed import BY_SCRIPT, PLAIN, SUDO, TLOG, WAYS, bed, by_sudo, copy_on, typing
 from tests.sessions.bed import Person
 
 _ECHO, _ADDED = "echo", "added to the echo"
@@ -26,19 +26,10 @@ def measure(run: Run) -> None:
             _COPY: lambda: (people[PLAIN], copy_on(host)),
             SUDO: lambda: (by_sudo(host), log_server.AROUND),
         }
-        for way, make in made.items():
-            try:
-                ways[way] = make()
-            except Absent as absent:
-                run.leave_out(way, absent)
-        ways[_SCRIPT] = (people[PLAIN], "script -q /dev/null -c \"sh -c 'echo ready; cat >/dev/null'\" #")
+        ways |= run.had(made)
+        ways[_SCRIPT] = (people[PLAIN], BY_SCRIPT)
         ways |= {TLOG: (people[TLOG], "")} if TLOG in people else {}
-        open_ = {}
-        for way, (someone, around) in ways.items():
-            try:
-                open_[way] = stack.enter_context(typing(someone, around))
-            except Absent as absent:
-                run.leave_out(way, absent)
+        open_ = run.had({way: lambda how=how: stack.enter_context(typing(*how)) for way, how in ways.items()})  # type: ignore[misc]
         recorder = of_unit(host.host, "tidegate-recorder.service")
         before, rounds = cpu_s(recorder), run.times(400, 60)
         for number in range(rounds):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from benchmarks.frame.row import OURS, Absent, Goal, Row, Run
 from benchmarks.ground import outer_pid, pss_kib
 from benchmarks.peers import log_server
-from benchmarks.rows.sessions_bed import PLAIN, SUDO, TLOG, WAYS, bed, by_sudo, typing
+from benchmarks.rows.sessions_bed import BY_SCRIPT, PLAIN, SUDO, TLOG, WAYS, bed, by_sudo, typing
 from tests.sessions.bed import Bed, Person
 
 _CASE, _ITSELF = "each idle terminal", "the recorder itself, with no session"
@@ -21,13 +21,10 @@ def measure(run: Run) -> None:
     with bed(run) as (host, people):
         ways: dict[str, tuple[Person, str, str]] = {
             OURS: (people[OURS], "", _OURS),
-            _SCRIPT: (people[PLAIN], "script -q /dev/null -c \"sh -c 'echo ready; cat >/dev/null'\" #", "pgrep -x script"),
+            _SCRIPT: (people[PLAIN], BY_SCRIPT, "pgrep -x script"),
         }
         ways |= {TLOG: (people[TLOG], "", "pgrep tlog-rec")} if TLOG in people else {}
-        try:
-            ways[SUDO] = (by_sudo(host), log_server.AROUND, log_server.PROCESSES)
-        except Absent as absent:
-            run.leave_out(SUDO, absent)
+        ways |= run.had({SUDO: lambda: (by_sudo(host), log_server.AROUND, log_server.PROCESSES)})
         run.add(_ITSELF, OURS, "MiB", _pss(host, _OURS) / 1024)
         run.turns(3, 1, {way: _one(run, host, way, *how) for way, how in ways.items()})
 

@@ -25,6 +25,7 @@ WAYS = {
     TLOG: "tlog as login shell",
     SUDO: "sudo, to its own log server",
 }
+BY_SCRIPT = "script -q /dev/null -c \"sh -c 'echo ready; cat >/dev/null'\" #"  # around what :func:`typing` runs
 TLOG_SHELL = "/usr/bin/tlog-rec-session"
 _READY_S = 20.0
 

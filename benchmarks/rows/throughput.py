@@ -38,11 +38,7 @@ def measure(run: Run) -> None:
                 _TLOG: lambda: recorders.tlog_rec(folder, cat),
                 _SUDO: lambda: log_server.argv(_by_sudo(stack, blob), ["/bin/sh", "-c", f"stty raw -echo; cat {_THERE}"]),
             }
-            for way, make in made.items():
-                try:
-                    ways[way] = make()
-                except Absent as absent:
-                    run.leave_out(way, absent)
+            ways |= run.had(made)
             run.turns(5, 1, {way: _one(run, way, argv, blob, rig) for way, argv in ways.items()})
 
 

@@ -273,3 +273,12 @@ def test_rows_have_names_of_their_own_and_goals_of_ways_they_have() -> None:
             way for ways in each.limits.values() for way in ways
         }
         assert ways <= set(each.ways), each.name
+
+
+def test_what_can_be_had_is_had_and_the_rest_is_left_out_with_its_reason() -> None:
+    def none() -> str:
+        raise Absent("not installed")
+
+    run = Run("some")
+    assert run.had({"copy": lambda: "made", "tlog": none}) == {"copy": "made"}
+    assert run.absent == {"tlog": "not installed"}
