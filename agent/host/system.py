@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import grp
-import os
 import pwd
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TypeVar
 
 from agent.config import Config
 from agent.errors import HostError
-from agent.host import atjobs, chain, command, files, homes, recorder, setid
+from agent.host import atjobs, chain, command, files, homes, memberships, recorder, setid
 from agent.host.accounts import AccountBackend, backends, choose_backend
 from agent.host.contract import Account, CommandResult, Group, HomeDisposal, Node, RecorderSeen, User
 from agent.host.looking import Looking
@@ -79,7 +78,7 @@ class SystemHost:
         """See contract.Reader. For a name that is no user: the groups that list it all the same."""
         user = self._looking.asked(_row, pwd.getpwnam, name)
         primary = _NO_GID if user is None else user.pw_gid
-        gids = set(self._looking.asked(os.getgrouplist, name, primary)) - {_NO_GID}
+        gids = set(self._looking.asked(memberships.gids_of, name, primary)) - {_NO_GID}
         names = (self._group_name(gid) for gid in gids)
         return frozenset(name for name in names if name is not None)
 

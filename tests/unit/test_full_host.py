@@ -20,6 +20,7 @@ from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
 from agent.expiry.schedule import Act
 from agent.expiry.shut import Shut
+from agent.host import memberships
 from agent.host.clock import FakeClock
 from agent.host.contract import Account
 from agent.host.memory import uncollected
@@ -309,7 +310,7 @@ def test_the_groups_of_a_tenant_are_named_without_asking_for_its_own_group(tmp_p
 
     host = SystemHost(config)
     monkeypatch.setattr(pwd, "getpwnam", lambda _name: SimpleNamespace(pw_gid=70001))
-    monkeypatch.setattr(os, "getgrouplist", lambda *_: [70001, 0])
+    monkeypatch.setattr(memberships, "gids_of", lambda *_: [70001, 0])
     monkeypatch.setattr(grp, "getgrgid", group)
     assert host.groups_of("jit-a") == {"jit-a", "g"}
     assert asked == [0]

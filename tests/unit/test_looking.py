@@ -1,7 +1,6 @@
 """One decision, one look: what is asked of the name service twice."""
 
 import grp
-import os
 import pwd
 import threading
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from agent.config import Config
+from agent.host import memberships
 from agent.host.system import SystemHost
 
 
@@ -26,7 +26,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
 
         monkeypatch.setattr(owner, name, count)
 
-    for owner, name in ((pwd, "getpwnam"), (pwd, "getpwuid"), (grp, "getgrnam"), (grp, "getgrgid"), (os, "getgrouplist")):
+    for owner, name in ((pwd, "getpwnam"), (pwd, "getpwuid"), (grp, "getgrnam"), (grp, "getgrgid"), (memberships, "gids_of")):
         counted(owner, name)
     return found
 

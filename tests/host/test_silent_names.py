@@ -1,0 +1,102 @@
+"""Nobody answers the name service, be it systemd or another user database: what is open ends on its second all the same."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests.host.scene import Scene, account, public, set_up, sleep_until, ssh, sudo
+from tests.hosts.machine import Host
+from tests.hosts.prepare import install_tidegate
+
+pytestmark = pytest.mark.host
+ALICE, BOB = "jit-alice", "jit-bob"
+# A user database beside systemd's own (systemd.io/USER_GROUP_API): knows nobody, and never says whose member somebody is.
+_DATABASE = """
+import os, socketserver, time
+
+class Answer(socketserver.BaseRequestHandler):
+    def handle(self):
+        heard = b""
+        while more := self.request.recv(4096):
+            heard += more
+            while b"\\0" in heard:
+                message, _, heard = heard.partition(b"\\0")
+                if b"GetMemberships" in message and b"userName" in message:
+                    open("/run/asked", "w").close()
+                    time.sleep(60)
+                self.request.sendall(b'{"error":"io.systemd.UserDatabase.NoRecordFound","parameters":{}}\\0')
+
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+
+Server("/run/systemd/userdb/org.example.Slow", Answer).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    """A host of its own: its PID 1 stands still for a while."""
+    with Host.boot(prepare=install_tidegate) as host:
+        yield set_up(host)
+
+
+@contextlib.contextmanager
+def stopped(host: Host) -> Iterator[None]:
+    """The host's PID 1 runs no more, until the end of the block."""
+    os.kill(host.leader, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(host.leader, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def slow_database(host: Host) -> Iterator[None]:
+    """Another user database, which leaves one kind of question open."""
+    host.write("/usr/local/lib/database.py", _DATABASE.encode())
+    host.run(["systemd-run", "--quiet", "--unit=slow-database", "python3", "-I", "/usr/local/lib/database.py"])
+    host.wait_for(lambda: Path(f"/proc/{host.leader}/root/run/systemd/userdb/org.example.Slow").exists(), what="the database")
+    try:
+        yield
+    finally:
+        host.run("systemctl stop slow-database; rm -f /run/systemd/userdb/org.example.Slow")
+
+
+@pytest.mark.parametrize("silent", [stopped, slow_database])
+def test_a_grant_ends_on_its_second_while_another_waits_for_an_answer(
+    scene: Scene, ssh_key: Path, silent: Callable[[Host], AbstractContextManager[None]]
+) -> None:
+    host, key = scene.host, public(ssh_key)
+    claims = scene.claims(account(ALICE), ssh(ALICE, key), sudo(ALICE), lifetime=8)
+    scene.answer_for(scene.drop(scene.sign(claims)))
+    host.ssh(ALICE, ssh_key, "setsid nohup sleep 600 >/dev/null 2>&1 & sleep 0.2")
+    uid = int(host.run(["id", "-u", ALICE]).stdout)
+    door = Path(f"/proc/{host.leader}/root/run/tidegate/keys/{ALICE}")
+    tenants = Path(f"/proc/{host.leader}/root/sys/fs/cgroup/user.slice/user-{uid}.slice/cgroup.events")
+    assert _lives(tenants)
+    asks = scene.sign(scene.claims(account(BOB), ssh(BOB, key), sudo(BOB), sub="bob@example.com"))
+    with silent(host):
+        assert time.time() < claims["exp"] - 1.5, "too slow for this test to mean anything"
+        sleep_until(claims["exp"] - 1.5)
+        waiting = scene.drop(asks)
+        sleep_until(claims["exp"] - 0.2)
+        assert door.exists()
+        assert (scene.inbox / waiting).exists(), "it waits for nobody: the test means nothing"
+        sleep_until(claims["exp"] + 1)
+        assert not door.exists()
+        assert not _lives(tenants)
+    assert scene.answer_for(waiting, timeout=60)["verdict"] == "accepted"
+    assert scene.receipt(claims["jti"])["cause"] == "expired"
+    assert scene.status()["problems"] == []
+    scene.tidegate("revoke", "--all", timeout=60)
+
+
+def _lives(cgroup_events: Path) -> bool:
+    """Whether anybody does in that group; systemd takes an empty one away."""
+    return cgroup_events.exists() and "populated 1" in cgroup_events.read_text()
