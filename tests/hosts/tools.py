@@ -21,6 +21,7 @@ _HEARTBEAT_S = 5.0
 # program -> the Debian package that brings it
 PACKAGES = {
     "cc": "build-essential",
+    "cvtsudoers": "sudo",
     "debootstrap": "debootstrap",
     "ip": "iproute2",
     "mkfs.ext4": "e2fsprogs",

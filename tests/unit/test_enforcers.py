@@ -580,6 +580,7 @@ def test_each_key_file_names_the_backstop_that_a_receipt_tells() -> None:
     assert "expiry-time=" in str(step.data["text"]) and "expiry-time" in str(step.data["backstops"])
 
 
+@needs_cvtsudoers
 @pytest.mark.parametrize("says", [answer("sudo-rs 0.2.15\n"), answer(stderr="sudo-rs 0.2.5\n"), answer(), answer("doas\n")])
 def test_a_sudo_that_would_not_keep_to_the_rule_is_refused(says: Any) -> None:
     host = fake_host()

@@ -19,6 +19,7 @@ from agent.errors import RefusedError, TidegateError
 from agent.host.fake import KilledError
 from agent.host.found import Found
 from agent.journal import EndCause, GrantState
+from tests.unit.enforcer_fixtures import needs_cvtsudoers
 from tests.unit.lifecycle_kit import KEY, NS, POLICY, World
 
 RUNS = int(os.environ.get("TIDEGATE_MACHINE_RUNS", "30"))
@@ -368,4 +369,4 @@ Lifecycle.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
     print_blob=False,
 )
-TestLifecycle = Lifecycle.TestCase
+TestLifecycle = needs_cvtsudoers(Lifecycle.TestCase)
