@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.hosts.machine import Host
 from tests.hosts.prepare import install_tidegate
 
 pytestmark = pytest.mark.host
-ALICE, BOB = "jit-alice", "jit-bob"
+ALICE, BOB, CAROL = "jit-alice", "jit-bob", "jit-carol"
 # A user database beside systemd's own (systemd.io/USER_GROUP_API): knows nobody, and never says whose member somebody is.
 _DATABASE = """
 import os, socketserver, time
@@ -69,32 +70,45 @@ def slow_database(host: Host) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("silent", [stopped, slow_database])
-def test_a_grant_ends_on_its_second_while_another_waits_for_an_answer(
+def test_others_end_on_their_second_or_as_told_while_a_grant_waits_for_an_answer(
     scene: Scene, ssh_key: Path, silent: Callable[[Host], AbstractContextManager[None]]
 ) -> None:
     host, key = scene.host, public(ssh_key)
     claims = scene.claims(account(ALICE), ssh(ALICE, key), sudo(ALICE), lifetime=8)
+    revoked = scene.open(account(CAROL), ssh(CAROL, key), sub="carol@example.com")
     scene.answer_for(scene.drop(scene.sign(claims)))
-    host.ssh(ALICE, ssh_key, "setsid nohup sleep 600 >/dev/null 2>&1 & sleep 0.2")
-    uid = int(host.run(["id", "-u", ALICE]).stdout)
-    door = Path(f"/proc/{host.leader}/root/run/tidegate/keys/{ALICE}")
-    tenants = Path(f"/proc/{host.leader}/root/sys/fs/cgroup/user.slice/user-{uid}.slice/cgroup.events")
-    assert _lives(tenants)
+    doors = {login: Path(f"/proc/{host.leader}/root/run/tidegate/keys/{login}") for login in (ALICE, CAROL)}
+    tenants = [_left_behind(host, login, ssh_key) for login in doors]
     asks = scene.sign(scene.claims(account(BOB), ssh(BOB, key), sudo(BOB), sub="bob@example.com"))
-    with silent(host):
+    with silent(host), ThreadPoolExecutor(1) as pool:
         assert time.time() < claims["exp"] - 1.5, "too slow for this test to mean anything"
         sleep_until(claims["exp"] - 1.5)
         waiting = scene.drop(asks)
+        time.sleep(0.3)
+        order = pool.submit(scene.ask, "revoke", jti=revoked)
         sleep_until(claims["exp"] - 0.2)
-        assert door.exists()
+        assert doors[ALICE].exists()
         assert (scene.inbox / waiting).exists(), "it waits for nobody: the test means nothing"
         sleep_until(claims["exp"] + 1)
-        assert not door.exists()
-        assert not _lives(tenants)
+        assert [login for login, door in doors.items() if door.exists()] == []
+        assert [path for path in tenants if _lives(path)] == []
+        if silent is stopped:
+            os.kill(host.leader, signal.SIGCONT)  # what is cleared away after an end needs systemd
+        assert order.result(60)["revoked"][0]["jti"] == revoked
     assert scene.answer_for(waiting, timeout=60)["verdict"] == "accepted"
     assert scene.receipt(claims["jti"])["cause"] == "expired"
+    assert scene.receipt(revoked)["cause"] == "revoked"
     assert scene.status()["problems"] == []
     scene.tidegate("revoke", "--all", timeout=60)
+
+
+def _left_behind(host: Host, login: str, ssh_key: Path) -> Path:
+    """A process that outlives its session; returns what tells whether anything of the login's lives."""
+    host.ssh(login, ssh_key, "setsid nohup sleep 600 >/dev/null 2>&1 & sleep 0.2")
+    uid = int(host.run(["id", "-u", login]).stdout)
+    path = Path(f"/proc/{host.leader}/root/sys/fs/cgroup/user.slice/user-{uid}.slice/cgroup.events")
+    assert _lives(path)
+    return path
 
 
 def _lives(cgroup_events: Path) -> bool:
