@@ -140,7 +140,8 @@ def woken_by_thread(pids: Sequence[int]) -> dict[str, int]:
             command = (
                 (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split("/")[-1].strip()
             )
-            found[f"{command[:40]}, thread {int(task.name) - pid}"] = int(count[1]) if count else 0
+            thread = "its main thread" if int(task.name) == pid else (task / "comm").read_text().strip()
+            found[f"{command[:40]}, {thread} ({int(task.name) - pid})"] = int(count[1]) if count else 0
     return found
 
 

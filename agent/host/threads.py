@@ -6,9 +6,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 
 log = logging.getLogger("tidegate")
 _TURN_S = 0.0005
+_OWN_NAME = Path("/proc/thread-self/comm")
+_OURS, _NAME_MAX = "tide-", 15
 
 
 def pool_of(size: int, name: str) -> ThreadPoolExecutor:
@@ -16,8 +19,15 @@ def pool_of(size: int, name: str) -> ThreadPoolExecutor:
     pool = ThreadPoolExecutor(size, thread_name_prefix=name)
     all_there = threading.Barrier(size)
     for _ in range(size):
-        pool.submit(all_there.wait)
+        pool.submit(_arrive, all_there, name)
     return pool
+
+
+def _arrive(all_there: threading.Barrier, name: str) -> None:
+    """Be there, and be told from the others by ``top -H`` and ``ps -L``: Python's own names stay within it (proc(5), comm)."""
+    with contextlib.suppress(OSError):
+        _OWN_NAME.write_text(f"{_OURS}{name}"[:_NAME_MAX])
+    all_there.wait()
 
 
 @contextlib.contextmanager

@@ -110,7 +110,7 @@ class Tracer:
         own = self.groups.get(pid) == self.agent
         name = self.filter.names.get(number, str(number))
         try:
-            program = Path(f"/proc/{pid}/comm").read_text().strip()
+            program = Path(f"/proc/{self.groups.get(pid, pid)}/comm").read_text().strip()  # threads have names of their own
         except OSError:
             return None
         target = describe(pid, name, tuple(arguments), program, own=own)

@@ -3,6 +3,7 @@
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +69,10 @@ def test_a_thread_that_computes_lets_others_have_their_turn_soon() -> None:
         assert sys.getswitchinterval() < 0.001
     finally:
         sys.setswitchinterval(before)
+
+
+def test_its_threads_are_there_and_have_its_name() -> None:
+    pool = pool_of(3, "prove-sshd-twice")
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    assert names.count("tide-prove-sshd") == 3
+    pool.shutdown()
