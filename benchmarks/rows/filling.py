@@ -15,6 +15,7 @@ _FULL, _QUICK = (10, 1000, 10_000), (10, 300)
 _INSIDE = Path(__file__).with_name("seeding.py")
 _TO_SEED_S = 900
 _ASKED = "asking the name service about the login, its group and their absence, as opening does"
+_PREPARED = "the enforcers' files proved again (the account backend tried, sshd and sudo asked), by itself"
 _READING = """
 import sys, time
 sys.path.insert(0, "/usr/lib/tidegate")
@@ -25,6 +26,18 @@ from agent.assembly import looking_only
 from agent.config import load_config
 looking_only(load_config())
 print(imported - began, time.perf_counter() - imported)
+"""
+_PREPARING = """
+import sys, time
+sys.path.insert(0, "/usr/lib/tidegate")
+from agent.config import load_config
+from agent.host.system import SystemHost
+from enforcers import REGISTRY
+host = SystemHost(load_config())
+began = time.perf_counter()
+for enforcer in REGISTRY:
+    enforcer.prepare(host)
+print(time.perf_counter() - began)
 """
 # As the account and ssh enforcers look, five times over.
 _ASKING = """
@@ -74,8 +87,9 @@ def measure(run: Run) -> None:
     first, last = (run.figures[opening(live)][OURS] for live in (counts[0], counts[-1]))
     if counts == _FULL:
         run.add(GROWN, OURS, "times", *(value / first.median for value in last.values))
-        looks = [run.parts[opening(live)][_ASKED].median for live in (counts[0], counts[-1])]
-        run.part(GROWN, "asking the name service, and only that", "times", looks[-1] / looks[0])
+        for live in (counts[0], counts[-1]):
+            run.part(GROWN, f"one more opened, with {live:,}", "ms", *run.figures[opening(live)][OURS].values)
+            run.part(GROWN, f"of it, {_ASKED}, with {live:,}", "ms", *run.parts[opening(live)][_ASKED].values)
 
 
 def _seed(run: Run, ground: Ground, there: int, wanted: int) -> None:
@@ -106,6 +120,8 @@ def _start(run: Run, ground: Ground, live: int) -> None:
         imported, read = map(float, ground.host.run(["python3", "-I", "-c", _READING], timeout=120).stdout.split())
         run.part(start(live), "the interpreter's imports alone", "s", imported)
         run.part(start(live), "reading the journal into memory, by itself", "s", read)
+        prepared = ground.host.run(["python3", "-I", "-c", _PREPARING], timeout=120).stdout
+        run.part(start(live), _PREPARED, "s", float(prepared))
         ground.host.run(["systemctl", "stop", UNIT], timeout=120)
     ground.host.run(["systemctl", "start", UNIT], timeout=300)
 
