@@ -1,6 +1,7 @@
 """The SQLite file under the journal: opened once, one transaction at a time, every commit on disk before it returns."""
 
 import contextlib
+import errno
 import os
 import shutil
 import sqlite3
@@ -147,8 +148,7 @@ def _in_memory() -> sqlite3.Connection:
 
 def _open(path: Path, busy_ms: int) -> sqlite3.Connection:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    os.close(descriptor)
+    _make(path)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=busy_ms / 1000)
     try:
         connection.row_factory = sqlite3.Row
@@ -162,6 +162,18 @@ def _open(path: Path, busy_ms: int) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _make(path: Path) -> None:
+    """For root alone. One that is there is not opened: closing it would let go of all locks that this process has on it (fcntl(2)).
+
+    A connection of ours would then count for nobody: whoever closes theirs takes the WAL away under it, and the file is damaged.
+    """
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
 
 
 def _open_read_only(path: Path) -> sqlite3.Connection:

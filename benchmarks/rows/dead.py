@@ -27,11 +27,14 @@ def measure(run: Run) -> None:
         for number, (login, due_s) in enumerate(due.items()):
             run.tell(f"{number + 1} of {count}")
             watch = SliceWatch(ground.host, uids[login])
-            if time.time() > due_s - 0.05 or not watch.populated:
+            if time.time() > due_s - 0.05:
+                run.tell(f"{login}: its deadline came before its turn")
                 continue
-            dead_ns = watch.dead_ns(due_s, _PATIENCE_S)
+            dead_ns = watch.dead_ns(due_s, _PATIENCE_S) if watch.populated else 0
             if dead_ns is None:
                 run.never(_CASE, OURS, "ms", _PATIENCE_S)
+            elif dead_ns < due_s * 10**9:
+                raise RuntimeError(f"{login} was ended before its time")
             else:
                 run.add(_CASE, OURS, "ms", dead_ns / 1e6 - due_s * 1e3)
         _parts(run, ground, due)

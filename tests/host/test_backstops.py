@@ -161,6 +161,31 @@ def test_killed_and_masked_before_its_deadline(scene: Scene, ssh_key: Path) -> N
     assert all(step["undone"] for step in found["steps"])
 
 
+def test_many_deadlines_with_tidegated_dead_each_come_on_their_second_and_leave_the_journal_whole(
+    scene: Scene, ssh_key: Path
+) -> None:
+    """Each backstop clears away for seconds while the next ones cut: several hold the journal at once."""
+    host, first = scene.host, int(time.time()) + 13
+    due = {f"jit-turn{number}": first + 3 * number for number in range(12)}
+    jtis = {}
+    for login, exp in due.items():
+        jtis[login] = scene.open(account(login), ssh(login, public(ssh_key)), exp=exp, sub=f"{login}@example.com")
+        assert host.ssh(login, ssh_key, "nohup sleep 600 >/dev/null 2>&1 & exit 0").returncode == 0
+    assert time.time() < first - 1, "too slow for this test to mean anything"
+    host.run("systemctl mask --runtime tidegated; kill -KILL $(systemctl show -P MainPID tidegated)")
+    for login, exp in due.items():
+        door = Path(f"/proc/{host.leader}/root/run/tidegate/keys/{login}")
+        sleep_until(exp - 0.3)
+        assert door.exists(), f"{login} was ended before its time"
+        host.wait_for(lambda door=door: not door.exists(), WITHIN_S, f"the door of {login} is shut")  # type: ignore[misc]
+    host.wait_for(lambda: not standing(host), WITHIN_S, "everything is taken away")
+    host.run("systemctl unmask --runtime tidegated")
+    scene.start()
+    assert scene.status()["problems"] == []
+    assert {receipt(scene, jti)["cause"] for jti in jtis.values()} == {"expired"}
+    assert host.run("ls /var/lib/tidegate | grep damaged", check=False).stdout == ""
+
+
 def test_stopped_on_purpose(scene: Scene, ssh_key: Path) -> None:
     claims = opened(scene, ssh_key)
     scene.stop()

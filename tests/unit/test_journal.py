@@ -1,6 +1,8 @@
 """What the journal promises about each sentence it writes."""
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,6 +52,20 @@ def test_the_journal_is_roots_alone_and_no_symlink_is_followed(tmp_path: Path) -
         Journal(tmp_path / "link.db")
     assert caught.value.code == "journal_unreadable"
     assert not (tmp_path / "elsewhere.db").exists()
+
+
+def test_a_second_connection_of_this_process_lets_go_of_no_lock_of_the_first(tmp_path: Path) -> None:
+    """As a backstop has it (agent.early). Who else closes it would think to be the last, and take the WAL from under it."""
+    path = tmp_path / "state.db"
+    first = Journal(path)
+    accept(first)
+    second = Journal(path)
+    other = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); print(*db.execute('SELECT count(*) FROM grants').fetchone())"
+    done = subprocess.run([sys.executable, "-I", "-c", f"{other}; db.close()", path], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+    assert path.with_name("state.db-wal").exists()
+    first.close()
+    second.close()
 
 
 def test_every_commit_is_synced_before_it_returns(journal: Journal) -> None:
