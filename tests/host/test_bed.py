@@ -375,6 +375,7 @@ def test_a_sweep_spares_a_living_run(owner: Owner) -> None:
 
 @pytest.mark.host(kinds=("nspawn", "namespaces"))
 def test_the_fallback_is_a_host_to_log_in_to_that_changes_nothing_here(ssh_key: Path) -> None:
+    tools.need(*NamespaceHost.programs)  # a package brings its users to this machine, and none of that is the host's doing
     before = run_listing()
     users = Path("/etc/passwd").read_bytes()
     with NamespaceHost.boot(name="fallback") as host:

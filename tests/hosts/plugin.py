@@ -18,7 +18,7 @@ import pytest
 
 from tests.hosts import ssh, suites, tools
 from tests.hosts.errors import HostError, HostUnavailable
-from tests.hosts.fallback import available
+from tests.hosts.fallback import NamespaceHost, available
 from tests.hosts.machine import Host
 from tests.hosts.prepare import install_tidegate
 
@@ -36,18 +36,21 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
     if capability.kind != "nspawn" and os.environ.get("TIDEGATE_REQUIRE_HOSTS") == "1":
         raise pytest.UsageError(f"host tests cannot run: {capability.reason}")
     config.stash[_NOT_RUN] = (0, capability.reason)
-    _need_what_unit_tests_ask()
+    _need_what_tests_ask()
     if capability.kind == "nspawn":
         suites.build(config)
 
 
-def _need_what_unit_tests_ask() -> None:
-    """Workers skip what asks this machine's own sudo where it has none, so it has to be there before they look."""
+def _need_what_tests_ask() -> None:
+    """Workers skip what asks this machine's own sudo and sftp-server where it has none, so they are there before anybody looks.
+
+    A package brings its users along too: no test is to find those that were not there when it began.
+    """
     try:
-        tools.need("cvtsudoers")
+        tools.need("cvtsudoers", *NamespaceHost.programs)
     except HostUnavailable as error:
         if os.environ.get("TIDEGATE_REQUIRE_HOSTS") == "1":
-            raise pytest.UsageError(f"unit tests of sudo's rules cannot run: {error}") from error
+            raise pytest.UsageError(f"tests of this machine's own sudo and sshd cannot run: {error}") from error
 
 
 @pytest.hookimpl(optionalhook=True)
