@@ -22,10 +22,8 @@ def gids_of(name: str, primary: int) -> list[int]:
     login = os.fsencode(name)
     if b"\0" in login:
         raise ValueError("a name with a NUL")
-    room = _ENOUGH
-    while room <= _MOST:
+    for room in (_ENOUGH, _MOST):
         found, count = (ctypes.c_uint32 * room)(), ctypes.c_int(room)
         if _LIBC.getgrouplist(login, ctypes.c_uint32(primary), found, ctypes.byref(count)) >= 0:
             return list(found[: count.value])
-        room = min(max(count.value, 2 * room), _MOST) if room < _MOST else _MOST + 1
     raise OSError(f"{name} is in more than {_MOST} groups")
