@@ -251,14 +251,19 @@ class Link:
             self.live.put_nowait(None)
 
     async def _hang_up(self) -> None:
-        """Close the socket, whatever state the client is in; it must not outlive the loop."""
+        """Close the connection, whatever state the client is in."""
         if self._client.is_connected:  # of one that never was, close() waits for what does not come
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(self._client.close(), CLOSE_S)
-        transport = self._client._transport  # close() leaves a connection that never was up alone
-        if transport:
-            with contextlib.suppress(Exception):
-                transport.close()  # type: ignore[no-untyped-call]  # nats-py's
+        await self._drop()
+
+    async def _drop(self) -> None:
+        """Close the socket, which must not outlive the loop. A broker that goes deaf gets no goodbye of TLS: asyncio would wait
+        for its answer up to 30 s, and a loop that ends before leaves the socket open."""
+        writer = getattr(self._client._transport, "_bare_io_writer", None)  # TLS's stands on it; nats-py's close() says goodbye
+        if writer is not None:
+            writer.transport.abort()
+        await asyncio.sleep(0)  # in which the transport says that it is closed
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -269,7 +274,7 @@ class Link:
             for task in rest:
                 task.cancel()
             self._loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
-            self._loop.run_until_complete(asyncio.sleep(0))  # transports say that they are closed
+            self._loop.run_until_complete(self._drop())  # a connection made as it was called off
         finally:
             self._over(CourierError("courier_stopped", "the connection was closed by this side"))
             with self._lock:
