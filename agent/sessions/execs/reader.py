@@ -243,6 +243,7 @@ class Reader:
 
     def _finish(self, keys: list[str]) -> None:
         self._drain()
+        self._say_told()  # before the answer: who has it may hang up
         found: dict[str, object] = {}
         for key in keys:
             book = self._sorting.leave(key)
