@@ -4,10 +4,12 @@ Cutting off is bounded in time and has threads enough; clearing away lasts as lo
 its own few; so has coming back to what would not end.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
+from agent import orders
 from agent.errors import JournalError
 from agent.expiry import notice
 from agent.expiry.live import LiveGrant
@@ -75,6 +77,11 @@ class Acting:
         for batch in (quick, *([shut] for shut in slow)):
             if batch:
                 submit(self._clearing, self._pipeline.clear, batch)
+
+    def freshen(self, iss: str) -> None:
+        """Resume and open what waited for a bulletin of that issuer. When all stops, the next start does it."""
+        with contextlib.suppress(RuntimeError):
+            submit(self._taking, orders.freshen, self._pipeline, iss)
 
     def stop(self) -> None:
         """Wait for what is under way; the journal has the rest for the next start."""

@@ -1,8 +1,9 @@
 """tidegated: puts the parts together and runs them in one event loop. Nothing here decides anything.
 
-Threads: one takes grants in, in order, and has two that ask others for it; some cut off, which is bounded in time; four clear
-away what was cut off, which is not; four come back to what would not end, sweep and warn; four answer the control socket. The
-loop itself only waits: on the deadline timer, the watched folders and the socket.
+Threads: one sorts what comes in and carries out orders; one opens grants, one after the other, and has two that ask others for
+it; some cut off, which is bounded in time; four clear away what was cut off, which is not; four come back to what would not end,
+sweep and warn; four answer the control socket. The loop itself only waits: on the deadline timer, the watched folders and the
+socket.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from agent import VERSION, keeping, trust
@@ -35,14 +37,13 @@ from agent.host.threads import pool_of, submit, take_short_turns
 from agent.intake import Intake
 from agent.recovery import look_behind, stand_again, take_down
 from agent.reloading import Reloading
-from agent.spool import shown
+from agent.taking import Taking
 from agent.watching import INTERPRETERS, Watching
 
 log = logging.getLogger("tidegate")
 
 # Several editors write a file in more than one step; one reload a short while after the last of them is enough.
 _RELOAD_DELAY_S = 0.1
-_RETRY_INBOX_S = 5.0
 _RETRY_PREPARE_S = _RETRY_WATCH_S = 15.0
 
 
@@ -60,7 +61,6 @@ class Daemon:
         self._problems: dict[str, str] = {}
         self._reloads: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._looking = False
         self._stopping = asyncio.Event()
         keys = trust.KeyStore(config.paths.trust_dir)
         self._prepared = b""  # digest of sshd's and sudo's files when the enforcers were last prepared
@@ -71,7 +71,8 @@ class Daemon:
         self.pipeline = assemble(config, keys, kept.journal, kept.host_key)
         self._guarding = Guarding(configured, kept, self.pipeline, self._problems)
         self._acting = Acting(self.pipeline, self._taking)
-        self._intake = Intake(self.pipeline, self._acting.clear)
+        self._intake = Intake(self.pipeline, self._acting.clear, self._acting.freshen)
+        self._inbox = Taking(self._intake, self._taking, partial(self._soon, self._later), self._problems)
         self._reloading = Reloading(configured, keys, self.pipeline, self._problems, self._start_anew)
         self._anew = False  # start again, with another configuration
         self._watching = Watching(
@@ -118,7 +119,7 @@ class Daemon:
         self._watching.stop()
         for descriptor in self._timer.descriptors:
             loop.remove_reader(descriptor)
-        parts = self._acting, self.pipeline.prover, self.pipeline.executions, self.pipeline.logged
+        parts = self._inbox, self._acting, self.pipeline.prover, self.pipeline.executions, self.pipeline.logged
         for stop in (self._taking.shutdown, *(part.stop for part in parts), self._answering.shutdown):
             await loop.run_in_executor(None, stop)
         self._timer.close()
@@ -160,16 +161,15 @@ class Daemon:
             self._soon(self._later, "folders", self._watch_anew, _RETRY_WATCH_S)
         else:
             self._problems.pop("watch", None)
-        self._intake.retry()
-        for look in (self._reloading.all, self._look_into_inbox):
-            self._soon(look)
+        self._soon(self._reloading.all)
+        self._inbox.retry()
 
     def _watch_anew(self) -> None:
         self._job(self._taking, self._watch)
 
     def _changed(self, folder: Path, name: str) -> None:
         if folder == self._config.paths.inbox:
-            self._intake.hint(name)
+            self._intake.sorting.hint(name)
         self._soon(self._on_change, folder)
 
     async def _start_control(self, control: ControlServer) -> None:
@@ -210,11 +210,11 @@ class Daemon:
     def _arm(self) -> None:
         self._timer.arm(*self.pipeline.ledger.next_wake())
         if self._guarding.open_again():
-            self._retry_inbox()
+            self._inbox.retry()
 
     def _on_change(self, folder: Path) -> None:
         if folder == self._config.paths.inbox:
-            self._look_into_inbox()
+            self._inbox.look()
         elif folder == self._config.paths.policy_dir:
             self._later("policy", self._reloading.policy)
         elif folder == self._config.paths.trust_dir:
@@ -225,38 +225,6 @@ class Daemon:
             self._later("interpreter", lambda: self._job(self._taking, self._guarding.renew_interpreter))
         elif folder in start.tool_folders(self._config):
             self._later("sshd and sudo", lambda: self._job(self._taking, self._prepare_if_changed))
-
-    def _look_into_inbox(self) -> None:
-        """One job at a time however many files come."""
-        if not self._looking:
-            self._looking = True
-            self._job(self._taking, self._take_some)
-
-    def _take_some(self) -> None:
-        self._looking = False
-        try:
-            more, stuck = self._intake.work(), self._intake.stuck
-        except TidegateError as error:
-            # Nothing is taken that can't be written down; every file stays and is tried again.
-            self._try_inbox_again(f"new grants wait: {error}")
-            return
-        if stuck:
-            name, why = next(iter(stuck.items()))
-            self._try_inbox_again(f"{len(stuck)} file(s) can't be taken out, such as {shown(name)}: {why}")
-        else:
-            self._problems.pop("inbox", None)
-        if more:
-            self._soon(self._look_into_inbox)
-
-    def _try_inbox_again(self, problem: str) -> None:
-        if self._problems.get("inbox") != problem:
-            log.error("inbox: %s", problem)
-        self._problems["inbox"] = problem
-        self._soon(self._later, "inbox", self._retry_inbox, _RETRY_INBOX_S)
-
-    def _retry_inbox(self) -> None:
-        self._intake.retry()
-        self._look_into_inbox()
 
     def _reload_all(self) -> None:
         self._reloading.all()

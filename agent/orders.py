@@ -41,8 +41,9 @@ def take_event(pipeline: Pipeline, token: bytes, clear: Callable[[Sequence[Shut]
     verified = trust.verify(token, pipeline.ring(), typ=trust.TYP_EVENT)
     now_s = pipeline.clock.wall_ns() // NS
     found = trust.decode_event(verified, host_id=pipeline.host_id, now_s=now_s)
-    unwritten = _written(lambda: pipeline.journal.orders.revoke(found, now_s))
-    chosen = list(pipeline.ledger.where(lambda record: found.means(record.iss, record.jti, record.sub, record.iat)))
+    with pipeline.ledger.coming_in:
+        unwritten = _written(lambda: pipeline.journal.orders.revoke(found, now_s))
+        chosen = list(pipeline.ledger.where(lambda record: found.means(record.iss, record.jti, record.sub, record.iat)))
     said = f": {found.reason}" if found.reason else ""
     clear(pipeline.cut(chosen, EndCause.REVOKED, f"by event {found.jti} of {found.iss}{said}"))
     if unwritten:
@@ -51,28 +52,39 @@ def take_event(pipeline: Pipeline, token: bytes, clear: Callable[[Sequence[Shut]
     return Taken(found.jti, tuple(chosen))
 
 
-def take_bulletin(pipeline: Pipeline, token: bytes, clear: Callable[[Sequence[Shut]], object], *, again: bool = False) -> Taken:
-    """A bulletin: end what it revokes, then open what waited for a fresh one. An empty list revokes nothing.
+def take_bulletin(
+    pipeline: Pipeline,
+    token: bytes,
+    clear: Callable[[Sequence[Shut]], object],
+    freshened: Callable[[str], object],
+    *,
+    again: bool = False,
+) -> Taken:
+    """A bulletin: end what it revokes, then have opened what waited for a fresh one. An empty list revokes nothing.
 
-    ``again``: this very file may have been taken before a crash. Raises as :func:`take_event`; nothing is kept open by one that
-    can't be written down.
+    ``freshened`` gets the issuer, and owes it :func:`freshen`. ``again``: this very file may have been taken before a crash.
+    Raises as :func:`take_event`; nothing is kept open by one that can't be written down.
     """
     verified = trust.verify(token, pipeline.ring(), typ=trust.TYP_BULLETIN)
     found = trust.decode_bulletin(verified, host_id=pipeline.host_id, now_s=pipeline.clock.wall_ns() // NS)
     held = pipeline.ledger.freshness.moment(found)
-    unwritten = _written(lambda: pipeline.journal.orders.take_bulletin(found, held, again=again))
-    chosen = _revoked_by(pipeline, found)
+    with pipeline.ledger.coming_in:
+        unwritten = _written(lambda: pipeline.journal.orders.take_bulletin(found, held, again=again))
+        chosen = _revoked_by(pipeline, found)
     clear(pipeline.cut(chosen, EndCause.REVOKED, f"by bulletin {found.seq} of {found.iss}"))
     if unwritten:  # what it ends, it ends; what it would keep open, only once its seq is on disk
         raise unwritten
     pipeline.ledger.freshness.take(held)
     pipeline.ledger.watch_freshness()
-    freshen(pipeline, found.iss)
+    freshened(found.iss)
     return Taken("", tuple(chosen))
 
 
 def freshen(pipeline: Pipeline, iss: str) -> None:
-    """A fresh bulletin of that issuer is here: resume what is suspended, and open what has waited for it."""
+    """A fresh bulletin of that issuer is here: resume what is suspended, and open what has waited for it.
+
+    In the thread that opens, after whatever it opens now: that may not have seen the bulletin.
+    """
     now_ns = pipeline.clock.wall_ns()
     for live in pipeline.ledger.where(lambda record: record.iss == iss):
         if live.state is GrantState.SUSPENDED:

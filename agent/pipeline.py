@@ -179,8 +179,9 @@ class Pipeline:
         over = TakeOver(old.id, change.taken if change else (), f"by grant {jti}", change.narrowed if change else None)
         try:
             live = self._accept(admitted, token, planned=admitted.plan, over=over)
-        except JournalError:
+        except (JournalError, RefusedError):
             self.ledger.give_back(old)
+            superseding.end_if_revoked(old, self.journal, self.shut)
             raise
         live.notes = {name: value for name, value in old.notes.items() if name in CARRIED}
         self.behind.arm_again(live)  # before the old one's is taken away; opening insists on it
@@ -192,42 +193,33 @@ class Pipeline:
         shuts = self.teardown.cut([old], lambda _grants: 0)
         self.clear(shuts)
         trouble = next((error for shut in shuts for error in shut.errors), "")
-        self._apply(
-            live, change.apply if change else admitted.plan.steps, lambda: self._leave_no_old(live, over.narrowed or (), trouble)
-        )
+        leave_no_old = partial(superseding.leave_no_old, live, over.narrowed or (), trouble, self.teardown)
+        self._apply(live, change.apply if change else admitted.plan.steps, leave_no_old)
         return live
 
-    def _leave_no_old(self, live: LiveGrant, narrowed: Sequence[str], trouble: str) -> None:
-        """Before a replacement counts as open: whoever lost something is out. Raises HostError ``narrowing_failed``."""
-        tenants = {uid: login for login, uid in live.uids.items() if login in narrowed}
-        if tenants:
-            notice.tell_narrowed(live)
-            severed = self.teardown.end_processes(tenants)
-            trouble = trouble or next((name for found in severed.values() for name in found.survivors), "")
-        if trouble:
-            raise HostError("narrowing_failed", f"what the old grant gave and this one does not could not be ended: {trouble}")
-
     def _accept(self, admitted: Admitted, token: bytes, planned: Plan | None, over: TakeOver | None = None) -> LiveGrant:
-        now_ns = self.clock.wall_ns()
-        deadline = Deadline.starting_now(admitted.grant.exp, self.clock)
+        grant, now_ns = admitted.grant, self.clock.wall_ns()
+        deadline = Deadline.starting_now(grant.exp, self.clock)
         if planned is not None:
-            deadline = deadline.opening_now(admitted.grant.nbf, self.clock)
-        record = self.journal.accept(
-            admitted.grant,
-            token=token,
-            summary=summarise(admitted.grant),
-            rule=admitted.rule,
-            received_ns=now_ns,
-            boot=(deadline.boot_id, deadline.boot_ns),
-            plan=planned,
-            not_containable=admitted.not_containable,
-            fresh_within_s=admitted.fresh_within_s,
-            over=over,
-        )
-        live = LiveGrant(record, deadline, record.state, fresh_within_s=admitted.fresh_within_s)
-        if planned is not None:
-            live.steps, live.uids, live.opener = list(enumerate(planned.steps)), dict(planned.uids), True
-        self.ledger.add(live)
+            deadline = deadline.opening_now(grant.nbf, self.clock)
+        with self.ledger.coming_in:
+            self.journal.orders.refuse_revoked(grant.iss, grant.jti, grant.sub, grant.iat)  # the order came while it was judged
+            record = self.journal.accept(
+                grant,
+                token=token,
+                summary=summarise(grant),
+                rule=admitted.rule,
+                received_ns=now_ns,
+                boot=(deadline.boot_id, deadline.boot_ns),
+                plan=planned,
+                not_containable=admitted.not_containable,
+                fresh_within_s=admitted.fresh_within_s,
+                over=over,
+            )
+            live = LiveGrant(record, deadline, record.state, fresh_within_s=admitted.fresh_within_s)
+            if planned is not None:
+                live.steps, live.uids, live.opener = list(enumerate(planned.steps)), dict(planned.uids), True
+            self.ledger.add(live)
         self.trail.emit([story.event(live, EventKind.GRANT_ACCEPTED, now_ns)])
         return live
 

@@ -1,6 +1,7 @@
 """The live grants in memory, and the alarms that go with them. The journal is the truth on disk; this is what acts on it."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from agent.errors import JournalError
@@ -29,6 +30,8 @@ class Ledger(Claims):
 
     def __init__(self, clock: Clock, rearm: Callable[[], None] = lambda: None) -> None:
         super().__init__(clock, rearm)
+        # Held while a grant becomes live, and while an order is written down and what it means is looked for: none slips between.
+        self.coming_in = threading.Lock()
         self._swept: dict[int, dict[int, str]] = {}
         self._lent_swept: dict[int, tuple[Lent, ...]] = {}
         self._marking = False

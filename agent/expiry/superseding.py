@@ -1,14 +1,16 @@
-"""Which live grant another one names, and that one's plan as if the old had never been."""
+"""A live grant that another one names: which, that one's plan as if the old had never been, and what is left of the old."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from agent import planning
-from agent.errors import UnenforceableError
+from agent.errors import HostError, UnenforceableError
+from agent.expiry import notice
 from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
+from agent.expiry.teardown import Teardown
 from agent.host.contract import Reader
-from agent.journal import GrantState
+from agent.journal import EndCause, GrantState, Journal
 from agent.model import Enforcer, Grant, Plan
 
 
@@ -42,6 +44,24 @@ def plan_over(grant: Grant, old: LiveGrant, enforcers: Mapping[str, Enforcer], r
 
     without = planning.Without(reader, [step for _, step in old.steps], old.uids)
     return planning.plan(grant, enforcers, cast(Reader, without), same)
+
+
+def leave_no_old(live: LiveGrant, narrowed: Sequence[str], trouble: str, teardown: Teardown) -> None:
+    """Before a replacement counts as open: whoever lost something is out. Raises HostError ``narrowing_failed``."""
+    tenants = {uid: login for login, uid in live.uids.items() if login in narrowed}
+    if tenants:
+        notice.tell_narrowed(live)
+        severed = teardown.end_processes(tenants)
+        trouble = trouble or next((name for found in severed.values() for name in found.survivors), "")
+    if trouble:
+        raise HostError("narrowing_failed", f"what the old grant gave and this one does not could not be ended: {trouble}")
+
+
+def end_if_revoked(old: LiveGrant, journal: Journal, shut: Callable[[Sequence[LiveGrant], EndCause, str], object]) -> None:
+    """It was claimed to be replaced, which did not come about: an order that found it claimed has left it. Raises JournalError."""
+    told = journal.orders.revoked(old.record.iss, old.record.jti, old.record.sub, old.record.iat)
+    if told is not None:
+        shut([old], EndCause.REVOKED, told)
 
 
 def not_open(old: LiveGrant) -> UnenforceableError:

@@ -33,6 +33,10 @@ class Inbox:
         self._max_bytes = max_bytes
         self._looked_at: OrderedDict[str, _Identity] = OrderedDict()
 
+    def for_another_thread(self) -> "Inbox":
+        """The same folder, with a memory of its own of what was looked at."""
+        return Inbox(self._path, self._max_bytes)
+
     def names(self) -> list[str]:
         """The names, the oldest (mtime, then name) first, hidden ones and ``*.tmp``, ``*.part`` left out.
 

@@ -16,6 +16,7 @@ from agent.journal import Journal
 from agent.pipeline import Pipeline
 from agent.spool import Inbox, Outbox
 from tests.fuzz.source import Source
+from tests.unit.intake_kit import turn
 from tests.vectors import make
 
 MAX_LEN = 4096
@@ -38,10 +39,10 @@ def check(data: bytes) -> None:
         made = [_entry(source, inbox, canary) for _ in range(1 + source.number(7))]
         for name in made:
             if name and source.flag():
-                intake.hint(name)
-        intake.hint(source.text(300))
+                intake.sorting.hint(name)
+        intake.sorting.hint(source.text(300))
         for _ in range(200):
-            if not intake.work():
+            if not turn(intake):
                 break
         else:
             raise AssertionError("it never ends")
@@ -51,7 +52,7 @@ def check(data: bytes) -> None:
             for name in (path.name for path in inbox.iterdir())
             if not name.startswith(".") and not name.endswith((".tmp", ".part"))
         ]
-        assert left == [] or intake.stuck, left
+        assert left == [] or intake.sorting.stuck(), left
         assert len(opened) <= len(made)
         for path in outbox.iterdir():
             assert path.name.isascii() and path.name.isprintable() and path.stat().st_size < 20_000
@@ -108,6 +109,7 @@ def _intake(base: Path, inbox: Path, outbox: Path) -> tuple[Intake, list[bytes]]
         outbox=Outbox(outbox, clock, lambda _typ, _claims: "signed"),
         clock=clock,
         open=opening,
+        clear=list,
         journal=Journal(base / "state.db"),
         trail=SimpleNamespace(emit=lambda _: None),
         ring=lambda: ring,

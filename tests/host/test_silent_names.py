@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.scene import Scene, account, public, set_up, sleep_until, ssh, sudo
+from agent.trust import TYP_EVENT
+from tests.host.scene import ISSUER, Scene, account, public, set_up, sleep_until, ssh, sudo
+from tests.host.test_orders import event
 from tests.hosts.machine import Host
 from tests.hosts.prepare import install_tidegate
 
 pytestmark = pytest.mark.host
-ALICE, BOB, CAROL = "jit-alice", "jit-bob", "jit-carol"
+ALICE, BOB, CAROL, DAVE = "jit-alice", "jit-bob", "jit-carol", "jit-dave"
 # A user database beside systemd's own (systemd.io/USER_GROUP_API): knows nobody, and never says whose member somebody is.
 _DATABASE = """
 import socketserver, time
@@ -75,8 +77,9 @@ def test_others_end_on_their_second_or_as_told_while_a_grant_waits_for_an_answer
     host, key = scene.host, public(ssh_key)
     claims = scene.claims(account(ALICE), ssh(ALICE, key), sudo(ALICE), lifetime=8)
     revoked = scene.open(account(CAROL), ssh(CAROL, key), sub="carol@example.com")
+    ordered = scene.open(account(DAVE), ssh(DAVE, key), sub="dave@example.com")
     scene.answer_for(scene.drop(scene.sign(claims)))
-    doors = {login: Path(f"/proc/{host.leader}/root/run/tidegate/keys/{login}") for login in (ALICE, CAROL)}
+    doors = {login: Path(f"/proc/{host.leader}/root/run/tidegate/keys/{login}") for login in (ALICE, CAROL, DAVE)}
     tenants = [_left_behind(host, login, ssh_key) for login in doors]
     asks = scene.sign(scene.claims(account(BOB), ssh(BOB, key), sudo(BOB), sub="bob@example.com"))
     with silent(host), ThreadPoolExecutor(1) as pool:
@@ -85,9 +88,11 @@ def test_others_end_on_their_second_or_as_told_while_a_grant_waits_for_an_answer
         waiting = scene.drop(asks)
         time.sleep(0.3)
         order = pool.submit(scene.ask, "revoke", jti=revoked)
+        told = scene.drop(scene.sign(event(scene, {"format": "jwt_id", "iss": ISSUER, "jti": ordered}), typ=TYP_EVENT))
         sleep_until(claims["exp"] - 0.2)
-        assert doors[ALICE].exists()
+        assert [login for login, door in doors.items() if door.exists()] == [ALICE]
         assert (scene.inbox / waiting).exists(), "it waits for nobody: the test means nothing"
+        assert not (scene.inbox / told).exists()
         sleep_until(claims["exp"] + 1)
         assert [login for login, door in doors.items() if door.exists()] == []
         assert [path for path in tenants if _lives(path)] == []
@@ -96,7 +101,8 @@ def test_others_end_on_their_second_or_as_told_while_a_grant_waits_for_an_answer
         assert order.result(60)["revoked"][0]["jti"] == revoked
     assert scene.answer_for(waiting, timeout=60)["verdict"] == "accepted"
     assert scene.receipt(claims["jti"])["cause"] == "expired"
-    assert scene.receipt(revoked)["cause"] == "revoked"
+    assert scene.answer_for(told)["revoked"] == [{"iss": ISSUER, "jti": ordered}]
+    assert [scene.receipt(jti)["cause"] for jti in (revoked, ordered)] == ["revoked", "revoked"]
     assert scene.status()["problems"] == []
     scene.tidegate("revoke", "--all", timeout=60)
 

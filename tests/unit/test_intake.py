@@ -14,6 +14,7 @@ from agent.intake import Intake
 from agent.journal import Journal
 from agent.pipeline import Pipeline
 from agent.spool import Inbox, Outbox
+from tests.unit.intake_kit import turn
 from tests.vectors import make
 
 GOOD = trust.sign_compact(make.claims(), trust.TYP_GRANT, make.private("cp-1")).encode()
@@ -38,34 +39,45 @@ class Scene:
 
         self.pipeline = SimpleNamespace(
             inbox=Inbox(self.inbox), outbox=Outbox(self.outbox, clock, lambda _typ, _claims: "signed"), clock=clock, open=opening,
-            journal=Journal(folder / "state.db"), trail=SimpleNamespace(emit=self.told.extend), ring=lambda: ring,
+            clear=list, journal=Journal(folder / "state.db"), trail=SimpleNamespace(emit=self.told.extend), ring=lambda: ring,
         )  # fmt: skip
         self.intake = Intake(cast(Pipeline, self.pipeline))
 
     def put(self, name: str, data: bytes, *, hint: bool = True) -> None:
         (self.inbox / name).write_bytes(data)
         if hint:
-            self.intake.hint(name)
+            self.intake.sorting.hint(name)
 
     def work(self) -> int:
         """Until nothing waits; returns after how many turns. A turn that could go on for ever fails."""
-        for turn in range(1, 1000):
-            if not self.intake.work():
-                return turn
+        for number in range(1, 1000):
+            if not self.turn():
+                return number
         raise AssertionError("it never ends")
+
+    def turn(self) -> bool:
+        return turn(self.intake)
 
     def codes(self) -> list[str]:
         return [found.code for found in reversed(self.pipeline.journal.refusals())]
 
 
-def test_a_signed_file_goes_before_a_flood_that_came_first(tmp_path: Path) -> None:
+def test_a_signed_file_goes_before_a_flood_that_came_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(tmp_path)
+    taken: list[str] = []
+    take = scene.pipeline.inbox.take
+
+    def noted(name: str) -> bytes:
+        taken.append(name)
+        return bytes(take(name))
+
+    monkeypatch.setattr(scene.pipeline.inbox, "take", noted)
     for number in range(200):
         scene.put(f"junk-{number}", b"junk")
     scene.put("real", GOOD)
     while not scene.opened:
-        assert scene.intake.work()
-    assert scene.codes() == []
+        assert scene.turn()
+    assert taken[0] == "real"
     scene.work()
     assert not list(scene.inbox.iterdir())
     assert len(list(scene.outbox.iterdir())) == 201
@@ -84,7 +96,7 @@ def test_two_events_for_one_file_are_one_answer(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     scene.put("a", b"junk")
     scene.work()
-    scene.intake.hint("a")
+    scene.intake.sorting.hint("a")
     scene.work()
     assert scene.codes() == ["token_shape"]
 
@@ -94,11 +106,11 @@ def test_a_busy_file_is_waited_for_and_holds_up_nobody(tmp_path: Path) -> None:
     with (scene.inbox / "slow").open("wb") as slow:
         slow.write(b"half")
         slow.flush()
-        scene.intake.hint("slow")
+        scene.intake.sorting.hint("slow")
         scene.put("quick", b"junk")
         scene.work()
         assert [path.name for path in scene.inbox.iterdir()] == ["slow"]
-    scene.intake.hint("slow")
+    scene.intake.sorting.hint("slow")
     scene.work()
     assert not list(scene.inbox.iterdir())
 
@@ -118,12 +130,12 @@ def test_a_file_that_cannot_be_removed_holds_up_nobody_and_is_tried_again_only_w
     scene.put("stuck", b"junk")
     scene.put("real", GOOD)
     scene.work()
-    assert (scene.opened, list(scene.intake.stuck)) == ([GOOD], ["stuck"])
-    scene.intake.hint("stuck")
+    assert (scene.opened, list(scene.intake.sorting.stuck())) == ([GOOD], ["stuck"])
+    scene.intake.sorting.hint("stuck")
     scene.work()
     assert scene.codes() == ["token_shape"]
     monkeypatch.setattr(scene.pipeline.inbox, "discard", discard)
-    scene.intake.retry()
+    scene.intake.sorting.retry()
     scene.work()
     assert not list(scene.inbox.iterdir())
 
@@ -138,9 +150,9 @@ def test_nothing_is_taken_out_that_could_not_be_journaled(tmp_path: Path, monkey
         patch.setattr(scene.pipeline.journal, "refused", full)
         scene.put("a", b"junk")
         with pytest.raises(JournalError):
-            scene.intake.work()
+            scene.turn()
     assert [path.name for path in scene.inbox.iterdir()] == ["a"]
-    scene.intake.retry()
+    scene.intake.sorting.retry()
     scene.work()
     assert scene.codes() == ["token_shape"]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -96,7 +97,7 @@ class World:
 
     def bulletin(self, **changes: object) -> orders.Taken:
         token = vectors.signed(vectors.bulletin(**changes), trust.TYP_BULLETIN).encode()
-        return orders.take_bulletin(self.pipeline, token, list)
+        return orders.take_bulletin(self.pipeline, token, list, partial(orders.freshen, self.pipeline))
 
     def state(self) -> GrantState:
         return self.live.state

@@ -1,0 +1,175 @@
+"""The names in the inbox, told apart: orders first, then what a trusted key signed, then all else.
+
+Who signed decides only who is first: all is verified again when its turn comes. The name in an event is a hint, and events get
+lost (the kernel's queue is bounded): so the folder itself is looked through too.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable
+
+from agent import trust
+from agent.errors import HostError, RefusedError
+from agent.host.clock import Clock
+from agent.spool import Inbox
+
+ORDERS = frozenset({trust.TYP_EVENT, trust.TYP_BULLETIN})
+LOOK_AGAIN_S = 1
+_HINTS_MAX = 16_384  # what more there is, is found in the folder
+_SORTED_AT_ONCE = 64
+_PEEKED_AT_ONCE = 16
+
+
+class Sorting:
+    """Three queues of names. :meth:`sort` is for one thread, all else for any.
+
+    A name that was handed out is in hand until told done: its file lies in the inbox while it is carried out, and is not to be
+    carried out twice. An order put there under that name meanwhile is one all the same.
+    """
+
+    def __init__(self, inbox: Inbox, ring: Callable[[], trust.KeyRing], clock: Clock) -> None:
+        self._inbox = inbox
+        self._ring = ring
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._hints: dict[str, None] = {}  # dicts as ordered sets: the same name often comes twice
+        self._orders: dict[str, None] = {}
+        self._signed: dict[str, None] = {}
+        self._others: dict[str, None] = {}
+        self._orders_in_hand: set[str] = set()
+        self._in_hand: dict[str, bool] = {}  # any other; whether it was told of once more meanwhile
+        self._stuck: dict[str, HostError] = {}
+        self._look = True  # into the folder, for what no hint names
+        self._looked_ns = 0
+
+    def hint(self, name: str) -> None:
+        """There may be a file of that name."""
+        with self._lock:
+            if len(self._hints) < _HINTS_MAX:
+                self._hints[name] = None
+            self._look = True
+
+    def retry(self) -> None:
+        """Look at everything again, also at what could not be taken out before."""
+        with self._lock:
+            self._stuck.clear()
+            self._look = True
+
+    def sort(self) -> bool:
+        """Look at the next few names; whether there are more to look at now.
+
+        Raises:
+            HostError: ``inbox_unreadable``.
+        """
+        if self._time_to_look():
+            found = dict.fromkeys(self._inbox.names())
+            with self._lock:
+                self._hints |= found
+        with self._lock:
+            names = list(itertools.islice(self._hints, _SORTED_AT_ONCE))
+            for name in names:
+                del self._hints[name]  # before it is looked at: what is put there from now on is told again
+            # At the latest few too: an order is not to wait until all that came before it was looked at.
+            latest = list(itertools.islice(reversed(self._hints), _PEEKED_AT_ONCE))
+        kinds = {name: kind for name in names + latest if self._is_new(name) and (kind := self._kind_of(name)) is not None}
+        with self._lock:
+            # All in one: what lies there together with an order is not handed out before it.
+            for name, kind in kinds.items():
+                if kind in ORDERS:
+                    self._orders[name] = None
+                elif name not in self._hints:
+                    (self._signed if kind else self._others)[name] = None
+            self._look = self._look or bool(kinds)  # once more when these are done
+            return bool(self._hints) or self._may_look()
+
+    def next_order(self) -> str | None:
+        """The next order, from here on in hand."""
+        with self._lock:
+            name = next(iter(self._orders), None)
+            if name is not None:
+                del self._orders[name]
+                self._orders_in_hand.add(name)
+            return name
+
+    def next_grant(self) -> str | None:
+        """The next file that is no order, from here on in hand; none while an order waits or is in hand."""
+        with self._lock:
+            queue = self._next_queue()
+            name = next(iter(queue), None)
+            if name is not None:
+                del queue[name]
+                self._in_hand[name] = False
+            return name
+
+    def order_done(self, name: str) -> None:
+        """It is in hand no more."""
+        with self._lock:
+            self._orders_in_hand.discard(name)
+
+    def grant_done(self, name: str) -> None:
+        """The same. What was put there under that name meanwhile is looked at now."""
+        with self._lock:
+            if self._in_hand.pop(name, False):
+                self._hints[name] = None
+
+    def leave(self, name: str, why: HostError) -> None:
+        """It could not be taken out: leave it alone until :meth:`retry`."""
+        with self._lock:
+            self._stuck[name] = why
+
+    def stuck(self) -> dict[str, HostError]:
+        """Files that could not be taken out, and why."""
+        with self._lock:
+            return dict(self._stuck)
+
+    @property
+    def grants_wait(self) -> bool:
+        """Whether :meth:`next_grant` has one now."""
+        with self._lock:
+            return bool(self._next_queue())
+
+    @property
+    def unsorted(self) -> bool:
+        """Whether there is anything to look at, now or in a while."""
+        with self._lock:
+            return bool(self._hints) or self._look
+
+    def _next_queue(self) -> dict[str, None]:
+        if self._orders or self._orders_in_hand:
+            return {}
+        return self._signed if self._signed or self._hints else self._others
+
+    def _is_new(self, name: str) -> bool:
+        with self._lock:
+            if name in self._in_hand:
+                self._in_hand[name] = True
+            return not any(name in queue for queue in (self._orders, self._signed, self._others, self._stuck))
+
+    def _kind_of(self, name: str) -> str | None:
+        """The typ of a file that a trusted key signed; empty for any other; None for one to be left alone now.
+
+        That is one still being written, whose close will be told, and one in hand that is no order: its end will be told.
+        """
+        if self._inbox.busy(name):
+            return None
+        try:
+            token = self._inbox.take(name)
+            kind = trust.claimed_typ(token)
+            trust.verify(token, self._ring(), typ=kind)
+        except RefusedError:
+            kind = ""
+        with self._lock:
+            return None if kind not in ORDERS and name in self._in_hand else kind
+
+    def _time_to_look(self) -> bool:
+        with self._lock:
+            if self._hints or not self._may_look():
+                return False
+            self._look = False
+            self._looked_ns = self._clock.boot_ns()
+            return True
+
+    def _may_look(self) -> bool:
+        """Into the folder itself: when nothing else is left, and now and then in a flood, which loses events."""
+        waiting = self._signed or self._others
+        return self._look and not (waiting and self._clock.boot_ns() < self._looked_ns + LOOK_AGAIN_S * 1_000_000_000)

@@ -1,0 +1,202 @@
+"""Orders before grants, in two threads: none waits for a grant, no grant comes between, no file is taken twice or lost."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import orders, trust
+from agent.errors import JournalError
+from agent.journal import EndCause, GrantState
+from agent.trust.orders import SESSION_REVOKED
+from tests.unit.lifecycle_kit import HOST_ID, ISSUER, KEY, NS, World
+from tests.unit.test_intake import GOOD, Scene
+from tests.vectors import make
+from tests.vectors import orders as vectors
+
+ORDER = vectors.signed(vectors.event(), trust.TYP_EVENT).encode()
+ALICE = {"type": "account", "identifier": "jit-alice"}
+
+
+@pytest.fixture
+def carried_out(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The orders, as they were carried out."""
+    found: list[bytes] = []
+
+    def take_event(_pipeline: Any, token: bytes, _clear: Any) -> orders.Taken:
+        found.append(token)
+        return orders.Taken("set-1", ())
+
+    monkeypatch.setattr(orders, "take_event", take_event)
+    return found
+
+
+def test_an_order_waits_for_no_grant_that_is_being_opened(tmp_path: Path, carried_out: list[bytes]) -> None:
+    seen: list[tuple[list[bytes], list[str]]] = []
+
+    def opening(_token: bytes) -> None:
+        scene.put("order", ORDER)
+        scene.intake.take_orders()
+        seen.append((list(carried_out), [path.name for path in scene.inbox.iterdir()]))
+
+    scene = Scene(tmp_path, opening)
+    scene.put("grant", GOOD)
+    scene.work()
+    assert seen == [([ORDER], ["grant"])]
+    assert (scene.opened, carried_out, list(scene.inbox.iterdir())) == ([GOOD], [ORDER], [])
+
+
+def test_what_came_together_with_an_order_is_opened_after_it(tmp_path: Path, carried_out: list[bytes]) -> None:
+    scene = Scene(tmp_path)
+    scene.put("a-grant", GOOD)
+    scene.put("b-order", ORDER)
+    sorting = scene.intake.sorting
+    sorting.sort()
+    assert (sorting.grants_wait, sorting.next_grant()) == (False, None)
+    assert sorting.next_order() == "b-order"
+    assert sorting.next_grant() is None, "the order is in hand"
+    sorting.order_done("b-order")
+    assert (sorting.grants_wait, sorting.next_grant(), sorting.next_order()) == (True, "a-grant", None)
+    assert carried_out == []
+
+
+def test_a_grant_under_the_name_of_an_order_is_left_to_who_opens(tmp_path: Path, carried_out: list[bytes]) -> None:
+    scene = Scene(tmp_path)
+    scene.put("x", ORDER)
+    while scene.intake.sorting.sort():
+        pass
+    scene.put("x", GOOD, hint=False)
+    scene.intake.take_orders()
+    assert (scene.opened, carried_out) == ([], [])
+    scene.work()
+    assert (scene.opened, carried_out, scene.codes(), list(scene.inbox.iterdir())) == ([GOOD], [], [], [])
+
+
+def test_an_order_under_the_name_of_a_grant_in_hand_is_carried_out_at_once(tmp_path: Path, carried_out: list[bytes]) -> None:
+    def opening(_token: bytes) -> None:
+        replaced(scene, "x", ORDER)
+        scene.intake.take_orders()
+        assert carried_out == [ORDER]
+
+    scene = Scene(tmp_path, opening)
+    scene.put("x", GOOD)
+    scene.work()
+    assert (scene.opened, carried_out, scene.codes(), list(scene.inbox.iterdir())) == ([GOOD], [ORDER], [], [])
+    assert len(list(scene.outbox.iterdir())) == 2
+
+
+def test_a_file_under_the_name_of_a_grant_in_hand_is_taken_afterwards_and_the_first_not_twice(tmp_path: Path) -> None:
+    other = trust.sign_compact(make.claims(jti="grant-2"), trust.TYP_GRANT, make.private("cp-1")).encode()
+
+    def opening(token: bytes) -> None:
+        assert not scene.intake.take_orders() and not scene.intake.sorting.grants_wait
+        if token == GOOD:
+            replaced(scene, "x", other)
+            while scene.intake.take_orders():  # until the folder was looked at too
+                pass
+
+    scene = Scene(tmp_path, opening)
+    scene.put("x", GOOD)
+    scene.work()
+    assert (scene.opened, scene.codes(), list(scene.inbox.iterdir())) == ([GOOD, other], [], [])
+
+
+def test_while_a_grant_is_in_hand_the_rest_is_looked_at_once_and_then_waits(tmp_path: Path) -> None:
+    turns: list[int] = []
+
+    def opening(_token: bytes) -> None:
+        for number in range(5):
+            scene.put(f"more-{number}", GOOD)
+        turns.append(next(number for number in range(100) if not scene.intake.take_orders()))
+
+    scene = Scene(tmp_path, opening)
+    scene.put("first", GOOD)
+    scene.intake.take_orders()
+    scene.intake.take_grants()
+    assert turns[0] <= 2, "it goes round without end"
+
+
+def replaced(scene: Scene, name: str, data: bytes) -> None:
+    """By a rename, as somebody who drops files does."""
+    (scene.inbox / ".new").write_bytes(data)
+    (scene.inbox / ".new").rename(scene.inbox / name)
+    scene.intake.sorting.hint(name)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    found = World()
+    found.start()
+    yield found
+    found.close()
+
+
+def revoke(world: World, **sub_id: str) -> orders.Taken:
+    """By a SET of the issuer's, as it comes in."""
+    now_s = world.clock.wall_ns() // NS
+    claims = {"iss": ISSUER, "aud": HOST_ID, "iat": now_s, "jti": "set-1", "events": {SESSION_REVOKED: {}}, "sub_id": sub_id}
+    return orders.take_event(world.pipeline, world.sign_as(claims, trust.TYP_EVENT), world.pipeline.clear)
+
+
+def meanwhile(owner: Any, name: str, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once that has returned for the first time, and before its caller goes on."""
+    real = getattr(owner, name)
+    done: list[object] = []
+
+    def both(*arguments: Any, **named: Any) -> Any:
+        found = real(*arguments, **named)
+        if not done:
+            done.append(act())
+        return found
+
+    monkeypatch.setattr(owner, name, both)
+
+
+@pytest.mark.parametrize("starts_s", [0, 60])
+@pytest.mark.parametrize(
+    "sub_id",
+    [{"format": "jwt_id", "iss": ISSUER, "jti": "g-1"}, {"format": "iss_sub", "iss": ISSUER, "sub": "alice@example.com"}],
+)
+def test_a_grant_that_is_revoked_while_it_is_judged_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, starts_s: int, sub_id: dict[str, str]
+) -> None:
+    """Judging waits for the name service, and an order does not wait for it."""
+    meanwhile(type(world.pipeline), "admit", lambda: revoke(world, **sub_id), monkeypatch)
+    assert world.refusal(world.sign("g-1", [ALICE], starts_s=starts_s)) == "grant_revoked"
+    assert world.pipeline.ledger.all() == []
+    assert world.host.snapshot() == world.before
+
+
+def test_a_grant_that_is_revoked_once_it_is_live_is_found_and_undoes_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[orders.Taken] = []
+    held: list[bool] = []
+    ledger, by_id = world.pipeline.ledger, {"format": "jwt_id", "iss": ISSUER, "jti": "g-1"}
+    meanwhile(ledger, "add", lambda: held.append(ledger.coming_in.locked()), monkeypatch)
+    meanwhile(world.pipeline.executions, "begin", lambda: found.append(revoke(world, **by_id)), monkeypatch)
+    assert world.refusal(world.sign("g-1", [ALICE])) == "ended_while_opening"
+    assert held == [True], "an order could come between the look at the orders and this grant"
+    assert [live.record.jti for live in found[0].revoked] == ["g-1"]
+    assert found[0].revoked[0].cause is EndCause.REVOKED
+    world.tick()
+    assert world.host.snapshot() == world.before
+
+
+def test_an_old_grant_that_was_claimed_to_be_replaced_is_not_left_open_though_revoked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.pipeline.open(world.sign("g-1", [ALICE]))
+    (old,) = world.pipeline.ledger.all()
+
+    def revoked_and_full(*_: Any, **__: Any) -> Any:
+        revoke(world, format="jwt_id", iss=ISSUER, jti="g-1")
+        assert old.state is GrantState.OPEN, "it is claimed"
+        raise JournalError("journal_failed", "disk full")
+
+    monkeypatch.setattr(world.pipeline.journal.orders, "refuse_revoked", lambda *_: None)
+    monkeypatch.setattr(type(world.pipeline), "_accept", revoked_and_full)
+    with pytest.raises(JournalError):
+        world.pipeline.open(world.sign("g-2", [ALICE, {"type": "ssh", "identifier": "jit-alice", "keys": [KEY]}], supersedes="g-1"))
+    assert (old.state, old.cause) == (GrantState.ENDED, EndCause.REVOKED)
+    world.tick()
+    assert world.host.snapshot() == world.before
