@@ -32,8 +32,8 @@ class Sorting:
         self._ring = ring
         self._clock = clock
         self._lock = threading.Lock()
-        self._hints: dict[str, None] = {}  # dicts as ordered sets: the same name often comes twice
-        self._orders: dict[str, None] = {}
+        self._hints: dict[str, bool] = {}  # in order of coming; whether an event named it, or only the folder
+        self._orders: dict[str, None] = {}  # dicts as ordered sets
         self._signed: dict[str, None] = {}
         self._others: dict[str, None] = {}
         self._orders_in_hand: set[str] = set()
@@ -46,7 +46,7 @@ class Sorting:
         """There may be a file of that name."""
         with self._lock:
             if len(self._hints) < _HINTS_MAX:
-                self._hints[name] = None
+                self._hints[name] = True
             self._look = True
 
     def retry(self) -> None:
@@ -62,21 +62,26 @@ class Sorting:
             HostError: ``inbox_unreadable``.
         """
         if self._time_to_look():
-            found = dict.fromkeys(self._inbox.names())
+            found = dict.fromkeys(self._inbox.names(), False)
             with self._lock:
-                self._hints |= found
+                self._hints = found | self._hints
         with self._lock:
-            names = list(itertools.islice(self._hints, _SORTED_AT_ONCE))
+            names = dict(itertools.islice(self._hints.items(), _SORTED_AT_ONCE))
             for name in names:
                 del self._hints[name]  # before it is looked at: what is put there from now on is told again
             # At the latest few too: an order is not to wait until all that came before it was looked at.
-            latest = list(itertools.islice(reversed(self._hints), _PEEKED_AT_ONCE))
-        kinds = {name: kind for name in names + latest if self._is_new(name) and (kind := self._kind_of(name)) is not None}
+            names |= dict(itertools.islice(reversed(self._hints.items()), _PEEKED_AT_ONCE))
+        new = [name for name, told in names.items() if self._is_new(name, told)]
+        kinds = {name: kind for name in new if (kind := self._kind_of(name)) is not None}
         with self._lock:
             # All in one: what lies there together with an order is not handed out before it.
             for name, kind in kinds.items():
+                for queue in (self._signed, self._others):
+                    queue.pop(name, None)
                 if kind in ORDERS:
                     self._orders[name] = None
+                elif name in self._in_hand:
+                    self._in_hand[name] = True
                 elif name not in self._hints:
                     (self._signed if kind else self._others)[name] = None
             self._look = self._look or bool(kinds)  # once more when these are done
@@ -110,7 +115,7 @@ class Sorting:
         """The same. What was put there under that name meanwhile is looked at now."""
         with self._lock:
             if self._in_hand.pop(name, False):
-                self._hints[name] = None
+                self._hints[name] = True
 
     def leave(self, name: str, why: HostError) -> None:
         """It could not be taken out: leave it alone until :meth:`retry`."""
@@ -139,11 +144,14 @@ class Sorting:
             return {}
         return self._signed if self._signed or self._hints else self._others
 
-    def _is_new(self, name: str) -> bool:
+    def _is_new(self, name: str, told: bool) -> bool:
+        """Whether to look at it. One that waits may be another file by now, where it was told of again."""
         with self._lock:
             if name in self._in_hand:
                 self._in_hand[name] = True
-            return not any(name in queue for queue in (self._orders, self._signed, self._others, self._stuck))
+            if name in self._signed or name in self._others:
+                return told
+            return name not in self._orders and name not in self._stuck
 
     def _kind_of(self, name: str) -> str | None:
         """The typ of a file that a trusted key signed; empty for any other; None for one to be left alone now.

@@ -86,6 +86,19 @@ def test_an_order_under_the_name_of_a_grant_in_hand_is_carried_out_at_once(tmp_p
     assert len(list(scene.outbox.iterdir())) == 2
 
 
+def test_an_order_under_the_name_of_a_grant_that_waits_is_carried_out_at_once(tmp_path: Path, carried_out: list[bytes]) -> None:
+    def opening(_token: bytes) -> None:
+        replaced(scene, "b", ORDER)
+        scene.intake.take_orders()
+        assert carried_out == [ORDER]
+
+    scene = Scene(tmp_path, opening)
+    scene.put("a", GOOD)
+    scene.put("b", GOOD)
+    scene.work()
+    assert (scene.opened, carried_out, scene.codes(), list(scene.inbox.iterdir())) == ([GOOD], [ORDER], [], [])
+
+
 def test_a_file_under_the_name_of_a_grant_in_hand_is_taken_afterwards_and_the_first_not_twice(tmp_path: Path) -> None:
     other = trust.sign_compact(make.claims(jti="grant-2"), trust.TYP_GRANT, make.private("cp-1")).encode()
 
