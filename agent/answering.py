@@ -7,7 +7,7 @@ from typing import Any
 
 from agent import trust
 from agent.audit import AuditEvent, EventKind
-from agent.errors import HostError, RefusedError, UnenforceableError
+from agent.errors import HostError, JournalError, RefusedError, UnenforceableError
 from agent.journal.records import Refusal
 from agent.model import fields
 from agent.pipeline import Pipeline
@@ -49,6 +49,7 @@ class Answering:
         carry_out: ``(name, token)`` → what the answer says. Raises RefusedError, HostError, NotOursError.
         following: the next name, None when there is none for now.
         done: of each name that ``following`` gave.
+        unwritten: takes a name that could not be written down, and the next one's turn comes; without it nothing more is taken.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Answering:
         carry_out: Callable[[str, bytes], dict[str, Any]],
         following: Callable[[], str | None],
         done: Callable[[str], None],
+        unwritten: Callable[[str], None] | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._inbox = inbox
@@ -66,6 +68,7 @@ class Answering:
         self._carry_out = carry_out
         self._following = following
         self._done = done
+        self._unwritten = unwritten
         self._refused: list[_Refused] = []
 
     def take(self, most: int) -> int:
@@ -74,16 +77,25 @@ class Answering:
         Raises:
             JournalError: nothing can be written down now; every file that was not answered stays for later.
         """
+        self._tell_refusals()  # of a turn that failed; the files are found again, but then they are gone
         in_hand: list[str] = []
-        self._refused = []  # those of a turn that failed were not answered, and are found again
+        failed: JournalError | None = None
         try:
             while len(in_hand) < most and (name := self._following()) is not None:
                 in_hand.append(name)
-                self._take(name)
+                try:
+                    self._take(name)
+                except JournalError as error:
+                    if self._unwritten is None:
+                        raise
+                    self._unwritten(name)
+                    failed = failed or error
             self._tell_refusals()
         finally:
             for name in in_hand:
                 self._done(name)
+        if failed is not None:
+            raise failed
         return len(in_hand)
 
     def _take(self, name: str) -> None:
@@ -105,11 +117,12 @@ class Answering:
 
     def _tell_refusals(self) -> None:
         """Journal, answer and tell the refused files together: a flood would keep the disk from what has to be shut."""
-        refused, self._refused = self._refused, []
+        refused = self._refused
         if not refused:
             return
         at_ns = self._pipeline.clock.wall_ns()
         self._pipeline.journal.refused(*(found.entry(at_ns) for found in refused))
+        self._refused = []
         for found in refused:
             error = found.error
             self._answer("refused", found.name, code=error.code, reason=error.reason, field=error.field or "", jti=found.jti)

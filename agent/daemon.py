@@ -98,7 +98,7 @@ class Daemon:
         await loop.run_in_executor(self._taking, self._guarding.keep_backstop)
         await loop.run_in_executor(self._taking, self._prepare)
         await loop.run_in_executor(self._taking, stand_again, self.pipeline)
-        await loop.run_in_executor(self._taking, self._intake.begin)
+        await loop.run_in_executor(self._taking, self._inbox.begin)
         await loop.run_in_executor(self._taking, self._watch)
         control = self._control()
         await self._start_control(control)
@@ -161,8 +161,8 @@ class Daemon:
             self._soon(self._later, "folders", self._watch_anew, _RETRY_WATCH_S)
         else:
             self._problems.pop("watch", None)
-        self._soon(self._reloading.all)
-        self._inbox.retry()
+        for again in (self._reloading.all, self._inbox.retry):  # in this order: what a new key signed came with it
+            self._soon(again)
 
     def _watch_anew(self) -> None:
         self._job(self._taking, self._watch)

@@ -40,7 +40,7 @@ class Intake:
         self._freshened = freshened or (lambda iss: orders.freshen(pipeline, iss))
         self.sorting = found = Sorting(pipeline.inbox.for_another_thread(), pipeline.ring, pipeline.clock)
         apart = pipeline.inbox.for_another_thread()
-        self._orders = Answering(pipeline, apart, found, self._order, found.next_order, found.order_done)
+        self._orders = Answering(pipeline, apart, found, self._order, found.next_order, found.order_done, found.order_unwritten)
         self._grants = Answering(pipeline, pipeline.inbox, found, self._token, found.next_grant, found.grant_done)
         self._left_over: set[str] = set()
 
@@ -83,8 +83,10 @@ class Intake:
 
     def _token(self, name: str, token: bytes) -> dict[str, Any]:
         """The same of any file. One of no known kind is refused by what takes grants."""
-        if kind_of(token) in ORDERS:  # of no key that is trusted, or that was when it was sorted: this thread may do it too
-            return self._order(name, token)
+        kind = kind_of(token)
+        if kind in ORDERS:
+            trust.verify(token, self._pipeline.ring(), typ=kind)  # most often of nobody who is trusted: refused here
+            raise NotOursError  # it came, or its key did, after this name was sorted
         return {"jti": self._left_by_a_crash(name, token) or self._pipeline.open(token).record.jti}
 
     def _left_by_a_crash(self, name: str, token: bytes) -> str | None:

@@ -41,11 +41,12 @@ def take_event(pipeline: Pipeline, token: bytes, clear: Callable[[Sequence[Shut]
     verified = trust.verify(token, pipeline.ring(), typ=trust.TYP_EVENT)
     now_s = pipeline.clock.wall_ns() // NS
     found = trust.decode_event(verified, host_id=pipeline.host_id, now_s=now_s)
+    told = f"by event {found.jti} of {found.iss}" + (f": {found.reason}" if found.reason else "")
     with pipeline.ledger.coming_in:
         unwritten = _written(lambda: pipeline.journal.orders.revoke(found, now_s))
         chosen = list(pipeline.ledger.where(lambda record: found.means(record.iss, record.jti, record.sub, record.iat)))
-    said = f": {found.reason}" if found.reason else ""
-    clear(pipeline.cut(chosen, EndCause.REVOKED, f"by event {found.jti} of {found.iss}{said}"))
+        claimed = pipeline.ledger.begin_shutting(chosen, EndCause.REVOKED, told)
+    clear(pipeline.cut(chosen, EndCause.REVOKED, told, claimed=claimed))
     if unwritten:
         raise unwritten
     pipeline.trail.emit([_told(found, chosen, pipeline.clock.wall_ns())])
@@ -67,11 +68,12 @@ def take_bulletin(
     """
     verified = trust.verify(token, pipeline.ring(), typ=trust.TYP_BULLETIN)
     found = trust.decode_bulletin(verified, host_id=pipeline.host_id, now_s=pipeline.clock.wall_ns() // NS)
-    held = pipeline.ledger.freshness.moment(found)
+    held, told = pipeline.ledger.freshness.moment(found), f"by bulletin {found.seq} of {found.iss}"
     with pipeline.ledger.coming_in:
         unwritten = _written(lambda: pipeline.journal.orders.take_bulletin(found, held, again=again))
         chosen = _revoked_by(pipeline, found)
-    clear(pipeline.cut(chosen, EndCause.REVOKED, f"by bulletin {found.seq} of {found.iss}"))
+        claimed = pipeline.ledger.begin_shutting(chosen, EndCause.REVOKED, told)
+    clear(pipeline.cut(chosen, EndCause.REVOKED, told, claimed=claimed))
     if unwritten:  # what it ends, it ends; what it would keep open, only once its seq is on disk
         raise unwritten
     pipeline.ledger.freshness.take(held)

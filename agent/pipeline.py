@@ -111,7 +111,8 @@ class Pipeline:
             self.journal.refuse_replay(grant)
             self.journal.orders.refuse_revoked(grant.iss, grant.jti, grant.sub, grant.iat)
         old = superseding.target(grant, self.ledger) if own is None else None
-        live = self._live_for_policy(own)
+        # Records as they are: to make something of each takes longer than all else of a decision, on a full host.
+        live: list[policy.Live] = [each.record for each in self.ledger.all() if each is not own]
         verdict = policy.judge(
             grant,
             self.policies.policy,
@@ -179,9 +180,10 @@ class Pipeline:
         over = TakeOver(old.id, change.taken if change else (), f"by grant {jti}", change.narrowed if change else None)
         try:
             live = self._accept(admitted, token, planned=admitted.plan, over=over)
-        except (JournalError, RefusedError):
+        except Exception:
             self.ledger.give_back(old)
-            superseding.end_if_revoked(old, self.journal, self.shut)
+            if old.cause is not None:  # an order found it claimed, and left it to this thread
+                self.shut([old], old.cause, old.cause_text)
             raise
         live.notes = {name: value for name, value in old.notes.items() if name in CARRIED}
         self.behind.arm_again(live)  # before the old one's is taken away; opening insists on it
@@ -204,6 +206,8 @@ class Pipeline:
             deadline = deadline.opening_now(grant.nbf, self.clock)
         with self.ledger.coming_in:
             self.journal.orders.refuse_revoked(grant.iss, grant.jti, grant.sub, grant.iat)  # the order came while it was judged
+            if admitted.old is not None and admitted.old.cause is not None:  # the same, for the one that it replaces
+                raise superseding.not_open(admitted.old)
             record = self.journal.accept(
                 grant,
                 token=token,
@@ -255,17 +259,25 @@ class Pipeline:
 
     # Shutting
 
-    def shut(self, grants: Sequence[LiveGrant], cause: EndCause, text: str = "") -> list[Shut]:
+    def shut(
+        self, grants: Sequence[LiveGrant], cause: EndCause, text: str = "", *, claimed: Sequence[LiveGrant] | None = None
+    ) -> list[Shut]:
         """End these grants now, together. Never raises: what is left of one keeps it live, and it is tried again."""
-        shuts = self.cut(grants, cause, text)
+        shuts = self.cut(grants, cause, text, claimed=claimed)
         self.clear(shuts)
         return shuts
 
-    def cut(self, grants: Sequence[LiveGrant], cause: EndCause, text: str = "") -> list[Shut]:
-        """The first half: claim → note an order → close → sever. Bounded in time; :meth:`clear` is owed to what it returns."""
-        claimed = self.ledger.begin_shutting(list(grants), cause, text)
+    def cut(
+        self, grants: Sequence[LiveGrant], cause: EndCause, text: str = "", *, claimed: Sequence[LiveGrant] | None = None
+    ) -> list[Shut]:
+        """The first half: claim → note an order → close → sever. Bounded in time; :meth:`clear` is owed to what it returns.
+
+        ``claimed``: those of them that the caller has claimed.
+        """
+        if claimed is None:
+            claimed = self.ledger.begin_shutting(list(grants), cause, text)
         self.ending.begin(claimed, cause, text)
-        shuts = self.teardown.cut(claimed, notice.tell_the_end)
+        shuts = self.teardown.cut(claimed, notice.tell_the_end, undoing=[live for live in grants if live.cancel and live.opener])
         self.ending.closed(shuts)
         return shuts
 
@@ -303,10 +315,6 @@ class Pipeline:
 
     def _is_ours(self, login: str) -> bool:
         return (user := self.writer.user(login)) is not None and user.ours
-
-    def _live_for_policy(self, own: LiveGrant | None) -> list[policy.Live]:
-        """The records as they are: to make something of each takes longer than all else of a decision, on a full host."""
-        return [live.record for live in self.ledger.all() if live is not own]
 
     def _is_fresh(self, admitted: Admitted) -> bool:
         return self.ledger.freshness.holds(admitted.grant.iss, admitted.fresh_within_s)

@@ -5,7 +5,6 @@ Recovery replays journaled steps; it never plans anew.
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import replace
 
 from agent import draining, enforcement
 from agent.errors import JournalError
@@ -128,8 +127,7 @@ def _hold(pipeline: Pipeline, live: LiveGrant) -> None:
     """Until it can go on. Where it gives less than the old one, the old one's doors and sessions are ended now."""
     live.opener = True
     if live.notes[REPLACES] != []:
-        copy = replace(live, began_ns=None, doors_ns=None, last_process_ns=None)
-        pipeline.teardown.cut([copy], lambda grants: sum(map(notice.tell_narrowed, grants)))
+        pipeline.teardown.cut([live.apart()], lambda grants: sum(map(notice.tell_narrowed, grants)))
 
 
 def _go_on_replacing(pipeline: Pipeline, live: LiveGrant) -> None:

@@ -18,6 +18,7 @@ LOOK_AGAIN_S = 1
 _HINTS_MAX = 16_384  # what more there is, is found in the folder
 _SORTED_AT_ONCE = 64
 _PEEKED_AT_ONCE = 16
+_OTHERS_MAX = 16_384  # what more there is, stays in the folder until these are done
 
 
 class Sorting:
@@ -37,6 +38,7 @@ class Sorting:
         self._signed: dict[str, None] = {}
         self._others: dict[str, None] = {}
         self._orders_in_hand: set[str] = set()
+        self._unwritten: set[str] = set()  # orders that could not be written down
         self._in_hand: dict[str, bool] = {}  # any other; whether it was told of once more meanwhile
         self._stuck: dict[str, HostError] = {}
         self._look = True  # into the folder, for what no hint names
@@ -45,14 +47,15 @@ class Sorting:
     def hint(self, name: str) -> None:
         """There may be a file of that name."""
         with self._lock:
-            if len(self._hints) < _HINTS_MAX:
+            if name in self._hints or len(self._hints) < _HINTS_MAX:
                 self._hints[name] = True
             self._look = True
 
     def retry(self) -> None:
-        """Look at everything again, also at what could not be taken out before."""
+        """Look at everything again, also at what could not be written down or taken out before."""
         with self._lock:
             self._stuck.clear()
+            self._unwritten.clear()
             self._look = True
 
     def sort(self) -> bool:
@@ -82,7 +85,7 @@ class Sorting:
                     self._orders[name] = None
                 elif name in self._in_hand:
                     self._in_hand[name] = True
-                elif name not in self._hints:
+                elif name not in self._hints and (kind or len(self._others) < _OTHERS_MAX):
                     (self._signed if kind else self._others)[name] = None
             self._look = self._look or bool(kinds)  # once more when these are done
             return bool(self._hints) or self._may_look()
@@ -97,7 +100,7 @@ class Sorting:
             return name
 
     def next_grant(self) -> str | None:
-        """The next file that is no order, from here on in hand; none while an order waits or is in hand."""
+        """The next file that is no order, from here on in hand; none while an order waits, is in hand, or can't be written down."""
         with self._lock:
             queue = self._next_queue()
             name = next(iter(queue), None)
@@ -110,6 +113,11 @@ class Sorting:
         """It is in hand no more."""
         with self._lock:
             self._orders_in_hand.discard(name)
+
+    def order_unwritten(self, name: str) -> None:
+        """It could not be written down: it is taken again after :meth:`retry`, and until then no grant is handed out."""
+        with self._lock:
+            self._unwritten.add(name)
 
     def grant_done(self, name: str) -> None:
         """The same. What was put there under that name meanwhile is looked at now."""
@@ -128,6 +136,13 @@ class Sorting:
             return dict(self._stuck)
 
     @property
+    def idle(self) -> bool:
+        """Whether no file waits or is in hand."""
+        with self._lock:
+            queues = self._orders, self._signed, self._others, self._in_hand, self._orders_in_hand, self._unwritten
+            return not any(queues)
+
+    @property
     def grants_wait(self) -> bool:
         """Whether :meth:`next_grant` has one now."""
         with self._lock:
@@ -140,7 +155,7 @@ class Sorting:
             return bool(self._hints) or self._look
 
     def _next_queue(self) -> dict[str, None]:
-        if self._orders or self._orders_in_hand:
+        if self._orders or self._orders_in_hand or self._unwritten:
             return {}
         return self._signed if self._signed or self._hints else self._others
 
@@ -151,12 +166,12 @@ class Sorting:
                 self._in_hand[name] = True
             if name in self._signed or name in self._others:
                 return told
-            return name not in self._orders and name not in self._stuck
+            return not any(name in known for known in (self._orders, self._unwritten, self._stuck))
 
     def _kind_of(self, name: str) -> str | None:
         """The typ of a file that a trusted key signed; empty for any other; None for one to be left alone now.
 
-        That is one still being written, whose close will be told, and one in hand that is no order: its end will be told.
+        That is one still being written, whose close will be told, one in hand that is no order, and one that is gone.
         """
         if self._inbox.busy(name):
             return None
@@ -164,7 +179,9 @@ class Sorting:
             token = self._inbox.take(name)
             kind = trust.claimed_typ(token)
             trust.verify(token, self._ring(), typ=kind)
-        except RefusedError:
+        except RefusedError as error:
+            if error.code == "file_absent":
+                return None
             kind = ""
         with self._lock:
             return None if kind not in ORDERS and name in self._in_hand else kind
@@ -180,4 +197,6 @@ class Sorting:
     def _may_look(self) -> bool:
         """Into the folder itself: when nothing else is left, and now and then in a flood, which loses events."""
         waiting = self._signed or self._others
+        if len(self._others) >= _OTHERS_MAX:
+            return False
         return self._look and not (waiting and self._clock.boot_ns() < self._looked_ns + LOOK_AGAIN_S * 1_000_000_000)

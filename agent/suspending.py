@@ -35,10 +35,7 @@ def suspend(pipeline: Pipeline, grants: Sequence[LiveGrant]) -> None:
     news = [live for live in claimed if before[live.id] is GrantState.OPEN]
     for live in news:
         _write_down(pipeline, live, True)
-    # The times of an end are not this one's: what is cut here is a copy that shares the steps.
-    copies = {
-        live.id: replace(live, began_ns=None, doors_ns=None, last_process_ns=None, killed=[], killed_count=0) for live in claimed
-    }
+    copies = {live.id: live.apart() for live in claimed}
     shuts = pipeline.teardown.cut(list(copies.values()), notice.tell_suspended)
     pipeline.teardown.set_aside(shuts)
     events = []

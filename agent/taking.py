@@ -36,16 +36,22 @@ class Taking:
         self._ordering = pool_of(1, "order")
         self._later = later
         self._problems = problems
-        self._looking = self._taking = False
+        self._begun = self._looking = self._taking = self._retrying = False
+
+    def begin(self) -> None:
+        """At start, once all is ready for what lies there; nothing is looked at before."""
+        self._intake.begin()
+        self._begun = True
 
     def look(self) -> None:
         """There may be something. One job waits at a time, however many files come."""
-        if not self._looking:
+        if self._begun and not self._looking:
             self._looking = True
             self._job(self._ordering, self._take_orders)
 
     def retry(self) -> None:
         """Look at everything again."""
+        self._retrying = False
         self._intake.sorting.retry()
         self.look()
 
@@ -61,7 +67,9 @@ class Taking:
             # Nothing is taken that can't be written down; every file stays and is tried again.
             self._try_again("orders", f"what comes in waits: {error}")
             return
-        self._problems.pop("orders", None)
+        except Exception:
+            self._try_again("orders", "what comes in waits: an error of its own, which the journal of the service tells")
+            raise
         self._tell_stuck()
         if more:
             self.look()
@@ -83,7 +91,9 @@ class Taking:
         except TidegateError as error:
             self._try_again("grants", f"new ones wait: {error}")
             return
-        self._problems.pop("grants", None)
+        except Exception:
+            self._try_again("grants", "new ones wait: an error of its own, which the journal of the service tells")
+            raise
         self._tell_stuck()
         if taken and sorting.grants_wait:
             self._open_some()
@@ -94,14 +104,17 @@ class Taking:
         if stuck := self._intake.sorting.stuck():
             name, why = next(iter(stuck.items()))
             self._try_again("inbox", f"{len(stuck)} file(s) can't be taken out, such as {shown(name)}: {why}")
-        else:
-            self._problems.pop("inbox", None)
+        elif self._intake.sorting.idle:  # else what failed before may be about to fail again
+            for what in ("inbox", "orders", "grants"):
+                self._problems.pop(what, None)
 
     def _try_again(self, what: str, problem: str) -> None:
         if self._problems.get(what) != problem:
             log.error("%s: %s", what, problem)
         self._problems[what] = problem
-        self._later("inbox", self.retry, _RETRY_S)
+        if not self._retrying:
+            self._retrying = True
+            self._later("inbox", self.retry, _RETRY_S)
 
     def _job(self, pool: Executor, work: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # it is stopping: the next start looks

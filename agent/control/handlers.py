@@ -99,19 +99,23 @@ class Handlers:
         }
 
     def _revoke(self, peer: Peer, request: Mapping[str, object]) -> object:
-        chosen = list(self._pipeline.ledger.where(_revocation(request)))
+        text = f"by uid {peer.uid} on this host" + (f": {_reason(request)}" if request.get("reason") else "")
+        ledger, means, claimed = self._pipeline.ledger, _revocation(request), None
+        with ledger.coming_in:
+            chosen = list(ledger.where(means))
+            if not request.get("drain_s"):
+                claimed = ledger.begin_shutting(chosen, EndCause.REVOKED, text)
         if not chosen and not request.get("all"):
             reason = f"no live grant {_named(request)}: nothing to revoke; `tidegate status` shows the ids and subjects there are"
             raise HostError("grant_unknown", reason)
-        text = f"by uid {peer.uid} on this host" + (f": {_reason(request)}" if request.get("reason") else "")
         # Also where somebody was first, whose words the receipt and the event have: an order is never given unseen.
         log.warning("uid %d (pid %d) orders the end of %d grant(s): %s", peer.uid, peer.pid, len(chosen), text)
         drained = drain(self._pipeline, chosen, _seconds(request), text) if request.get("drain_s") else []
         begun = {live.id for live in drained}
         chosen = [live for live in chosen if live.id not in begun]
-        shuts = self._pipeline.shut(chosen, EndCause.REVOKED, text)
-        claimed = {shut.live.id for shut in shuts}
-        waiting = [live for live in chosen if live.id not in claimed]
+        shuts = self._pipeline.shut(chosen, EndCause.REVOKED, text, claimed=claimed)
+        begun = {shut.live.id for shut in shuts}
+        waiting = [live for live in chosen if live.id not in begun]
         return {
             "revoked": [
                 {

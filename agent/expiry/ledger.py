@@ -30,7 +30,7 @@ class Ledger(Claims):
 
     def __init__(self, clock: Clock, rearm: Callable[[], None] = lambda: None) -> None:
         super().__init__(clock, rearm)
-        # Held while a grant becomes live, and while an order is written down and what it means is looked for: none slips between.
+        # Held while a grant becomes live, and while an order is written down and claims what it means: none slips between.
         self.coming_in = threading.Lock()
         self._swept: dict[int, dict[int, str]] = {}
         self._lent_swept: dict[int, tuple[Lent, ...]] = {}
@@ -258,11 +258,18 @@ class Ledger(Claims):
         self.rearm()
 
     def begin_shutting(self, grants: list[LiveGrant], cause: EndCause = EndCause.EXPIRED, text: str = "") -> list[LiveGrant]:
-        """Claim grants for teardown. One that is just being opened is asked to undo itself instead; one claimed is left out."""
+        """Claim grants for teardown. One that is just being opened is asked to undo itself instead; one claimed is left out.
+
+        One that was claimed to be replaced keeps the cause of an order: who claimed it looks at that, and ends it.
+        """
         with self._lock:
             claimed = []
             for live in grants:
-                if live.id not in self._live or live.shutting:
+                if live.id not in self._live:
+                    continue
+                if live.shutting:
+                    if live.state is not GrantState.SHUTTING and cause is not EndCause.EXPIRED:  # claimed to be replaced
+                        live.cause, live.cause_text = live.cause or cause, live.cause_text or text
                     continue
                 if live.state is GrantState.OPENING and live.opener:
                     live.cancel = True

@@ -1,7 +1,7 @@
 """A grant that is not ended, in memory: all that teardown needs, so that it works though the journal can't be read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.errors import UnenforceableError
 from agent.expiry.deadline import Deadline
@@ -57,6 +57,10 @@ class LiveGrant:
         """Asked before each step of whatever opens it. Raises UnenforceableError ``ended_while_opening``."""
         if self.is_over(clock):
             raise UnenforceableError("ended_while_opening", f"the grant ended while it {doing}")
+
+    def apart(self) -> "LiveGrant":
+        """A copy to be cut that shares the steps: the times and numbers of that cut are not those of this one's end."""
+        return replace(self, began_ns=None, doors_ns=None, last_process_ns=None, killed=[], killed_count=0)
 
     @property
     def shown_state(self) -> str:

@@ -1,6 +1,6 @@
 """A live grant that another one names: which, that one's plan as if the old had never been, and what is left of the old."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from agent import planning
@@ -10,7 +10,7 @@ from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
 from agent.expiry.teardown import Teardown
 from agent.host.contract import Reader
-from agent.journal import EndCause, GrantState, Journal
+from agent.journal import GrantState
 from agent.model import Enforcer, Grant, Plan
 
 
@@ -55,13 +55,6 @@ def leave_no_old(live: LiveGrant, narrowed: Sequence[str], trouble: str, teardow
         trouble = trouble or next((name for found in severed.values() for name in found.survivors), "")
     if trouble:
         raise HostError("narrowing_failed", f"what the old grant gave and this one does not could not be ended: {trouble}")
-
-
-def end_if_revoked(old: LiveGrant, journal: Journal, shut: Callable[[Sequence[LiveGrant], EndCause, str], object]) -> None:
-    """It was claimed to be replaced, which did not come about: an order that found it claimed has left it. Raises JournalError."""
-    told = journal.orders.revoked(old.record.iss, old.record.jti, old.record.sub, old.record.iat)
-    if told is not None:
-        shut([old], EndCause.REVOKED, told)
 
 
 def not_open(old: LiveGrant) -> UnenforceableError:

@@ -63,18 +63,29 @@ class Teardown:
         self._leftovers = Leftovers(writer, others)
         self._others = others  # what grants that go on lend: a login may hold the same by two of them
 
-    def cut(self, grants: Sequence[LiveGrant], tell: Callable[[Sequence[LiveGrant]], int]) -> list[Shut]:
+    def cut(
+        self,
+        grants: Sequence[LiveGrant],
+        tell: Callable[[Sequence[LiveGrant]], int],
+        *,
+        undoing: Sequence[LiveGrant] = (),
+    ) -> list[Shut]:
         """Close and sever: nobody gets in or goes on. Never raises, and takes no longer than the patience for processes.
 
         ``tell`` is called once all doors are shut and before any process dies, and returns how many terminals it reached.
+        ``undoing``: grants whose opening undoes itself as soon as its thread goes on, which may be waiting for others. What stands
+        of them is cut too, and nothing is owed to that: what that thread still puts there it takes away itself.
         """
-        if not grants:
+        if not grants and not undoing:
             return []
-        shuts = [self._close(live) for live in grants]
-        if _go_on_past(tell, grants):
+        apart = [live.apart() for live in undoing]
+        shuts = [self._close(live) for live in (*grants, *apart)]
+        if _go_on_past(tell, [*grants, *apart]):
             time.sleep(_LAST_WORDS_S)
         self._sever(shuts)
-        return shuts
+        for live, cut in zip(undoing, apart, strict=True):
+            live.killed_count += cut.killed_count
+        return shuts[: len(grants)]
 
     def set_aside(self, shuts: Sequence[Shut]) -> None:
         """After a cut, of what is to come back: forget the jobs it has queued and the units it ran in, and remove nothing else.

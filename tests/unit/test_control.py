@@ -20,6 +20,7 @@ from agent.control import client, protocol, server
 from agent.control.handlers import Handlers
 from agent.control.server import ControlServer, Handler, Peer
 from agent.errors import DeniedError, HostError, InvalidGrantError, RefusedError, TidegateError
+from agent.expiry.ledger import Ledger
 from agent.expiry.shut import Shut
 from agent.host.clock import FakeClock
 from agent.journal import EndCause
@@ -431,10 +432,13 @@ class FakePipeline:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.grants = [live(self.clock, n) for n in (1, 2)]
-        self.ledger = SimpleNamespace(where=lambda test: (found for found in self.grants if test(found.record)))
+        self.ledger = Ledger(self.clock)
+        for found in self.grants:
+            self.ledger.add(found)
         self.shut_with: list[tuple[list[int], EndCause, str]] = []
 
-    def shut(self, grants: list[object], cause: EndCause, text: str) -> list[Shut]:
+    def shut(self, grants: list[object], cause: EndCause, text: str, *, claimed: list[object]) -> list[Shut]:
+        del claimed
         chosen = [found for found in self.grants if found in grants]
         self.shut_with.append(([found.id for found in chosen], cause, text))
         return [Shut(found, 0, 1) for found in chosen[:1]]

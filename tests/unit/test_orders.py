@@ -78,7 +78,7 @@ class World:
             ),
         )  # fmt: skip
 
-    def _cut(self, grants: Sequence[LiveGrant], cause: EndCause, text: str = "") -> list[Shut]:
+    def _cut(self, grants: Sequence[LiveGrant], cause: EndCause, text: str = "", **_claimed: object) -> list[Shut]:
         self.cuts.append(([found.record.jti for found in grants], cause, text))
         return []
 

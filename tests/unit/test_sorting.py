@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent import orders, trust
-from agent.errors import JournalError
+from agent.errors import HostError, JournalError
 from agent.journal import EndCause, GrantState
 from agent.trust.orders import SESSION_REVOKED
 from tests.unit.lifecycle_kit import HOST_ID, ISSUER, KEY, NS, World
@@ -17,6 +17,7 @@ from tests.vectors import orders as vectors
 
 ORDER = vectors.signed(vectors.event(), trust.TYP_EVENT).encode()
 ALICE = {"type": "account", "identifier": "jit-alice"}
+SSH = {"type": "ssh", "identifier": "jit-alice", "keys": [KEY]}
 
 
 @pytest.fixture
@@ -130,6 +131,81 @@ def test_while_a_grant_is_in_hand_the_rest_is_looked_at_once_and_then_waits(tmp_
     assert turns[0] <= 2, "it goes round without end"
 
 
+def test_an_order_that_took_a_grants_place_unseen_is_carried_out_once_by_its_own_thread(
+    tmp_path: Path, carried_out: list[bytes]
+) -> None:
+    scene = Scene(tmp_path)
+    scene.put("x", GOOD)
+    while scene.intake.sorting.sort():
+        pass
+    replaced(scene, "x", ORDER)
+    scene.intake.take_grants()
+    assert carried_out == [], "this thread only opens"
+    scene.work()
+    assert (scene.opened, carried_out, scene.codes(), list(scene.inbox.iterdir())) == ([], [ORDER], [], [])
+    assert len(list(scene.outbox.iterdir())) == 1
+
+
+def test_a_name_with_no_file_by_now_waits_nowhere(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    for number in range(100):
+        scene.intake.sorting.hint(f"gone-{number}")
+    while scene.intake.sorting.sort():
+        assert not scene.intake.sorting.grants_wait
+    assert scene.intake.sorting.idle
+
+
+def test_an_order_of_nobody_who_is_trusted_is_refused(tmp_path: Path, carried_out: list[bytes]) -> None:
+    scene = Scene(tmp_path)
+    scene.put("x", vectors.signed(vectors.event(), trust.TYP_EVENT, "unknown").encode())
+    scene.work()
+    assert (carried_out, scene.codes(), list(scene.inbox.iterdir())) == ([], ["unknown_key"], [])
+
+
+def test_all_orders_are_carried_out_though_none_can_be_written_down_and_no_grant_goes_before(
+    tmp_path: Path, carried_out: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_pipeline: Any, token: bytes, _clear: Any) -> orders.Taken:
+        carried_out.append(token)
+        raise JournalError("journal_failed", "disk full")
+
+    scene = Scene(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(orders, "take_event", full)
+        for number in range(5):
+            scene.put(f"order-{number}", ORDER)
+        scene.put("grant", GOOD)
+        with pytest.raises(JournalError):
+            scene.intake.take_orders()
+        assert carried_out == [ORDER] * 5
+        scene.put("more", GOOD)
+        while scene.intake.take_orders():
+            pass
+        assert len(carried_out) == 5, "each waits for the retry"
+        assert (scene.intake.take_grants(), scene.intake.sorting.grants_wait) == (0, False)
+    scene.intake.sorting.retry()
+    scene.work()
+    assert (len(carried_out), len(scene.opened), list(scene.inbox.iterdir())) == (10, 2, [])
+
+
+def test_a_refusal_keeps_its_reason_though_the_next_file_can_not_be_written_down(tmp_path: Path) -> None:
+    failing: list[Exception] = [HostError("account_exists", "no"), JournalError("journal_failed", "disk full")]
+
+    def opening(_token: bytes) -> None:
+        if failing:
+            raise failing.pop(0)
+
+    scene = Scene(tmp_path, opening)
+    scene.put("a", GOOD)
+    scene.put("b", GOOD)
+    scene.intake.take_orders()
+    with pytest.raises(JournalError):
+        scene.intake.take_grants()
+    scene.intake.sorting.retry()
+    scene.work()
+    assert (scene.codes(), scene.opened, list(scene.inbox.iterdir())) == (["account_exists"], [GOOD], [])
+
+
 def replaced(scene: Scene, name: str, data: bytes) -> None:
     """By a rename, as somebody who drops files does."""
     (scene.inbox / ".new").write_bytes(data)
@@ -195,6 +271,55 @@ def test_a_grant_that_is_revoked_once_it_is_live_is_found_and_undoes_itself(worl
     assert world.host.snapshot() == world.before
 
 
+def test_what_stands_of_a_grant_that_is_being_opened_is_cut_by_the_order_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread undoes it as soon as it goes on; it may be waiting for the name service with the doors open."""
+    opened, seen = world.pipeline.journal.opened, []
+
+    def waits(grant_id: int, at_ns: int) -> None:
+        (uid,) = world.pipeline.ledger.all()[0].uids.values()
+        pid = world.process_of(uid)
+        assert keys() and "jit-alice" not in locked(), "it stands open: else the test means nothing"
+        assert revoke(world, format="jwt_id", iss=ISSUER, jti="g-1").revoked
+        seen.append((keys(), "jit-alice" in locked(), pid in world.table.alive))
+        opened(grant_id, at_ns)
+
+    def keys() -> list[Path]:
+        return [path for path in world.host.files if path.is_relative_to("/run/tidegate/keys")]
+
+    def locked() -> list[str]:
+        return [login for login, is_locked in world.host.locked.items() if is_locked]
+
+    monkeypatch.setattr(world.pipeline.journal, "opened", waits)
+    assert world.refusal(world.sign("g-1", [ALICE, SSH])) == "ended_while_opening"
+    assert seen == [([], True, False)]
+    world.tick()
+    assert (world.host.snapshot(), world.pipeline.ledger.all()) == (world.before, [])
+
+
+@pytest.mark.parametrize("starts_s", [0, 60])
+@pytest.mark.parametrize("by", ["set", "admin"])
+def test_the_end_of_a_grant_that_is_about_to_be_replaced_is_not_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch, by: str, starts_s: int
+) -> None:
+    """Claimed by its successor, it can't be shut at once; the successor does not get its place."""
+    world.pipeline.open(world.sign("g-1", [ALICE], starts_s=starts_s))
+    (old,) = world.pipeline.ledger.all()
+
+    def order() -> None:
+        if by == "set":
+            assert revoke(world, format="jwt_id", iss=ISSUER, jti="g-1").revoked == (old,)
+        else:
+            assert world.pipeline.shut([old], EndCause.REVOKED, "by uid 0") == []
+
+    meanwhile(world.pipeline.ledger, "begin_replacing", order, monkeypatch)
+    assert world.refusal(world.sign("g-2", [ALICE, SSH], supersedes="g-1")) == "supersedes_not_open"
+    assert (old.state, old.cause) == (GrantState.ENDED, EndCause.REVOKED)
+    world.tick()
+    assert (world.host.snapshot(), world.pipeline.ledger.all()) == (world.before, [])
+
+
 def test_an_old_grant_that_was_claimed_to_be_replaced_is_not_left_open_though_revoked(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +334,7 @@ def test_an_old_grant_that_was_claimed_to_be_replaced_is_not_left_open_though_re
     monkeypatch.setattr(world.pipeline.journal.orders, "refuse_revoked", lambda *_: None)
     monkeypatch.setattr(type(world.pipeline), "_accept", revoked_and_full)
     with pytest.raises(JournalError):
-        world.pipeline.open(world.sign("g-2", [ALICE, {"type": "ssh", "identifier": "jit-alice", "keys": [KEY]}], supersedes="g-1"))
+        world.pipeline.open(world.sign("g-2", [ALICE, SSH], supersedes="g-1"))
     assert (old.state, old.cause) == (GrantState.ENDED, EndCause.REVOKED)
     world.tick()
     assert world.host.snapshot() == world.before
