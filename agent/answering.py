@@ -77,7 +77,9 @@ class Answering:
         Raises:
             JournalError: nothing can be written down now; every file that was not answered stays for later.
         """
-        self._tell_refusals()  # of a turn that failed; the files are found again, but then they are gone
+        if self._unwritten is not None:
+            self._refused = []  # of a turn that failed: an order is found and judged again, and waits for no other's answer
+        self._tell_refusals()  # of the same: judged again, a grant that came to nothing would be refused for having come before
         in_hand: list[str] = []
         failed: JournalError | None = None
         try:

@@ -16,7 +16,7 @@ from agent.pipeline import Pipeline
 from agent.sorting import ORDERS, Sorting
 
 _REVOKED_NAMED = 256
-_ORDERS_AT_ONCE = 64
+_ORDERS_AT_ONCE = 1024
 _GRANTS_AT_ONCE = 16  # a pending grant's opening waits in the same thread
 
 

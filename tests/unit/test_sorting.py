@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent import orders, trust
-from agent.errors import HostError, JournalError
+from agent.errors import HostError, JournalError, UntrustedError
 from agent.journal import EndCause, GrantState
 from agent.trust.orders import SESSION_REVOKED
 from tests.unit.lifecycle_kit import HOST_ID, ISSUER, KEY, NS, World
@@ -186,6 +186,34 @@ def test_all_orders_are_carried_out_though_none_can_be_written_down_and_no_grant
     scene.intake.sorting.retry()
     scene.work()
     assert (len(carried_out), len(scene.opened), list(scene.inbox.iterdir())) == (10, 2, [])
+
+
+def test_a_refused_order_that_can_not_be_told_keeps_no_other_from_being_carried_out(
+    tmp_path: Path, carried_out: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(tmp_path)
+
+    def refused(_pipeline: Any, token: bytes, _clear: Any) -> orders.Taken:
+        if token != ORDER:
+            raise UntrustedError("bad_event", "no")
+        carried_out.append(token)
+        raise JournalError("journal_failed", "disk full")
+
+    def full(*_refusals: object) -> None:
+        raise JournalError("journal_failed", "disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(orders, "take_event", refused)
+        patch.setattr(scene.pipeline.journal, "refused", full)
+        for number in range(3):
+            scene.put("bad", vectors.signed(vectors.event(jti="set-2"), trust.TYP_EVENT).encode())
+            scene.put(f"order-{number}", ORDER)
+            with pytest.raises(JournalError):
+                scene.intake.take_orders()
+        assert carried_out == [ORDER] * 3
+    scene.intake.sorting.retry()
+    scene.work()
+    assert (scene.codes(), list(scene.inbox.iterdir())) == ([], [])
 
 
 def test_a_refusal_keeps_its_reason_though_the_next_file_can_not_be_written_down(tmp_path: Path) -> None:
