@@ -21,14 +21,15 @@ log = logging.getLogger("tidegate")
 NOTE = "drain"
 
 
-def drain(pipeline: Pipeline, grants: Sequence[LiveGrant], seconds: int, text: str) -> list[LiveGrant]:
-    """Begin with those that stand open; returns them. Everything else is the caller's to shut at once: nobody is in."""
-    begun = []
-    for live in grants:
-        until = _until(pipeline, live, seconds)
-        if not pipeline.ledger.begin_draining(live, until, text):
-            continue
-        begun.append(live)
+def begin(pipeline: Pipeline, grants: Sequence[LiveGrant], seconds: int, text: str) -> list[LiveGrant]:
+    """Claim those that stand open; returns them, for :func:`drain`. Everything else is the caller's to shut: nobody is in."""
+    return [live for live in grants if pipeline.ledger.begin_draining(live, _until(pipeline, live, seconds), text)]
+
+
+def drain(pipeline: Pipeline, begun: Sequence[LiveGrant], text: str) -> None:
+    """Note it, shut the way in, tell those who are in. One whose way in can't be shut is shut whole."""
+    for live in begun:
+        until = live.drain or live.deadline
         value: dict[str, Json] = {"wall_ns": until.wall_ns, "boot_ns": until.boot_ns, "boot_id": until.boot_id, "text": text}
         live.notes[NOTE] = value
         try:
@@ -43,7 +44,6 @@ def drain(pipeline: Pipeline, grants: Sequence[LiveGrant], seconds: int, text: s
         pipeline.trail.emit([event])
         if trouble:  # a door that stays open while its sessions are being let go is none that anybody wanted
             pipeline.shut([live], EndCause.REVOKED, text)
-    return begun
 
 
 def seconds_left(pipeline: Pipeline, live: LiveGrant) -> int:

@@ -189,8 +189,7 @@ class Pipeline:
         self.behind.arm_again(live)  # before the old one's is taken away; opening insists on it
         self.executions.begin(live)  # so that nothing of theirs is between the two
         self.logged.begin(live)
-        old.steps, old.uids, old.superseded_by = list(change.gone if change else ()), {}, jti
-        old.state = GrantState.SHUTTING
+        old.steps, old.uids = list(change.gone if change else ()), {}
         self.ending.begin([old], EndCause.SUPERSEDED, over.told)
         shuts = self.teardown.cut([old], lambda _grants: 0)
         self.clear(shuts)
@@ -224,6 +223,8 @@ class Pipeline:
             if planned is not None:
                 live.steps, live.uids, live.opener = list(enumerate(planned.steps)), dict(planned.uids), True
             self.ledger.add(live)
+            if admitted.old is not None and over is not None:
+                superseding.give_place(admitted.old, over, grant.jti)
         self.trail.emit([story.event(live, EventKind.GRANT_ACCEPTED, now_ns)])
         return live
 
@@ -297,9 +298,8 @@ class Pipeline:
         """Look again after the end (uid → login, empty when another grant has the login by now), and end what has turned up."""
         logins = {**{each.uid: each.login for each in lent}, **tenants}
         for uid, severed in self.teardown.sweep(dict(tenants), lent).items():
-            detail: dict[str, object] = {"killed": list(severed.killed), "survivors": list(severed.survivors)}
-            now_ns, login = self.clock.wall_ns(), logins[uid]
-            self.trail.emit([AuditEvent(EventKind.RESIDUE_FOUND, now_ns, login=login, uid=uid, ok=False, detail=detail)])
+            at_ns, detail = self.clock.wall_ns(), {"killed": list(severed.killed), "survivors": list(severed.survivors)}
+            self.trail.emit([AuditEvent(EventKind.RESIDUE_FOUND, at_ns, login=logins[uid], uid=uid, ok=False, detail=detail)])
 
     # Helpers of both ways
 

@@ -38,7 +38,7 @@ class Sorting:
         self._signed: dict[str, None] = {}
         self._others: dict[str, None] = {}
         self._orders_in_hand: set[str] = set()
-        self._unwritten: set[str] = set()  # orders that could not be written down
+        self._unwritten: dict[str, None] = {}  # orders that could not be written down
         self._in_hand: dict[str, bool] = {}  # any other; whether it was told of once more meanwhile
         self._stuck: dict[str, HostError] = {}
         self._look = True  # into the folder, for what no hint names
@@ -55,7 +55,7 @@ class Sorting:
         """Look at everything again, also at what could not be written down or taken out before."""
         with self._lock:
             self._stuck.clear()
-            self._unwritten.clear()
+            self._orders, self._unwritten = self._unwritten | self._orders, {}
             self._look = True
 
     def sort(self) -> bool:
@@ -117,7 +117,7 @@ class Sorting:
     def order_unwritten(self, name: str) -> None:
         """It could not be written down: it is taken again after :meth:`retry`, and until then no grant is handed out."""
         with self._lock:
-            self._unwritten.add(name)
+            self._unwritten[name] = None
 
     def grant_done(self, name: str) -> None:
         """The same. What was put there under that name meanwhile is looked at now."""
@@ -147,6 +147,12 @@ class Sorting:
         """Whether :meth:`next_grant` has one now."""
         with self._lock:
             return bool(self._next_queue())
+
+    @property
+    def told(self) -> bool:
+        """Whether names wait to be looked at."""
+        with self._lock:
+            return bool(self._hints)
 
     @property
     def unsorted(self) -> bool:

@@ -66,6 +66,8 @@ class Taking:
         except TidegateError as error:
             # Nothing is taken that can't be written down; every file stays and is tried again.
             self._try_again("orders", f"what comes in waits: {error}")
+            if self._intake.sorting.told:  # there may be more orders, which are carried out all the same
+                self.look()
             return
         except Exception:
             self._try_again("orders", "what comes in waits: an error of its own, which the journal of the service tells")

@@ -5,11 +5,10 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 
-from agent import VERSION
+from agent import VERSION, draining
 from agent.audit import EventKind
 from agent.control import metrics, views
 from agent.control.server import Handler, Peer
-from agent.draining import drain
 from agent.errors import HostError, InvalidGrantError
 from agent.expiry import story
 from agent.expiry.live import LiveGrant
@@ -100,22 +99,22 @@ class Handlers:
 
     def _revoke(self, peer: Peer, request: Mapping[str, object]) -> object:
         text = f"by uid {peer.uid} on this host" + (f": {_reason(request)}" if request.get("reason") else "")
-        ledger, means, claimed = self._pipeline.ledger, _revocation(request), None
-        with ledger.coming_in:
-            chosen = list(ledger.where(means))
-            if not request.get("drain_s"):
-                claimed = ledger.begin_shutting(chosen, EndCause.REVOKED, text)
+        pipeline, means, drain_s = self._pipeline, _revocation(request), _seconds(request) if request.get("drain_s") else 0
+        with pipeline.ledger.coming_in:
+            chosen = list(pipeline.ledger.where(means))
+            drained = draining.begin(pipeline, chosen, drain_s, text) if drain_s else []
+            begun = {live.id for live in drained}
+            at_once = [live for live in chosen if live.id not in begun]
+            claimed = pipeline.ledger.begin_shutting(at_once, EndCause.REVOKED, text)
         if not chosen and not request.get("all"):
             reason = f"no live grant {_named(request)}: nothing to revoke; `tidegate status` shows the ids and subjects there are"
             raise HostError("grant_unknown", reason)
         # Also where somebody was first, whose words the receipt and the event have: an order is never given unseen.
         log.warning("uid %d (pid %d) orders the end of %d grant(s): %s", peer.uid, peer.pid, len(chosen), text)
-        drained = drain(self._pipeline, chosen, _seconds(request), text) if request.get("drain_s") else []
-        begun = {live.id for live in drained}
-        chosen = [live for live in chosen if live.id not in begun]
-        shuts = self._pipeline.shut(chosen, EndCause.REVOKED, text, claimed=claimed)
-        begun = {shut.live.id for shut in shuts}
-        waiting = [live for live in chosen if live.id not in begun]
+        draining.drain(pipeline, drained, text)
+        shuts = pipeline.shut(at_once, EndCause.REVOKED, text, claimed=claimed)
+        shut_ids = {shut.live.id for shut in shuts}
+        waiting = [live for live in at_once if live.id not in shut_ids]
         return {
             "revoked": [
                 {

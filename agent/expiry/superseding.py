@@ -10,7 +10,8 @@ from agent.expiry.ledger import Ledger
 from agent.expiry.live import LiveGrant
 from agent.expiry.teardown import Teardown
 from agent.host.contract import Reader
-from agent.journal import GrantState
+from agent.journal import EndCause, GrantState
+from agent.journal.orders import TakeOver
 from agent.model import Enforcer, Grant, Plan
 
 
@@ -44,6 +45,11 @@ def plan_over(grant: Grant, old: LiveGrant, enforcers: Mapping[str, Enforcer], r
 
     without = planning.Without(reader, [step for _, step in old.steps], old.uids)
     return planning.plan(grant, enforcers, cast(Reader, without), same)
+
+
+def give_place(old: LiveGrant, over: TakeOver, jti: str) -> None:
+    """It is over from here on, by its successor: an order that comes now is about that one."""
+    old.state, old.cause, old.cause_text, old.superseded_by = GrantState.SHUTTING, EndCause.SUPERSEDED, over.told, jti
 
 
 def leave_no_old(live: LiveGrant, narrowed: Sequence[str], trouble: str, teardown: Teardown) -> None:

@@ -6,8 +6,9 @@ be asked about it.
 """
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from agent.model.text import one_line
 log = logging.getLogger("tidegate")
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+Tell = Callable[[Sequence[LiveGrant]], int]
 _KILLED_NAMED = 64
 _LAST_WORDS_S = 0.015  # for sshd to send what a terminal was told; the doors are shut already
 _PATH_SHOWN = 4096
@@ -51,7 +53,7 @@ class Teardown:
         clock: Clock,
         *,
         patience_s: float = PATIENCE_S,
-        others: Callable[[], Sequence[Lent]] = tuple,
+        others: Callable[[Collection[int]], Sequence[Lent]] = lambda _without: (),
     ) -> None:
         self._writer = writer
         self._enforcers = enforcers
@@ -61,31 +63,35 @@ class Teardown:
         self._patience_s = patience_s
         self.beside: Executor | None = None  # threads that are there already: with no memory left, starting one may never return
         self._leftovers = Leftovers(writer, others)
-        self._others = others  # what grants that go on lend: a login may hold the same by two of them
+        self._others = others  # what grants lend that go on, without those of these ids: a login may hold the same by two of them
+        self._lock = threading.Lock()
+        self._undoing: set[int] = set()  # of which a copy is being cut
 
-    def cut(
-        self,
-        grants: Sequence[LiveGrant],
-        tell: Callable[[Sequence[LiveGrant]], int],
-        *,
-        undoing: Sequence[LiveGrant] = (),
-    ) -> list[Shut]:
+    def cut(self, grants: Sequence[LiveGrant], tell: Tell, *, undoing: Sequence[LiveGrant] = ()) -> list[Shut]:
         """Close and sever: nobody gets in or goes on. Never raises, and takes no longer than the patience for processes.
 
         ``tell`` is called once all doors are shut and before any process dies, and returns how many terminals it reached.
         ``undoing``: grants whose opening undoes itself as soon as its thread goes on, which may be waiting for others. What stands
         of them is cut too, and nothing is owed to that: what that thread still puts there it takes away itself.
         """
-        if not grants and not undoing:
-            return []
-        apart = [live.apart() for live in undoing]
-        shuts = [self._close(live) for live in (*grants, *apart)]
-        if _go_on_past(tell, [*grants, *apart]):
-            time.sleep(_LAST_WORDS_S)
-        self._sever(shuts)
-        for live, cut in zip(undoing, apart, strict=True):
-            live.killed_count += cut.killed_count
-        return shuts[: len(grants)]
+        with self._lock:
+            undoing = [live for live in undoing if live.id not in self._undoing]
+            self._undoing |= {live.id for live in undoing}
+        try:
+            # These first, each only as long as its thread is still at it: what it had may be another grant's soon after.
+            apart = [(live, self._close(live.apart())) for live in undoing if live.opener]
+            shuts = [self._close(live) for live in grants]
+            everybody = [*shuts, *(shut for _, shut in apart)]
+            reached = _go_on_past(tell, [shut.live for shut in everybody]) if everybody else 0
+            if reached:
+                time.sleep(_LAST_WORDS_S)
+            self._sever(everybody)
+            for live, shut in apart:
+                self._carry_over(live, shut.live)
+        finally:
+            with self._lock:
+                self._undoing -= {live.id for live in undoing}
+        return shuts
 
     def set_aside(self, shuts: Sequence[Shut]) -> None:
         """After a cut, of what is to come back: forget the jobs it has queued and the units it ran in, and remove nothing else.
@@ -141,7 +147,7 @@ class Teardown:
         """
         for login in filter(None, tenants.values()):
             self._close_side_doors(login)
-        lent = merged(lent, self._others())
+        lent = merged(lent, self._others(()))
         for each in lent:
             self._drop_at_jobs(each)
         try:
@@ -199,16 +205,26 @@ class Teardown:
             live = shut.live
             shut.severed = [results[uid] for uid in _uids(live) if uid in results]
             live.alive = bool(shut.survivors)
-            live.killed = [*live.killed, *(name for severed in shut.severed for name in severed.killed)][:_KILLED_NAMED]
             killed = sum(severed.killed_count for severed in shut.severed)
-            live.killed_count += killed
+            self._count(live, [name for severed in shut.severed for name in severed.killed], killed)
             if not live.alive and (killed or live.last_process_ns is None):  # a later attempt that found nobody is not the moment
                 live.last_process_ns = max((severed.empty_wall_ns for severed in shut.severed), default=now)
+
+    def _count(self, live: LiveGrant, names: Sequence[str], killed: int) -> None:
+        with self._lock:  # an opening that undoes itself may be severed by two threads
+            live.killed = [*live.killed, *names][:_KILLED_NAMED]
+            live.killed_count += killed
+
+    def _carry_over(self, live: LiveGrant, cut: LiveGrant) -> None:
+        """From a copy: its end began then, and who was killed is told in its receipt."""
+        if live.began_ns is None:
+            live.began_ns, live.overdue_ns, live.moved_ns = cut.began_ns, cut.overdue_ns, cut.moved_ns
+        self._count(live, cut.killed, cut.killed_count)
 
     def _lent_by(self, shuts: Sequence[Shut]) -> tuple[Lent, ...]:
         """By these, and by nobody else as well. On a full host what all others lend takes long to put together: not for nothing."""
         lent = [lent for shut in shuts for lent in shut.live.lent]
-        return merged(lent, self._others()) if lent else ()
+        return merged(lent, self._others({shut.live.id for shut in shuts})) if lent else ()
 
     def _disarm_groups(self, shuts: Sequence[Shut]) -> None:
         """First of all that takes long: until then an old session may go on starting a copy that holds the lent group."""

@@ -160,8 +160,9 @@ class PasswdAccounts:
         if not marker.exists():
             return
         with self._locked(self._shut_wait_s()):
-            self._edit("group", lambda data: rows.drop_member(data, group, user))
-        files.remove(marker)
+            if marker.exists():
+                self._edit("group", lambda data: rows.drop_member(data, group, user))
+                files.remove(marker)  # inside: who puts the name in again does both in one too
 
     def _has(self, name: str, uid: int) -> bool:
         row = rows.get(self._read("passwd"), name)

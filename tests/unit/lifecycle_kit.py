@@ -189,7 +189,7 @@ class World:
             ledger=ledger,
             recordings=Recordings(HOST_ID, clock, host_key, journal, ledger),
             table=self.table,
-            teardown=Teardown(self.host, ENFORCERS, self.table, cgroups, clock, patience_s=0.0),
+            teardown=Teardown(self.host, ENFORCERS, self.table, cgroups, clock, patience_s=0.0, others=ledger.lent),
             executions=Executions(NoKernel("not in this test"), self.path / "execs", (70000, 99999), clock, journal, ledger, trail),
             logged=Logged(self.host, clock, journal, ledger, trail),
             prover=Prover(NobodyToAsk(), config, clock, journal, ledger, trail),

@@ -192,29 +192,35 @@ def test_one_whose_end_has_come_is_not_resumed() -> None:
     assert world.cuts[-1] == (["grant-1"], EndCause.EXPIRED, "")
 
 
+def drained(world: World, seconds: int) -> list[LiveGrant]:
+    begun = draining.begin(world.pipeline, [world.live], seconds, "why")
+    draining.drain(world.pipeline, begun, "why")
+    return begun
+
+
 def test_a_drain_is_written_down_and_one_that_can_not_close_its_logins_ends_at_once() -> None:
     world = World()
-    assert draining.drain(world.pipeline, [world.live], 60, "why") == [world.live]
+    assert drained(world, 60) == [world.live]
     assert (world.journal.said[0][0], world.closed, world.live.shown_state) == ("drain", ["grant-1"], "draining")
     assert draining.seconds_left(world.pipeline, world.live) == 60
     other = World()
     other.trouble = ["read-only"]
-    draining.drain(other.pipeline, [other.live], 60, "why")
+    drained(other, 60)
     assert other.cuts == [(["grant-1"], EndCause.REVOKED, "why")]
 
 
 def test_a_drain_ends_no_later_than_the_grant_and_a_suspended_one_is_not_drained() -> None:
     world = World()
-    draining.drain(world.pipeline, [world.live], 86400, "why")
+    drained(world, 86400)
     assert draining.seconds_left(world.pipeline, world.live) == 600
     stale = World(within=300)
     suspending.suspend(stale.pipeline, [stale.live])
-    assert draining.drain(stale.pipeline, [stale.live], 60, "why") == []
+    assert drained(stale, 60) == []
 
 
 def test_at_start_a_drain_goes_on_within_one_boot_and_ends_with_it() -> None:
     world = World()
-    draining.drain(world.pipeline, [world.live], 60, "why")
+    drained(world, 60)
     world.live.record = dataclasses.replace(world.live.record, boot_id=world.clock.boot_id())
     assert (draining.restart(world.pipeline), world.closed) == ([], ["grant-1", "grant-1"])
     assert world.cuts == []

@@ -2,14 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from agent import orders, trust
+from agent.control.handlers import Handlers
+from agent.control.server import Peer
 from agent.errors import HostError, JournalError, UntrustedError
+from agent.expiry.live import LiveGrant
 from agent.journal import EndCause, GrantState
 from agent.trust.orders import SESSION_REVOKED
+from tests.unit.expiry_kit import process
 from tests.unit.lifecycle_kit import HOST_ID, ISSUER, KEY, NS, World
 from tests.unit.test_intake import GOOD, Scene
 from tests.vectors import make
@@ -188,6 +193,46 @@ def test_all_orders_are_carried_out_though_none_can_be_written_down_and_no_grant
     assert (len(carried_out), len(scene.opened), list(scene.inbox.iterdir())) == (10, 2, [])
 
 
+def test_many_orders_are_carried_out_at_once_though_none_can_be_written_down(
+    tmp_path: Path, carried_out: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_pipeline: Any, token: bytes, _clear: Any) -> orders.Taken:
+        carried_out.append(token)
+        raise JournalError("journal_failed", "disk full")
+
+    monkeypatch.setattr(orders, "take_event", full)
+    scene = Scene(tmp_path)
+    for number in range(300):
+        scene.put(f"order-{number}", ORDER)
+    while scene.intake.sorting.told:
+        with pytest.raises(JournalError):
+            scene.intake.take_orders()
+    assert len(carried_out) == 300
+
+
+def test_an_order_that_waits_for_the_disk_is_first_when_it_is_tried_again(
+    tmp_path: Path, carried_out: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> orders.Taken:
+        raise JournalError("journal_failed", "disk full")
+
+    scene = Scene(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(orders, "take_event", full)
+        scene.put("order", ORDER)
+        scene.put("grant", GOOD)
+        with pytest.raises(JournalError):
+            scene.intake.take_orders()
+        while scene.intake.take_orders():  # the folder was looked at a moment ago
+            pass
+    scene.intake.sorting.retry()
+    assert (scene.intake.take_grants(), scene.opened) == (0, [])
+    scene.intake.take_orders()
+    assert carried_out == [ORDER]
+    scene.work()
+    assert (scene.opened, list(scene.inbox.iterdir())) == ([GOOD], [])
+
+
 def test_a_refused_order_that_can_not_be_told_keeps_no_other_from_being_carried_out(
     tmp_path: Path, carried_out: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +369,67 @@ def test_what_stands_of_a_grant_that_is_being_opened_is_cut_by_the_order_itself(
     assert seen == [([], True, False)]
     world.tick()
     assert (world.host.snapshot(), world.pipeline.ledger.all()) == (world.before, [])
+
+
+def test_who_holds_a_lent_right_is_out_too_while_its_grant_is_being_opened(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a grant lends that undoes itself is lent by nobody."""
+    opened, seen = world.pipeline.journal.opened, []
+
+    def waits(grant_id: int, at_ns: int) -> None:
+        world.table.alive[2000] = process(2000, 1001, mark="group")
+        revoke(world, format="jwt_id", iss=ISSUER, jti="g-1")
+        seen.append(2000 in world.table.alive)
+        opened(grant_id, at_ns)
+
+    monkeypatch.setattr(world.pipeline.journal, "opened", waits)
+    group = {"type": "group", "identifier": "deploy", "groups": ["games"]}
+    assert world.refusal(world.sign("g-1", [group])) == "ended_while_opening"
+    assert seen == [False]
+
+
+def test_the_receipt_of_a_grant_cut_while_it_was_opened_tells_when_and_whom(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = world.pipeline.journal.opened
+    seen: list[tuple[LiveGrant, int]] = []
+
+    def waits(grant_id: int, at_ns: int) -> None:
+        (live,) = world.pipeline.ledger.all()
+        world.process_of(next(iter(live.uids.values())))
+        seen.append((live, world.clock.wall_ns()))
+        revoke(world, format="jwt_id", iss=ISSUER, jti="g-1")
+        world.clock.advance(40)
+        opened(grant_id, at_ns)
+
+    monkeypatch.setattr(world.pipeline.journal, "opened", waits)
+    assert world.refusal(world.sign("g-1", [ALICE])) == "ended_while_opening"
+    ((live, ordered_ns),) = seen
+    assert (live.state, live.began_ns, live.killed_count, len(live.killed)) == (GrantState.ENDED, ordered_ns, 1, 1)
+
+
+@pytest.mark.parametrize("drain_s", [None, 60])
+def test_what_an_admin_ends_gets_no_successor(world: World, monkeypatch: pytest.MonkeyPatch, drain_s: int | None) -> None:
+    """By subject, which the grant that is to take its place has too, and does not have yet."""
+    world.pipeline.open(world.sign("g-1", [ALICE]))
+    revoke_ = Handlers(world.pipeline, lambda: []).table()["revoke"]
+    asked = {"subject": "alice@example.com", **({"drain_s": drain_s} if drain_s else {})}
+    admit = "admit" if drain_s else "begin_replacing"  # one that is claimed to be replaced is not drained
+    owner = type(world.pipeline) if drain_s else world.pipeline.ledger
+    meanwhile(owner, admit, lambda: revoke_(cast(Peer, SimpleNamespace(uid=0, pid=1)), asked), monkeypatch)
+    assert world.refusal(world.sign("g-2", [ALICE, SSH], supersedes="g-1")) == "supersedes_not_open"
+    assert [live.record.jti for live in world.pipeline.ledger.all()] == (["g-1"] if drain_s else [])
+    assert all(live.drain for live in world.pipeline.ledger.all())
+
+
+def test_an_order_about_a_grant_that_was_replaced_a_moment_ago_is_about_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its receipt does not say that it was revoked while its successor goes on."""
+    world.pipeline.open(world.sign("g-1", [ALICE]))
+    (old,) = world.pipeline.ledger.all()
+    by_id = {"format": "jwt_id", "iss": ISSUER, "jti": "g-1"}
+    meanwhile(world.pipeline.behind, "arm_again", lambda: revoke(world, **by_id), monkeypatch)
+    assert world.refusal(world.sign("g-2", [ALICE, SSH], supersedes="g-1")) is None
+    assert (old.state, old.cause, old.superseded_by) == (GrantState.ENDED, EndCause.SUPERSEDED, "g-2")
+    assert [(live.record.jti, live.state) for live in world.pipeline.ledger.all()] == [("g-2", GrantState.OPEN)]
 
 
 @pytest.mark.parametrize("starts_s", [0, 60])

@@ -118,3 +118,19 @@ def test_a_file_that_stays_is_told_until_it_is_gone(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(desk.scene.pipeline.inbox, "discard", discard)
     desk.timers.pop("inbox")()
     assert (desk.left(), desk.problems) == ([], {})
+
+
+def test_none_of_many_orders_waits_for_the_disk_to_be_carried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    carried_out: list[object] = []
+
+    def full(*arguments: object) -> orders.Taken:
+        carried_out.append(arguments)
+        raise JournalError("journal_failed", "disk full")
+
+    monkeypatch.setattr(orders, "take_event", full)
+    desk = Desk(tmp_path, monkeypatch)
+    desk.taking.begin()
+    for number in range(300):
+        desk.scene.put(f"order-{number}", ORDER)
+    desk.taking.look()
+    assert (len(carried_out), list(desk.problems), desk.set) == (300, ["orders"], 1)

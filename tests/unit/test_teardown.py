@@ -1,7 +1,7 @@
 """Shutting grants: in the right order, all of the batch, and never raising."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -332,7 +332,12 @@ def test_what_a_grant_that_goes_on_lends_as_well_is_left_alone() -> None:
     scene = Scene(HELD)
     still = (Lent("deploy", PERSON, gids=frozenset({60})),)
     scene.hands = Teardown(
-        cast(Writer, scene.host), enforcers(scene.fake), scene.table, FakeCgroups(scene.table), scene.clock, others=lambda: still
+        cast(Writer, scene.host),
+        enforcers(scene.fake),
+        scene.table,
+        FakeCgroups(scene.table),
+        scene.clock,
+        others=lambda _without: still,
     )
     assert scene.shut(lends(live(scene.clock, uids={})))[0].ended_ns
     assert scene.hands.sweep({}, still) == {}
@@ -387,7 +392,7 @@ def test_what_others_lend_is_not_asked_where_these_lend_nothing() -> None:
     asked: list[int] = []
     writer = cast(Writer, scene.host)
 
-    def others() -> Sequence[Lent]:
+    def others(_without: Collection[int]) -> Sequence[Lent]:
         asked.append(1)
         return ()
 
