@@ -4,7 +4,7 @@ Journaled before the doors are shut; nothing lengthens it: a second order with m
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from agent.audit import EventKind
 from agent.errors import JournalError
@@ -28,7 +28,7 @@ def begin(pipeline: Pipeline, grants: Sequence[LiveGrant], seconds: int, text: s
 
 def drain(pipeline: Pipeline, begun: Sequence[LiveGrant], text: str) -> None:
     """Note it, shut the way in, tell those who are in. One whose way in can't be shut is shut whole."""
-    for live in begun:
+    for live in _going_on(pipeline, begun):
         until = live.drain or live.deadline
         value: dict[str, Json] = {"wall_ns": until.wall_ns, "boot_ns": until.boot_ns, "boot_id": until.boot_id, "text": text}
         live.notes[NOTE] = value
@@ -36,7 +36,7 @@ def drain(pipeline: Pipeline, begun: Sequence[LiveGrant], text: str) -> None:
             pipeline.journal.note(live.id, NOTE, value)
         except JournalError as error:
             log.error("the order can't be written down, it is carried out all the same: %s", error)
-    for live in begun:
+    for live in _going_on(pipeline, begun):
         trouble = "; ".join(pipeline.teardown.close_logins(live))
         notice.tell_drain(live, max(1, seconds_left(pipeline, live)))
         live.error = trouble[:500]
@@ -44,6 +44,11 @@ def drain(pipeline: Pipeline, begun: Sequence[LiveGrant], text: str) -> None:
         pipeline.trail.emit([event])
         if trouble:  # a door that stays open while its sessions are being let go is none that anybody wanted
             pipeline.shut([live], EndCause.REVOKED, text)
+
+
+def _going_on(pipeline: Pipeline, grants: Sequence[LiveGrant]) -> Iterator[LiveGrant]:
+    """Without those whose end has begun by the time their turn comes."""
+    return (live for live in grants if not live.shutting and pipeline.ledger.get(live.id) is live)
 
 
 def seconds_left(pipeline: Pipeline, live: LiveGrant) -> int:

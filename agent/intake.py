@@ -16,7 +16,7 @@ from agent.pipeline import Pipeline
 from agent.sorting import ORDERS, Sorting
 
 _REVOKED_NAMED = 256
-_ORDERS_AT_ONCE = 1024
+_ORDERS_AT_ONCE = 64
 _GRANTS_AT_ONCE = 16  # a pending grant's opening waits in the same thread
 
 
@@ -51,16 +51,15 @@ class Intake:
             self._left_over = set(self._pipeline.inbox.names())
 
     def take_orders(self) -> bool:
-        """Sort a few files, and carry out the orders among them; True when there is more to sort now.
+        """Sort a few files, and carry out the orders among them; True when there is more to sort or carry out now.
 
         Raises:
             JournalError: an order can't be written down now; it is carried out, and stays for later.
             HostError: ``inbox_unreadable``.
         """
         more = self.sorting.sort()
-        while self._orders.take(_ORDERS_AT_ONCE) == _ORDERS_AT_ONCE:
-            pass
-        return more
+        self._orders.take(_ORDERS_AT_ONCE)
+        return more or self.sorting.told
 
     def take_grants(self) -> int:
         """Take a few of the other files; returns how many.

@@ -38,7 +38,8 @@ class Sorting:
         self._signed: dict[str, None] = {}
         self._others: dict[str, None] = {}
         self._orders_in_hand: set[str] = set()
-        self._unwritten: dict[str, None] = {}  # orders that could not be written down
+        self._unwritten: dict[str, None] = {}  # orders that could not be written down, until they are tried again
+        self._again: dict[str, None] = {}  # from then on: each was carried out, so new ones go first
         self._in_hand: dict[str, bool] = {}  # any other; whether it was told of once more meanwhile
         self._stuck: dict[str, HostError] = {}
         self._look = True  # into the folder, for what no hint names
@@ -55,7 +56,7 @@ class Sorting:
         """Look at everything again, also at what could not be written down or taken out before."""
         with self._lock:
             self._stuck.clear()
-            self._orders, self._unwritten = self._unwritten | self._orders, {}
+            self._again, self._unwritten = self._again | self._unwritten, {}
             self._look = True
 
     def sort(self) -> bool:
@@ -79,7 +80,7 @@ class Sorting:
         with self._lock:
             # All in one: what lies there together with an order is not handed out before it.
             for name, kind in kinds.items():
-                for queue in (self._signed, self._others):
+                for queue in (self._signed, self._others, self._again):
                     queue.pop(name, None)
                 if kind in ORDERS:
                     self._orders[name] = None
@@ -93,9 +94,10 @@ class Sorting:
     def next_order(self) -> str | None:
         """The next order, from here on in hand."""
         with self._lock:
-            name = next(iter(self._orders), None)
+            queue = self._orders or self._again
+            name = next(iter(queue), None)
             if name is not None:
-                del self._orders[name]
+                del queue[name]
                 self._orders_in_hand.add(name)
             return name
 
@@ -139,8 +141,7 @@ class Sorting:
     def idle(self) -> bool:
         """Whether no file waits or is in hand."""
         with self._lock:
-            queues = self._orders, self._signed, self._others, self._in_hand, self._orders_in_hand, self._unwritten
-            return not any(queues)
+            return not (self._orders_stand or self._signed or self._others or self._in_hand)
 
     @property
     def grants_wait(self) -> bool:
@@ -150,9 +151,9 @@ class Sorting:
 
     @property
     def told(self) -> bool:
-        """Whether names wait to be looked at."""
+        """Whether names wait to be looked at, or orders to be taken."""
         with self._lock:
-            return bool(self._hints)
+            return bool(self._hints or self._orders or self._again)
 
     @property
     def unsorted(self) -> bool:
@@ -160,8 +161,12 @@ class Sorting:
         with self._lock:
             return bool(self._hints) or self._look
 
+    @property
+    def _orders_stand(self) -> bool:
+        return bool(self._orders or self._again or self._orders_in_hand or self._unwritten)
+
     def _next_queue(self) -> dict[str, None]:
-        if self._orders or self._orders_in_hand or self._unwritten:
+        if self._orders_stand:
             return {}
         return self._signed if self._signed or self._hints else self._others
 
@@ -170,7 +175,7 @@ class Sorting:
         with self._lock:
             if name in self._in_hand:
                 self._in_hand[name] = True
-            if name in self._signed or name in self._others:
+            if name in self._signed or name in self._others or name in self._again:
                 return told
             return not any(name in known for known in (self._orders, self._unwritten, self._stuck))
 

@@ -111,8 +111,10 @@ class Handlers:
             raise HostError("grant_unknown", reason)
         # Also where somebody was first, whose words the receipt and the event have: an order is never given unseen.
         log.warning("uid %d (pid %d) orders the end of %d grant(s): %s", peer.uid, peer.pid, len(chosen), text)
-        draining.drain(pipeline, drained, text)
-        shuts = pipeline.shut(at_once, EndCause.REVOKED, text, claimed=claimed)
+        try:
+            draining.drain(pipeline, drained, text)
+        finally:
+            shuts = pipeline.shut(at_once, EndCause.REVOKED, text, claimed=claimed)
         shut_ids = {shut.live.id for shut in shuts}
         waiting = [live for live in at_once if live.id not in shut_ids]
         return {

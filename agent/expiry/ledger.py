@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from agent.errors import JournalError
 from agent.expiry.claims import RETRY_ALIVE_MOST_MS, RETRY_MOST_MS, STAND_AGAIN, Claims, read_drain
@@ -185,11 +185,12 @@ class Ledger(Claims):
             last = alarm.note == SWEEPS_MS[-1]
             return (self._lent_swept.pop if last else self._lent_swept.get)(alarm.grant_id, ())
 
-    def lent(self, without: Collection[int] = ()) -> tuple[Lent, ...]:
-        """What all grants lend that go on, ``without`` these ids: none that is ending, undoes itself or is suspended."""
+    def lent(self) -> tuple[Lent, ...]:
+        """What all grants lend that go on: none that is ending, undoes itself or is suspended."""
+        over = GrantState.SHUTTING, GrantState.SUSPENDED
         with self._lock:
-            going_on = (live for live in self._live.values() if not (live.shutting or live.cancel) and live.id not in without)
-            return tuple(lent for live in going_on if live.state is not GrantState.SUSPENDED for lent in live.lent)
+            going_on = (live for live in self._live.values() if not (live.shutting or live.cancel or live.state in over))
+            return tuple(lent for live in going_on for lent in live.lent)
 
     def get(self, grant_id: int) -> LiveGrant | None:
         """The live grant of that id."""

@@ -1,6 +1,6 @@
 """What a tenant leaves on the host, beside what its grant made: mounts, files, set-id bits. Nothing here raises."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from agent.expiry import residue
 from agent.expiry.shut import Shut, shown
@@ -11,9 +11,9 @@ from agent.model import Residue
 
 class Leftovers:
     """That part of teardown. What goes wrong stands in each :class:`Shut`; ``others``: what grants lend
-    that go on, without those of these ids."""
+    that go on."""
 
-    def __init__(self, writer: Writer, others: Callable[[Collection[int]], Sequence[Lent]]) -> None:
+    def __init__(self, writer: Writer, others: Callable[[], Sequence[Lent]]) -> None:
         self._writer = writer
         self._others = others
 
@@ -57,7 +57,7 @@ class Leftovers:
     def disarm_group(self, shut: Shut) -> bool:
         """A file given a lent group and its set-id bit would give the group back to whoever runs it. Whether there was one."""
         found = False
-        for lent in (lent for lent in merged(shut.live.lent, self._others({shut.live.id})) if lent.gids):
+        for lent in (lent for lent in merged(shut.live.lent, self._others()) if lent.gids):
             try:
                 paths = self._writer.disarm_group(lent.uid, lent.gids, shut.live.record.received_ns)
             except Exception as error:  # as above

@@ -8,7 +8,7 @@ be asked about it.
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +53,7 @@ class Teardown:
         clock: Clock,
         *,
         patience_s: float = PATIENCE_S,
-        others: Callable[[Collection[int]], Sequence[Lent]] = lambda _without: (),
+        others: Callable[[], Sequence[Lent]] = tuple,
     ) -> None:
         self._writer = writer
         self._enforcers = enforcers
@@ -63,9 +63,9 @@ class Teardown:
         self._patience_s = patience_s
         self.beside: Executor | None = None  # threads that are there already: with no memory left, starting one may never return
         self._leftovers = Leftovers(writer, others)
-        self._others = others  # what grants lend that go on, without those of these ids: a login may hold the same by two of them
+        self._others = others  # what grants lend that go on: a login may hold the same by two of them
         self._lock = threading.Lock()
-        self._undoing: set[int] = set()  # of which a copy is being cut
+        self._undoing: set[int] = set()  # of which a copy is being severed
 
     def cut(self, grants: Sequence[LiveGrant], tell: Tell, *, undoing: Sequence[LiveGrant] = ()) -> list[Shut]:
         """Close and sever: nobody gets in or goes on. Never raises, and takes no longer than the patience for processes.
@@ -74,23 +74,25 @@ class Teardown:
         ``undoing``: grants whose opening undoes itself as soon as its thread goes on, which may be waiting for others. What stands
         of them is cut too, and nothing is owed to that: what that thread still puts there it takes away itself.
         """
+        # These first, each only as long as its thread is still at it: what it had may be another grant's soon after.
+        apart = [(live, self._close(live.apart())) for live in undoing if live.opener]
+        for live, shut in apart:
+            _began(live, shut.live)
+        shuts = [self._close(live) for live in grants]
         with self._lock:
-            undoing = [live for live in undoing if live.id not in self._undoing]
-            self._undoing |= {live.id for live in undoing}
+            apart = [(live, shut) for live, shut in apart if live.id not in self._undoing]
+            self._undoing |= {live.id for live, _ in apart}
         try:
-            # These first, each only as long as its thread is still at it: what it had may be another grant's soon after.
-            apart = [(live, self._close(live.apart())) for live in undoing if live.opener]
-            shuts = [self._close(live) for live in grants]
             everybody = [*shuts, *(shut for _, shut in apart)]
             reached = _go_on_past(tell, [shut.live for shut in everybody]) if everybody else 0
             if reached:
                 time.sleep(_LAST_WORDS_S)
             self._sever(everybody)
             for live, shut in apart:
-                self._carry_over(live, shut.live)
+                self._count(live, shut.live.killed, shut.live.killed_count)
         finally:
             with self._lock:
-                self._undoing -= {live.id for live in undoing}
+                self._undoing -= {live.id for live, _ in apart}
         return shuts
 
     def set_aside(self, shuts: Sequence[Shut]) -> None:
@@ -147,7 +149,7 @@ class Teardown:
         """
         for login in filter(None, tenants.values()):
             self._close_side_doors(login)
-        lent = merged(lent, self._others(()))
+        lent = merged(lent, self._others())
         for each in lent:
             self._drop_at_jobs(each)
         try:
@@ -215,16 +217,10 @@ class Teardown:
             live.killed = [*live.killed, *names][:_KILLED_NAMED]
             live.killed_count += killed
 
-    def _carry_over(self, live: LiveGrant, cut: LiveGrant) -> None:
-        """From a copy: its end began then, and who was killed is told in its receipt."""
-        if live.began_ns is None:
-            live.began_ns, live.overdue_ns, live.moved_ns = cut.began_ns, cut.overdue_ns, cut.moved_ns
-        self._count(live, cut.killed, cut.killed_count)
-
     def _lent_by(self, shuts: Sequence[Shut]) -> tuple[Lent, ...]:
         """By these, and by nobody else as well. On a full host what all others lend takes long to put together: not for nothing."""
         lent = [lent for shut in shuts for lent in shut.live.lent]
-        return merged(lent, self._others({shut.live.id for shut in shuts})) if lent else ()
+        return merged(lent, self._others()) if lent else ()
 
     def _disarm_groups(self, shuts: Sequence[Shut]) -> None:
         """First of all that takes long: until then an old session may go on starting a copy that holds the lent group."""
@@ -306,6 +302,12 @@ def _go_on_past(call: Callable[[_T], _R], argument: _T) -> _R | None:
     except Exception:
         log.exception("teardown goes on past this")
         return None
+
+
+def _began(live: LiveGrant, cut: LiveGrant) -> None:
+    """The end of a grant whose copy was cut began with that."""
+    if live.began_ns is None:
+        live.began_ns, live.overdue_ns, live.moved_ns = cut.began_ns, cut.overdue_ns, cut.moved_ns
 
 
 def _uids(live: LiveGrant) -> set[int]:

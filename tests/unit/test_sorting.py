@@ -12,6 +12,7 @@ from agent.control.handlers import Handlers
 from agent.control.server import Peer
 from agent.errors import HostError, JournalError, UntrustedError
 from agent.expiry.live import LiveGrant
+from agent.host.fake import KilledError
 from agent.journal import EndCause, GrantState
 from agent.trust.orders import SESSION_REVOKED
 from tests.unit.expiry_kit import process
@@ -472,3 +473,22 @@ def test_an_old_grant_that_was_claimed_to_be_replaced_is_not_left_open_though_re
     assert (old.state, old.cause) == (GrantState.ENDED, EndCause.REVOKED)
     world.tick()
     assert world.host.snapshot() == world.before
+
+
+def test_a_right_that_goes_on_stays_with_who_holds_it_over_a_kill_in_the_middle_of_a_replacement(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = {"type": "group", "identifier": "deploy", "groups": ["games"]}
+    world.pipeline.open(world.sign("g-1", [ALICE, SSH, group]))
+    world.table.alive[2000] = process(2000, 1001, mark="group")
+
+    def killed() -> None:
+        raise KilledError("here")
+
+    meanwhile(world.pipeline.behind, "arm_again", killed, monkeypatch)
+    with pytest.raises(KilledError):
+        world.pipeline.open(world.sign("g-2", [ALICE, group], supersedes="g-1"))
+    world.crash()
+    world.start()
+    assert 2000 in world.table.alive
+    assert [(live.record.jti, live.state) for live in world.pipeline.ledger.all()] == [("g-2", GrantState.OPEN)]

@@ -1,7 +1,7 @@
 """Shutting grants: in the right order, all of the batch, and never raising."""
 
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -337,7 +337,7 @@ def test_what_a_grant_that_goes_on_lends_as_well_is_left_alone() -> None:
         scene.table,
         FakeCgroups(scene.table),
         scene.clock,
-        others=lambda _without: still,
+        others=lambda: still,
     )
     assert scene.shut(lends(live(scene.clock, uids={})))[0].ended_ns
     assert scene.hands.sweep({}, still) == {}
@@ -392,7 +392,7 @@ def test_what_others_lend_is_not_asked_where_these_lend_nothing() -> None:
     asked: list[int] = []
     writer = cast(Writer, scene.host)
 
-    def others(_without: Collection[int]) -> Sequence[Lent]:
+    def others() -> Sequence[Lent]:
         asked.append(1)
         return ()
 
