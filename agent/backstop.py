@@ -55,6 +55,7 @@ class Backstop:
         self._sweep_s = SWEEPS_MS[-1] / 1000 + 0.1 if sweep and alone else 0.0
         self._at_work_s = at_work_s
         self._mine: dict[int, LiveGrant] = {}
+        pipeline.teardown.still_ours = self._still_live  # clearing takes a while, and the daemon may be back in it
 
     def end_overdue(self, begun: early.Begun | None = None) -> bool:
         """Cut, clear and write down all that is over; True when nothing of it is left. ``begun``: who was killed before."""

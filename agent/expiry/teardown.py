@@ -64,15 +64,14 @@ class Teardown:
         self.beside: Executor | None = None  # threads that are there already: with no memory left, starting one may never return
         self._leftovers = Leftovers(writer, others)
         self._others = others  # what grants lend that go on: a login may hold the same by two of them
-        self._lock = threading.Lock()
-        self._undoing: set[int] = set()  # of which a copy is being severed
+        self.still_ours: Callable[[LiveGrant], bool] = lambda _live: True  # else its logins may be a newer grant's by now
+        self._lock, self._undoing = threading.Lock(), set[int]()  # of which a copy is being severed
 
     def cut(self, grants: Sequence[LiveGrant], tell: Tell, *, undoing: Sequence[LiveGrant] = ()) -> list[Shut]:
         """Close and sever: nobody gets in or goes on. Never raises, and takes no longer than the patience for processes.
 
         ``tell`` is called once all doors are shut and before any process dies, and returns how many terminals it reached.
-        ``undoing``: grants whose opening undoes itself as soon as its thread goes on, which may be waiting for others. What stands
-        of them is cut too, and nothing is owed to that: what that thread still puts there it takes away itself.
+        ``undoing``: grants whose opening undoes itself as soon as its thread goes on. What stands of them is cut, and nothing owed.
         """
         # These first, each only as long as its thread is still at it: what it had may be another grant's soon after.
         apart = [(live, self._close(live.apart())) for live in undoing if live.opener]
@@ -127,7 +126,8 @@ class Teardown:
         units = self._stop_units_beside([uid for shut in shuts if not shut.survivors for uid in shut.live.tenants])
         self._leftovers.detach(shuts)
         for shut in shuts:
-            self._remove(shut)
+            if self.still_ours(shut.live):
+                self._remove(shut)
         if units:
             units.result()
         self._leftovers.detach(shuts, runtime=True)

@@ -58,7 +58,7 @@ class FakePipeline:
     """Notes what is cut, and why."""
 
     def __init__(self, clock: FakeClock, *grants: LiveGrant) -> None:
-        self.clock, self.journal = clock, None
+        self.clock, self.journal, self.teardown = clock, None, SimpleNamespace()
         self.grants = grants
         self.ledger = SimpleNamespace(read=lambda _journal: [], all=lambda: list(self.grants))
         self.done: list[tuple[int, EndCause]] = []
@@ -124,7 +124,11 @@ def test_a_daemon_that_gave_no_answer_is_not_asked_again(gone: bool, tmp_path: P
         return True
 
     monkeypatch.setattr(backstop, "daemon_does_it", does_it)
-    monkeypatch.setattr(backstop, "_pipeline", lambda _config, _alone: SimpleNamespace(journal=SimpleNamespace(close=lambda: None)))
+    monkeypatch.setattr(
+        backstop,
+        "_pipeline",
+        lambda _config, _alone: SimpleNamespace(journal=SimpleNamespace(close=lambda: None), teardown=SimpleNamespace()),
+    )
     monkeypatch.setattr(Backstop, "end_overdue", lambda _self, _begun: True)
     opening = lock.Lock(tmp_path / lock.OPENING)
     assert opening.take()  # a daemon's, that hangs

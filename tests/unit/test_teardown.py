@@ -375,6 +375,18 @@ def test_a_file_that_would_give_a_lent_group_back_is_disarmed_and_told() -> None
     assert scene.shut(lends(live(scene.clock, 2, uids={})))[0].ended_ns is None
 
 
+def test_what_somebody_else_has_ended_meanwhile_is_not_removed_again() -> None:
+    """By a backstop, say, that clears away while the daemon is back: the login may be a newer grant's by now."""
+    scene = Scene()
+    alice, bob = two(scene)
+    shuts = scene.hands.cut([alice, bob], lambda _grants: 0)
+    scene.hands.still_ours = lambda found: found is bob
+    before = len(scene.log)
+    scene.hands.clear(shuts)
+    removed = scene.log[before:]
+    assert len(removed) == sum(each.phase is Phase.REMOVE for _, each in bob.steps) == 1
+
+
 def test_a_copy_that_an_old_session_started_after_the_cut_dies_before_anything_is_removed() -> None:
     scene = Scene()
     scene.host.setgid = {"/home/deploy/g": 60}
