@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import TypeVar
 
 from agent.errors import TidegateError
 from agent.host.threads import pool_of, submit
@@ -13,6 +14,7 @@ from agent.spool import shown
 
 log = logging.getLogger("tidegate")
 _RETRY_S = 5.0
+Taken = TypeVar("Taken")
 
 
 class Taking:
@@ -61,17 +63,11 @@ class Taking:
 
     def _take_orders(self) -> None:
         self._looking = False
-        try:
-            more = self._intake.take_orders()
-        except TidegateError as error:
-            # Nothing is taken that can't be written down; every file stays and is tried again.
-            self._try_again("orders", f"what comes in waits: {error}")
+        more = self._tried("orders", "what comes in waits", self._intake.take_orders)
+        if more is None:
             if self._intake.sorting.told:  # there may be more orders, which are carried out all the same
                 self.look()
             return
-        except Exception:
-            self._try_again("orders", "what comes in waits: an error of its own, which the journal of the service tells")
-            raise
         self._tell_stuck()
         if more:
             self.look()
@@ -88,19 +84,25 @@ class Taking:
     def _take_grants(self) -> None:
         self._taking = False
         sorting = self._intake.sorting
-        try:
-            taken = self._intake.take_grants()
-        except TidegateError as error:
-            self._try_again("grants", f"new ones wait: {error}")
+        taken = self._tried("grants", "new ones wait", self._intake.take_grants)
+        if taken is None:
             return
-        except Exception:
-            self._try_again("grants", "new ones wait: an error of its own, which the journal of the service tells")
-            raise
         self._tell_stuck()
         if taken and sorting.grants_wait:
             self._open_some()
         elif taken and sorting.unsorted:
             self.look()
+
+    def _tried(self, what: str, waits: str, take: Callable[[], Taken]) -> Taken | None:
+        """None where nothing can be taken that can't be written down: every file stays, which is told, and is tried again."""
+        try:
+            return take()
+        except TidegateError as error:
+            self._try_again(what, f"{waits}: {error}")
+            return None
+        except Exception:
+            self._try_again(what, f"{waits}: an error of its own, which the journal of the service tells")
+            raise
 
     def _tell_stuck(self) -> None:
         if stuck := self._intake.sorting.stuck():
