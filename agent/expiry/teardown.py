@@ -7,12 +7,10 @@ be asked about it.
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from agent.enforcement import revert
 from agent.errors import TidegateError
@@ -28,13 +26,12 @@ from agent.host.lent import Lent, merged
 from agent.host.processes import Process, ProcessTable
 from agent.model import Enforcer, Phase, Residue
 from agent.model.text import one_line
+from agent.sessions.last_words import LastWords
 
 log = logging.getLogger("tidegate")
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 Tell = Callable[[Sequence[LiveGrant]], int]
 _KILLED_NAMED = 64
-_LAST_WORDS_S = 0.015  # for sshd to send what a terminal was told; the doors are shut already
+_GROUPS_OF_SSHD = 32  # of a user's slice: the sessions' come first
 _PATH_SHOWN = 4096
 _LINGER = Path("/var/lib/systemd/linger")
 _CRONTABS = Path("/var/spool/cron/crontabs")
@@ -83,9 +80,7 @@ class Teardown:
             self._undoing |= {live.id for live, _ in apart}
         try:
             everybody = [*shuts, *(shut for _, shut in apart)]
-            reached = _go_on_past(tell, [shut.live for shut in everybody]) if everybody else 0
-            if reached:
-                time.sleep(_LAST_WORDS_S)
+            self._tell(tell, [shut.live for shut in everybody])
             self._sever(everybody)
             for live, shut in apart:
                 self._count(live, shut.live.killed, shut.live.killed_count)
@@ -158,6 +153,16 @@ class Teardown:
         except TidegateError as error:
             log.error("the sweep can't look, so it kills unseen: %s", error)
         return self._end_processes(tenants, lent)
+
+    def _tell(self, tell: Tell, grants: Sequence[LiveGrant]) -> None:
+        """And let sshd send it: neither holds up for long what shuts."""
+        try:
+            uids = {uid for live in grants for uid in live.uids.values()}
+            words = LastWords(uids, lambda uid: self._cgroups.pids(self._cgroups.user_slice(uid), _GROUPS_OF_SSHD))
+            if uids and tell(grants):
+                words.wait()
+        except Exception:
+            log.exception("teardown goes on past this")
 
     def _close(self, live: LiveGrant) -> Shut:
         shut = Shut(live, self._clock.wall_ns())
@@ -293,15 +298,6 @@ class Teardown:
                 shut.undone.append((-1, f"alive after its removal: {', '.join(again[:8]) or error}"))
             else:
                 shut.ended_ns = self._clock.wall_ns()
-
-
-def _go_on_past(call: Callable[[_T], _R], argument: _T) -> _R | None:
-    """Telling and writing down never hold up what shuts."""
-    try:
-        return call(argument)
-    except Exception:
-        log.exception("teardown goes on past this")
-        return None
 
 
 def _began(live: LiveGrant, cut: LiveGrant) -> None:

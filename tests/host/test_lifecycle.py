@@ -135,6 +135,23 @@ def test_revoking_shuts_at_once_and_says_so(clean: Scene, ssh_key: Path) -> None
     assert clean.host.ssh(ALICE, ssh_key, "true").returncode == 255
 
 
+def test_a_tenant_that_holds_its_own_sshd_still_gains_nothing_by_it(clean: Scene, ssh_key: Path) -> None:
+    jti = clean.open(account(), ssh(ALICE, public(ssh_key)))
+    live = subprocess.Popen(
+        clean.host.ssh_argv(ALICE, ssh_key, options=("-tt",)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    clean.host.wait_for(lambda: clean.host.run("pgrep -u jit-alice bash", check=False).returncode == 0)
+    clean.host.run("pkill -STOP -u jit-alice sshd")
+    ended = json.loads(clean.tidegate("revoke", jti, "--json").stdout)["revoked"][0]
+    live.communicate(timeout=5)
+    assert (ended["ended"], ended["error"]) == (True, "")
+    assert clean.host.run("pgrep -u jit-alice", check=False).returncode != 0
+    assert any("sshd" in named for named in clean.receipt(jti)["processes_killed"]["named"])
+
+
 def test_revoking_a_subject_ends_theirs_and_no_other(clean: Scene) -> None:
     hers = clean.open(account())
     his = clean.open(account("jit-bob"), sub="bob@example.com")

@@ -10,6 +10,7 @@ from typing import NoReturn, cast
 import pytest
 
 from agent.errors import HostError
+from agent.expiry import teardown
 from agent.expiry.live import LiveGrant
 from agent.expiry.shut import Shut
 from agent.expiry.teardown import Teardown
@@ -83,6 +84,28 @@ def test_doors_first_for_all_then_the_word_then_the_processes_then_the_accounts(
     assert all(shut.ended_ns and not shut.errors for shut in shuts)
     assert [shut.live.killed_count for shut in shuts] == [1, 1]
     assert all(shut.live.doors_ns and shut.live.last_process_ns for shut in shuts)
+
+
+@pytest.mark.parametrize("reached", [0, 1])
+def test_sshd_is_let_send_what_a_terminal_was_told_before_anything_is_killed(monkeypatch: pytest.MonkeyPatch, reached: int) -> None:
+    scene = Scene(process(10))
+
+    class Words:
+        def __init__(self, uids: set[int], pids_of: Callable[[int], Sequence[int]]) -> None:
+            scene.log.append(f"who is there {sorted(uids)} {list(pids_of(ALICE))} ({len(scene.table.alive)} alive)")
+
+        def wait(self) -> None:
+            scene.log.append(f"sent ({len(scene.table.alive)} alive)")
+
+    def tell(grants: Sequence[LiveGrant]) -> int:
+        scene.log.append(f"told {len(grants)}")
+        return reached
+
+    monkeypatch.setattr(teardown, "LastWords", Words)
+    scene.tell = tell
+    scene.shut(live(scene.clock))
+    sent = ["sent (1 alive)"] if reached else []
+    assert scene.log[1:] == [f"who is there [{ALICE}] [10] (1 alive)", "told 1", *sent, "closed 1", "remove t0 (0 alive)"]
 
 
 def test_what_was_removed_is_gone_on_its_disk_before_any_journal_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
