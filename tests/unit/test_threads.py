@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -72,7 +72,8 @@ def test_a_thread_that_computes_lets_others_have_their_turn_soon() -> None:
 
 
 def test_its_threads_are_there_and_have_its_name() -> None:
-    pool = pool_of(3, "prove-sshd-twice")
+    pool, all_named = pool_of(3, "prove-sshd-twice"), threading.Barrier(3)
+    wait([pool.submit(all_named.wait, 10) for _ in range(3)])  # started is not named yet: that each does first of all
     names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     assert names.count("tide-prove-sshd") == 3
     pool.shutdown()
