@@ -46,8 +46,9 @@ PIECE = 256 * 1024  # bytes of a recording in one message; asking how far it cam
 WINDOW = 16  # requests on their way at once: 1 MiB of tokens
 SETTLE_S = 10.0  # the index is looked at again so soon after connecting, then after twice as long each time, up to resync_s
 TICK_S = 0.5  # how soon a stop is seen
-BEHIND_TRIES = 4  # the index is written after the token: it may be behind for a moment
-BEHIND_S = 0.25
+LOOK_TRIES = 4  # at the index for one live message: it is written after the token
+# It is behind us for a moment, or for as long as a control plane that was killed between the two takes to come back.
+BEHIND_PAUSES_S = (0.25, 0.25, 0.5, 1.0, 2.0, 2.0, 2.0, 2.0)
 LOOKS_PER_S = 4.0  # at the index because of live messages, at most: a flood of them costs the broker no more
 TAILS = 256
 WRONG_SEQUENCE = 10071  # JetStream: the subject's last message is another one than said
@@ -98,7 +99,7 @@ class NatsTransport:
             if live is None:
                 continue
             worth = natswire.judge(live, at)
-            if worth is Worth.LOOK and tries < BEHIND_TRIES:
+            if worth is Worth.LOOK and tries < LOOK_TRIES:
                 held, due, tries = live, 0.0, tries + 1  # judged again, once the index was looked at
                 stop.wait(looked + 1 / LOOKS_PER_S - time.monotonic())
                 continue
@@ -208,14 +209,16 @@ class NatsTransport:
         return Cursor(index.stream, index.last)
 
     def _index(self, link: Link, at: Cursor, stop: threading.Event) -> natswire.Index | None:
-        """The index; None while there is none. One that is behind us is asked for again: it is written after the token."""
-        for tries_left in range(BEHIND_TRIES - 1, -1, -1):
+        """The index; None while there is none. One that is behind us is asked for again, for 10 s: too early a doubt of our own
+        cursor would have all that counts come twice.
+        """
+        for pause in (*BEHIND_PAUSES_S, 0.0):
             (answer,) = link.ask([(self._subjects.get_index, b"", {})])
             found = _got(answer)
             if found is None:
                 return None
             index = natswire.parse_index(found.data)
-            if index.stream != at.stream or index.last >= at.last or not tries_left or stop.wait(BEHIND_S):
+            if index.stream != at.stream or index.last >= at.last or not pause or stop.wait(pause):
                 return index
         return None
 

@@ -167,7 +167,7 @@ def test_a_renewed_certificate_works_and_older_ones_go(control_plane: ControlPla
         answer = host.call("POST", "/v1/host/renew", {"csr": csr(key)})
         assert answer.status == 200, answer.body
         host.tls_key, host.certificate = key, answer.body["certificate"]
-        assert host.tokens()["tokens"] == []
+        host.tokens()  # raises unless it is let in
     host.tls_key, host.certificate = first
     assert host.call("GET", "/v1/host/tokens").code == "client_certificate"
 

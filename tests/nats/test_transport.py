@@ -223,7 +223,19 @@ def test_a_cursor_ahead_of_the_index_is_not_believed(broker: Bed) -> None:
         receiving.wait(2)
         stream = receiving.got[-1].cursor.stream
     with Receiving(broker.transport(), Cursor(stream, 2**62)) as again:
-        assert again.wait(2) == [b"token 1", b"token 2"]
+        assert again.wait(2, 30) == [b"token 1", b"token 2"]
+
+
+def test_who_came_between_a_token_and_its_index_gets_nothing_twice_while_the_control_plane_comes_back(broker: Bed) -> None:
+    broker.push(1)
+    with Receiving(broker.transport()) as receiving:
+        receiving.wait(1)
+        raw_push(broker, 2, b"token 2", Tidegate_Stream=receiving.got[-1].cursor.stream, Tidegate_Previous="1")
+        assert receiving.wait(2) == [b"token 1", b"token 2"]
+    with Receiving(broker.transport(), receiving.got[-1].cursor) as again:
+        time.sleep(2.5)  # the control plane was killed there, and starts
+        broker.push(2, 3)
+        assert again.wait(1) == [b"token 3"]
 
 
 def test_a_token_over_64_kib_comes_cut_and_the_next_one_comes_whole(broker: Bed) -> None:
